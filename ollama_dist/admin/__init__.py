@@ -1,0 +1,1 @@
+"""What operators see and turn: behind the admin token."""

@@ -1,0 +1,92 @@
+"""One tree of errors. A class says what happened; its fields say what a machine should do about it."""
+
+from typing import ClassVar
+
+
+class DistError(Exception):
+    """Something a caller can be told about.
+
+    ``status`` is the HTTP status of the answer, ``code`` its name for programs, ``retryable`` whether
+    the same request may succeed elsewhere or later.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+
+
+class BadRequest(DistError):
+    """The caller's mistake: asking again cannot help."""
+
+    status = 400
+    code = "bad_request"
+
+
+class Unauthorized(DistError):
+    """No credential, or one we do not know."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class NotFound(DistError):
+    """What was asked for does not exist here."""
+
+    status = 404
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """No reachable node holds this model."""
+
+    code = "model_not_found"
+
+
+class NodeNotFound(NotFound):
+    """No member has this name or id."""
+
+    code = "node_not_found"
+
+
+class TooLarge(DistError):
+    """The body is larger than the route allows."""
+
+    status = 413
+    code = "too_large"
+
+
+class NoCandidate(DistError):
+    """No healthy node can serve this model right now."""
+
+    status = 503
+    code = "no_candidate"
+    retryable = True
+
+
+class Busy(DistError):
+    """Every place that could serve this is full."""
+
+    status = 503
+    code = "busy"
+    retryable = True
+
+
+class UpstreamFailed(DistError):
+    """An engine or a peer did not answer, or broke its answer off; nothing was changed there."""
+
+    status = 502
+    code = "upstream_failed"
+    retryable = True
+
+
+class UpstreamTimeout(UpstreamFailed):
+    """An engine or a peer took longer than a phase of a request may take."""
+
+    status = 504
+    code = "upstream_timeout"
+
+
+class ConfigError(DistError):
+    """A setting that cannot be used: names it, where it came from, and the nearest thing that would work."""
+
+    code = "config"

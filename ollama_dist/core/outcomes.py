@@ -1,0 +1,70 @@
+"""How a request ended: what feeds the breaker, the predictor, the decision log and the counters."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ollama_dist.core.ids import NodeId
+
+
+class Result(StrEnum):
+    """The end of one attempt at one place."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    """Nobody listens there, or the connection broke before an answer: nothing was done."""
+    BUSY = "busy"
+    """The owner has no room; it said so with its fresh load."""
+    MISSING = "missing"
+    """The owner does not have the model after all."""
+    FAILED = "failed"
+    """The engine there failed before the first byte was relayed."""
+    TIMEOUT = "timeout"
+    CUT = "cut"
+    """The answer broke off after its first byte had been relayed."""
+    REJECTED = "rejected"
+    """The engine found fault with the request: the caller's matter, and an answer like any other."""
+    CANCELLED = "cancelled"
+    """The caller left."""
+    GAVE_OUT = "gave_out"
+    """The engine's repeat guard ended the answer: the model's fault, not the node's."""
+
+    @property
+    def blames_node(self) -> bool:
+        """Whether this speaks against the place that was tried."""
+        return self in (Result.REFUSED, Result.FAILED, Result.TIMEOUT, Result.CUT)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and engine timings as the last line of an answer tells them; seconds."""
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    load_s: float = 0.0
+    prompt_s: float = 0.0
+    output_s: float = 0.0
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        return self.output_tokens / self.output_s if self.output_tokens and self.output_s > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One place that was tried."""
+
+    node: NodeId
+    result: Result
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of the request as its caller saw it. Times in seconds since the request was read."""
+
+    status: int
+    result: Result
+    attempts: tuple[Attempt, ...]
+    first_byte_s: float | None
+    total_s: float
+    usage: Usage = Usage()

@@ -1,0 +1,59 @@
+"""A request for inference: what dispatch needs to know of it, beside the bytes it came in."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ollama_dist.core.dialects import Dialect
+from ollama_dist.core.ids import RequestId
+from ollama_dist.core.names import ModelKey
+
+
+class Intent(StrEnum):
+    """What the caller wants done."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    LOAD = "load"
+    """An empty prompt: bring the model into memory."""
+    UNLOAD = "unload"
+    """An empty prompt with keep_alive 0: let it go, wherever it is loaded."""
+
+
+class Priority(StrEnum):
+    INTERACTIVE = "interactive"
+    NORMAL = "normal"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerOption:
+    """An option whose change makes Ollama reload the model (contract: ``num_ctx``, ``num_batch``, …)."""
+
+    name: str
+    value: int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """One request, read but not rewritten: the body that travels is the caller's own bytes."""
+
+    id: RequestId
+    route: str
+    """The upstream path, for example ``/api/chat``."""
+    dialect: Dialect
+    model_text: str
+    """The model exactly as the caller wrote it."""
+    model: ModelKey | None
+    """None when `model_text` is empty or no model name: then an engine has to say what is wrong."""
+    intent: Intent
+    stream: bool
+    runner_options: tuple[RunnerOption, ...] = ()
+    prompt_bytes: int = 0
+    """Bytes of text the engine has to read first."""
+    max_tokens: int | None = None
+    """The caller's own bound on the answer, where there is one."""
+    pin: str | None = None
+    """A node's name or id: nowhere else will do."""
+    priority: Priority = Priority.NORMAL
+    local_only: bool = False
+    """The name ended in ``:local`` or ``:cloud``: the entry node's own engine reads that suffix."""

@@ -1,0 +1,168 @@
+"""The cluster as one node sees it at one moment: an immutable picture, swapped whole."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from ollama_dist.core.errors import NodeNotFound
+from ollama_dist.core.ids import NodeId
+from ollama_dist.core.names import ModelKey
+
+
+class MemberState(StrEnum):
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+    LEFT = "left"
+
+
+class EngineKind(StrEnum):
+    OLLAMA = "ollama"
+    LLAMACPP = "llama.cpp"
+    NONE = "none"
+
+
+class EngineState(StrEnum):
+    READY = "ready"
+    STARTING = "starting"
+    BUSY = "busy"
+    """It is alive but slow to say what it runs."""
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What runs models on a node."""
+
+    kind: EngineKind = EngineKind.NONE
+    version: str = ""
+    state: EngineState = EngineState.UNREACHABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    name: str
+    memory_bytes: int
+    memory_free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    cpus: int = 0
+    memory_bytes: int = 0
+    memory_free_bytes: int = 0
+    gpus: tuple[Gpu, ...] = ()
+
+    @property
+    def vram_free_bytes(self) -> int:
+        return sum(gpu.memory_free_bytes for gpu in self.gpus)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy a node's engine is."""
+
+    in_flight: int = 0
+    """Requests in the engine or waiting for it."""
+    waiting: int = 0
+    """The part of `in_flight` beyond the slots."""
+    slots: int = 1
+    """Requests one loaded model answers at once."""
+    tokens_per_s: float = 0.0
+    """Lately measured decode rate of one request; 0 when nothing was measured yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledModel:
+    """A model on a node's disk."""
+
+    name: str
+    """As the node's engine lists it."""
+    digest: str
+    """Of the manifest, as the engine lists it: 64 hex digits."""
+    size: int
+    row: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """The engine's own line about it in ``/api/tags``, untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in a node's memory."""
+
+    name: str
+    digest: str
+    context_length: int = 0
+    """Context per slot it was loaded with; 0 where the engine does not say."""
+    active: int = 0
+    """Requests it is answering or has waiting, from this node's own count."""
+    row: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """The engine's own line about it in ``/api/ps``, untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """What is known of one node, ourselves included."""
+
+    id: NodeId
+    name: str
+    state: MemberState = MemberState.ALIVE
+    reachable: bool = True
+    """False when it lives but this node cannot talk to it (a one-way link)."""
+    since: float = 0.0
+    """Unix time of the last change of `state`, by this node's clock; for people to read."""
+    reason: str = ""
+    address: str = ""
+    """``host:port`` of its membership listener."""
+    relay: tuple[str, int] | None = None
+    """Where it takes relayed requests."""
+    version: str = ""
+    engine: Engine = Engine()
+    load: Load = Load()
+    resources: Resources = Resources()
+    models: Mapping[ModelKey, InstalledModel] = field(default_factory=dict, hash=False)
+    loaded: Mapping[ModelKey, LoadedModel] = field(default_factory=dict, hash=False)
+    rtt_s: float | None = None
+    age_s: float = 0.0
+    """How old the load is that we know of it, seconds."""
+    load_version: int = 0
+    """Rises with every load the node publishes: tells which of our own requests it has already counted."""
+    draining: bool = False
+
+    @property
+    def is_routable(self) -> bool:
+        return self.state is MemberState.ALIVE and self.reachable
+
+
+@dataclass(frozen=True)
+class ClusterView:
+    """Everything the scheduler may look at."""
+
+    cluster_id: str
+    self_id: NodeId
+    nodes: Mapping[NodeId, NodeView]
+
+    @property
+    def me(self) -> NodeView:
+        return self.nodes[self.self_id]
+
+    def peers(self) -> Iterator[NodeView]:
+        return (node for node in self.nodes.values() if node.id != self.self_id)
+
+    @cached_property
+    def holders(self) -> Mapping[ModelKey, tuple[NodeId, ...]]:
+        """Who has each model on disk, in whatever state: built once per picture."""
+        index: dict[ModelKey, list[NodeId]] = {}
+        for node in self.nodes.values():
+            for key in node.models:
+                index.setdefault(key, []).append(node.id)
+        return MappingProxyType({key: tuple(ids) for key, ids in index.items()})
+
+    def find(self, name_or_id: str) -> NodeView:
+        """The node with this id or name; raises `NodeNotFound`."""
+        for node in self.nodes.values():
+            if name_or_id in (node.id, node.name):
+                return node
+        raise NodeNotFound(f"no node is called {name_or_id[:80]!r}")
