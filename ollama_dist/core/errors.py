@@ -79,6 +79,18 @@ class UpstreamFailed(DistError):
     retryable = True
 
 
+class UpstreamRefused(UpstreamFailed):
+    """Nobody took the request: the connection could not be made, or closed before any answer came."""
+
+    code = "upstream_refused"
+
+
+class UpstreamCut(UpstreamFailed):
+    """The answer began and then broke off."""
+
+    code = "upstream_cut"
+
+
 class UpstreamTimeout(UpstreamFailed):
     """An engine or a peer took longer than a phase of a request may take."""
 

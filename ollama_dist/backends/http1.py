@@ -1,0 +1,266 @@
+"""One HTTP/1.1 connection to an engine or a peer: requests go out whole, answers come in as they arrive.
+
+Written for the relay, where the cost per chunk counts and where it must be known whether an answer ended
+as its framing promised or merely stopped. Parsing is llhttp's (through httptools).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import httptools
+
+from ollama_dist.core.errors import UpstreamCut, UpstreamFailed, UpstreamRefused, UpstreamTimeout
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""An answer whose head is longer is refused: no engine needs it, and it must not grow without bound."""
+
+HIGH_WATER_BYTES: Final = 64 * 1024
+"""Unread bytes of one answer at which reading from the network pauses."""
+
+Header = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The status line and headers of an answer; header names are lower case."""
+
+    status: int
+    headers: tuple[Header, ...]
+
+    def get(self, name: str) -> str | None:
+        """The first value of the header ``name`` (lower case)."""
+        return next((value for header, value in self.headers if header == name), None)
+
+
+def request_bytes(method: str, path: str, host: str, headers: Iterable[Header], body: bytes) -> bytes:
+    """A complete request in wire form; the framing is ours, whatever the caller's was."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    if body or method not in ("GET", "HEAD"):
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+class Connection(asyncio.Protocol):
+    """A connection that carries one exchange after another.
+
+    ``verify`` is called with the transport before anything is sent and may raise to refuse the other side.
+    After `send`, await `head`, then `read` until it returns ``b""``; then `is_reusable` tells whether another
+    exchange may follow. `close` ends it at any time, without waiting, and frees the upstream's work.
+    """
+
+    __slots__ = (
+        "_body",
+        "_buffered",
+        "_complete",
+        "_failure",
+        "_head",
+        "_head_bytes",
+        "_headers",
+        "_interim",
+        "_keep_alive",
+        "_parser",
+        "_paused",
+        "_refusal",
+        "_transport",
+        "_until_close",
+        "_verify",
+        "_waiter",
+        "answered",
+        "exchanges",
+    )
+
+    def __init__(self, verify: Callable[[asyncio.Transport], None] | None = None) -> None:
+        self._verify = verify
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._refusal: Exception | None = None
+        self.exchanges = 0
+        """How many exchanges were begun on this connection."""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._headers: list[Header] = []
+        self._head: Head | None = None
+        self._head_bytes = 0
+        self._interim = False
+        self._body: deque[bytes] = deque()
+        self._buffered = 0
+        self._complete = False
+        self._keep_alive = False
+        self._until_close = False
+        self._paused = False
+        self._failure: UpstreamFailed | None = None
+        self.answered = False
+        """Whether a byte of the current answer has come in."""
+
+    # What its owner does with it
+
+    def send(self, data: bytes) -> None:
+        """Begin an exchange: write a whole request (see `request_bytes`).
+
+        Raises `UpstreamRefused` if the connection is already gone.
+        """
+        self._reset()
+        self.exchanges += 1
+        if self._transport is None or self._transport.is_closing():
+            raise UpstreamRefused("the connection is closed")
+        self._transport.write(data)
+
+    async def head(self, deadline: float) -> Head:
+        """The head of the answer, waited for until ``deadline`` (loop time).
+
+        Raises `UpstreamTimeout`, `UpstreamRefused` (closed before any answer) or `UpstreamFailed` (no HTTP).
+        """
+        while self._head is None:
+            if self._failure is not None:
+                raise self._failure
+            await self._wait(deadline, "no answer in time")
+        return self._head
+
+    async def read(self, deadline: float) -> bytes:
+        """What has come in of the body, at least one byte; ``b""`` at its end as its framing announced it.
+
+        Raises `UpstreamCut` when it broke off and `UpstreamTimeout` when nothing came until ``deadline``.
+        """
+        while not self._body:
+            if self._complete:
+                return b""
+            if self._failure is not None:
+                raise self._failure
+            await self._wait(deadline, "the answer stalled")
+        data = self._body.popleft() if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self._buffered = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the exchange is over and the other side keeps the connection open."""
+        return self._complete and self._keep_alive and not self._body and self.is_open
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def close(self) -> None:
+        """Drop the connection now; the other side sees it at once and stops working for us."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _wait(self, deadline: float, complaint: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_at(deadline, self._time_out, complaint)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def _time_out(self, complaint: str) -> None:
+        self._fail(UpstreamTimeout(complaint))
+        self.close()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, failure: UpstreamFailed) -> None:
+        if self._failure is None and not self._complete:
+            self._failure = failure
+        self._wake()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self._verify is not None:
+            try:
+                self._verify(transport)
+            except Exception as refusal:
+                self._refusal = refusal
+                transport.abort()
+
+    def raise_refusal(self) -> None:
+        """Raise what ``verify`` raised, if it did."""
+        if self._refusal is not None:
+            raise UpstreamRefused(str(self._refusal)) from self._refusal
+
+    def data_received(self, data: bytes) -> None:
+        if self._complete or self._parser is None or not self.exchanges:
+            self.close()  # bytes nobody asked for: whatever comes next could not be told from an answer
+            return
+        self.answered = True
+        if self._head is None:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserCallbackError) as error:
+            self._fail(UpstreamFailed(f"the answer is not HTTP: {error}"))
+            self.close()
+            return
+        if self._head is None and self._head_bytes > MAX_HEAD_BYTES:
+            self._fail(UpstreamFailed("the head of the answer is too long"))
+            self.close()
+            return
+        if self._buffered > HIGH_WATER_BYTES and not self._paused and self.is_open:
+            assert self._transport is not None
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._parser = None  # it holds on to our callbacks: let go of the circle
+        if self._until_close and exc is None:
+            self._complete = True
+        reason = f": {exc}" if exc else ""
+        if self._head is not None:
+            self._fail(UpstreamCut(f"the answer broke off{reason}"))
+        else:
+            self._fail(UpstreamRefused(f"the connection closed before an answer{reason}"))
+        self._wake()
+
+    # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise ValueError("a second answer to one request")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._interim = True
+            self._headers = []
+            return
+        self._interim = False
+        self._head = Head(status, tuple(self._headers))
+        framed = any(name in ("content-length", "transfer-encoding") for name, _ in self._headers)
+        self._until_close = not framed and status not in (204, 304)
+
+    def on_body(self, data: bytes) -> None:
+        self._body.append(data)
+        self._buffered += len(data)
+
+    def on_message_complete(self) -> None:
+        assert self._parser is not None
+        if self._interim:
+            return
+        self._complete = True
+        self._keep_alive = self._parser.should_keep_alive()

@@ -1,0 +1,111 @@
+"""Where requests can be sent, and the connections kept open to each place."""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ollama_dist.backends.http1 import Connection, Head, Header, request_bytes
+from ollama_dist.core.errors import UpstreamRefused, UpstreamTimeout
+from ollama_dist.core.ids import NodeId
+
+CONNECT_TIMEOUT_S: Final = 1.0
+"""On a LAN a connection is made in milliseconds or not at all; TLS included."""
+
+IDLE_LIMIT_S: Final = 30.0
+"""A connection unused for longer is closed: well before the other side would."""
+
+IDLE_CONNECTIONS: Final = 64
+"""Open connections kept for later per place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """Mutual TLS towards one peer. ``verify`` raises unless the other side is exactly that peer."""
+
+    context: ssl.SSLContext
+    server_name: str
+    verify: Callable[[asyncio.Transport], None]
+
+
+class Target:
+    """One engine or one peer: its address, and a last-in first-out pool of idle connections to it."""
+
+    def __init__(self, node: NodeId, host: str, port: int, security: Security | None = None) -> None:
+        self.node = node
+        self.host = host
+        self.port = port
+        self._security = security
+        self._idle: list[tuple[float, Connection]] = []
+
+    @property
+    def authority(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    async def open(
+        self, method: str, path: str, headers: Sequence[Header], body: bytes, *, head_timeout: float
+    ) -> tuple[Connection, Head]:
+        """Send a request and wait for the head of its answer, at most ``head_timeout`` seconds.
+
+        An idle connection that turns out to be dead before a byte of the answer is replaced, once, by a fresh
+        one: it was closed before the request was seen. Raises `UpstreamRefused`, `UpstreamTimeout` or
+        `UpstreamFailed`; nothing is left open then, nor when the caller is cancelled.
+        """
+        data = request_bytes(method, path, self.authority, headers, body)
+        while True:
+            connection = self._take_idle() or await self._connect()
+            try:
+                connection.send(data)
+                deadline = asyncio.get_running_loop().time() + head_timeout
+                return connection, await connection.head(deadline)
+            except UpstreamRefused:
+                connection.close()
+                if connection.exchanges < 2 or connection.answered:
+                    raise
+                self.close()  # its idle neighbours are most likely as dead
+            except BaseException:
+                connection.close()
+                raise
+
+    def give_back(self, connection: Connection) -> None:
+        """The exchange is over: keep the connection if another may follow on it, else close it."""
+        now = asyncio.get_running_loop().time()
+        while self._idle and self._idle[0][0] < now - IDLE_LIMIT_S:
+            self._idle.pop(0)[1].close()
+        if connection.is_reusable and len(self._idle) < IDLE_CONNECTIONS:
+            self._idle.append((now, connection))
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Close what is idle; exchanges under way end by themselves."""
+        idle, self._idle = self._idle, []
+        for _, connection in idle:
+            connection.close()
+
+    def _take_idle(self) -> Connection | None:
+        oldest_allowed = asyncio.get_running_loop().time() - IDLE_LIMIT_S
+        while self._idle:
+            since, connection = self._idle.pop()
+            if since >= oldest_allowed and connection.is_open:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        verify = self._security.verify if self._security else None
+        context = self._security.context if self._security else None
+        name = self._security.server_name if self._security else None
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(verify), self.host, self.port, ssl=context, server_hostname=name
+                )
+        except TimeoutError as error:
+            raise UpstreamTimeout(f"{self.authority} did not take a connection in time") from error
+        except OSError as error:
+            raise UpstreamRefused(f"{self.authority} refused the connection: {error}") from error
+        connection.raise_refusal()
+        return connection

@@ -1,0 +1,223 @@
+import asyncio
+
+import pytest
+
+from ollama_dist.backends.http1 import HIGH_WATER_BYTES, MAX_HEAD_BYTES, Connection, Head
+from ollama_dist.backends.target import Target
+from ollama_dist.core.errors import UpstreamCut, UpstreamFailed, UpstreamRefused, UpstreamTimeout
+from ollama_dist.core.ids import NodeId
+from tests.support.scripted_server import Played, read_request, scripted, serving
+from tests.support.wait import until
+
+SHORT = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\n"
+NODE = NodeId("0" * 16)
+
+
+def target(played: Played) -> Target:
+    return Target(NODE, "127.0.0.1", played.port)
+
+
+async def ask(place: Target, *, within: float = 5.0) -> tuple[Connection, Head]:
+    return await place.open("POST", "/api/chat", [("content-type", "x")], b"{}", head_timeout=within)
+
+
+async def read_all(connection: Connection, *, within: float = 5.0) -> bytes:
+    parts = []
+    while part := await connection.read(asyncio.get_running_loop().time() + within):
+        parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("answer", [SHORT, CHUNKED])
+async def test_an_answer_is_read_and_its_connection_used_again(answer: bytes) -> None:
+    async with scripted(answer) as server:
+        place = target(server)
+        for _ in range(3):
+            connection, head = await ask(place)
+            assert head.status == 200
+            assert await read_all(connection) == b"hello"
+            place.give_back(connection)
+        assert (server.connections, len(server.requests)) == (1, 3)
+        assert server.requests[0] == (
+            b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1:%d\r\ncontent-type: x\r\nContent-Length: 2\r\n\r\n{}"
+            % server.port
+        )
+        place.close()
+
+
+@pytest.mark.parametrize("cut", range(1, len(CHUNKED)))
+async def test_where_the_network_cuts_an_answer_does_not_matter(cut: int) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(CHUNKED[:cut])
+        await writer.drain()
+        await asyncio.sleep(0)
+        writer.write(CHUNKED[cut:])
+        await reader.read()
+
+    async with serving(serve) as port:
+        connection, head = await ask(Target(NODE, "127.0.0.1", port))
+        assert (head.status, await read_all(connection)) == (200, b"hello")
+        connection.close()
+
+
+@pytest.mark.parametrize("cut", range(1, len(CHUNKED)))
+async def test_an_answer_that_stops_anywhere_is_never_whole(cut: int) -> None:
+    async with scripted(CHUNKED[:cut], close_after=True) as server:
+        with pytest.raises((UpstreamCut, UpstreamRefused)):
+            await read_all((await ask(target(server)))[0])
+
+
+async def test_a_body_that_ends_with_the_connection_is_whole() -> None:
+    async with scripted(b"HTTP/1.1 200 OK\r\n\r\nhello", close_after=True) as server:
+        connection, _ = await ask(target(server))
+        assert await read_all(connection) == b"hello"
+        assert not connection.is_reusable
+
+
+async def test_an_interim_answer_is_not_the_answer() -> None:
+    async with scripted(b"HTTP/1.1 100 Continue\r\n\r\n" + SHORT) as server:
+        connection, head = await ask(target(server))
+        assert (head.status, await read_all(connection)) == (200, b"hello")
+        connection.close()
+
+
+async def test_header_names_come_in_lower_case() -> None:
+    async with scripted(b"HTTP/1.1 204 No Content\r\nX-Thing: A\r\nx-thing: B\r\n\r\n") as server:
+        connection, head = await ask(target(server))
+        assert head.headers == (("x-thing", "A"), ("x-thing", "B"))
+        assert head.get("x-thing") == "A"
+        assert await read_all(connection) == b""
+        connection.close()
+
+
+async def test_an_idle_connection_that_died_is_replaced_without_anybody_noticing() -> None:
+    async with scripted(SHORT, per_connection=1) as server:
+        place = target(server)
+        connection, _ = await ask(place)
+        await read_all(connection)
+        place._idle.append((asyncio.get_running_loop().time(), connection))
+        await until(lambda: not connection.is_open)
+        connection, head = await ask(place)
+        assert (head.status, await read_all(connection)) == (200, b"hello")
+        assert server.connections == 2
+        connection.close()
+
+
+async def test_a_reused_connection_that_closes_instead_of_answering_is_tried_once_more_on_a_fresh_one() -> (
+    None
+):
+    closed_instead = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(SHORT)
+        if not closed_instead.is_set():
+            await read_request(reader)
+            closed_instead.set()
+
+    async with serving(serve) as port:
+        place = Target(NODE, "127.0.0.1", port)
+        for _ in range(2):
+            connection, head = await ask(place)
+            assert (head.status, await read_all(connection)) == (200, b"hello")
+            place.give_back(connection)
+        assert closed_instead.is_set()
+        place.close()
+
+
+async def test_bytes_nobody_asked_for_end_a_connection() -> None:
+    async with scripted(SHORT + b"HTTP/1.1 200 OK\r\n") as server:
+        place = target(server)
+        connection, _ = await ask(place)
+        assert await read_all(connection) == b"hello"
+        place.give_back(connection)
+        await until(lambda: not connection.is_open)
+
+
+async def test_nobody_listening_is_a_refusal() -> None:
+    async with scripted(SHORT) as server:
+        port = server.port
+    with pytest.raises(UpstreamRefused, match="refused the connection"):
+        await Target(NODE, "127.0.0.1", port).open("GET", "/", [], b"", head_timeout=1)
+
+
+async def test_closing_without_an_answer_is_a_refusal() -> None:
+    async with scripted(b"", close_after=True) as server:
+        with pytest.raises(UpstreamRefused, match="closed before an answer"):
+            await ask(target(server))
+
+
+async def test_silence_is_a_timeout_and_closes() -> None:
+    async with scripted(b"") as server:
+        with pytest.raises(UpstreamTimeout, match="no answer in time"):
+            await ask(target(server), within=0.05)
+
+
+async def test_a_stalled_body_is_a_timeout() -> None:
+    async with scripted(SHORT[:-1]) as server:
+        connection, _ = await ask(target(server))
+        assert await connection.read(asyncio.get_running_loop().time() + 5) == b"hell"
+        with pytest.raises(UpstreamTimeout, match="stalled"):
+            await read_all(connection, within=0.05)
+        assert not connection.is_open
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * (MAX_HEAD_BYTES + 1), "too long"),
+    ],
+)
+async def test_what_is_no_answer_is_said(answer: bytes, complaint: str) -> None:
+    async with scripted(answer) as server:
+        with pytest.raises(UpstreamFailed, match=complaint):
+            await ask(target(server))
+
+
+async def test_a_reader_that_waits_holds_the_sender_back() -> None:
+    sent = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n")
+        for _ in range(5000):
+            writer.write(b"x" * 10_000)
+            await writer.drain()
+            sent += 10_000
+
+    async with serving(serve) as port:
+        connection, _ = await ask(Target(NODE, "127.0.0.1", port))
+        before = -1
+        while before != sent:  # until the sender makes no more headway
+            before = sent
+            await asyncio.sleep(0.05)
+        assert sent < 50_000_000
+        assert connection._buffered < HIGH_WATER_BYTES + 300_000
+        assert len(await read_all(connection)) == 50_000_000
+        connection.close()
+
+
+async def test_who_is_not_who_we_meant_gets_no_request() -> None:
+    def refuse(transport: asyncio.Transport) -> None:
+        raise UpstreamRefused("somebody else")
+
+    async with scripted(SHORT) as server:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(lambda: Connection(refuse), "127.0.0.1", server.port)
+        with pytest.raises(UpstreamRefused, match="somebody else"):
+            connection.raise_refusal()
+        assert not connection.is_open
+        assert server.requests == []
+
+
+async def test_a_caller_who_gives_up_leaves_nothing_open() -> None:
+    async with scripted(b"") as server:
+        asking = asyncio.create_task(ask(target(server)))
+        await until(lambda: len(server.requests) == 1)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
