@@ -1,0 +1,132 @@
+"""The public routes as data: one row each. Dispatch, authorisation and the API reference read this table.
+
+The Ollama rows are Ollama's own (``server/routes.go``); which servers know which route depends on their age.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from ollama_dist.core.dialects import Dialect
+
+JSON_LIMIT: Final = 64 * 2**20
+"""Bytes of a JSON body: pictures travel inside them as base64."""
+
+ADMIN_LIMIT: Final = 2**20
+"""Bytes of a JSON body on our own routes."""
+
+
+class Scope(StrEnum):
+    """What a key must allow."""
+
+    PUBLIC = "public"
+    CHAT = "chat"
+    MODELS_READ = "models-read"
+    MODELS_WRITE = "models-write"
+    METRICS = "metrics"
+    ADMIN = "admin"
+
+
+class Where(StrEnum):
+    """Who answers."""
+
+    HERE = "here"
+    """This process."""
+    SCHEDULED = "scheduled"
+    """The node the scheduler picks."""
+    UNION = "union"
+    """This process, from what all nodes have."""
+    HOLDER = "holder"
+    """A node that has the model: this one if it can."""
+    ENTRY = "entry"
+    """The engine of the node the request came to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row. ``{name}`` in the path matches one segment."""
+
+    method: str
+    path: str
+    where: Where
+    scope: Scope
+    dialect: Dialect = Dialect.OLLAMA
+    name: str = ""
+    """What answers it, for rows this process answers itself."""
+    idempotent: bool = True
+    """Whether doing it twice equals doing it once."""
+    body_limit: int | None = 0
+    """Bytes a body may have; 0: the route takes none and one is ignored; None: streamed, any size."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+def _inference(path: str, dialect: Dialect) -> Route:
+    return Route("POST", path, Where.SCHEDULED, Scope.CHAT, dialect, body_limit=JSON_LIMIT)
+
+
+def _entry(
+    method: str, path: str, scope: Scope, *, limit: int | None = JSON_LIMIT, idempotent: bool = False
+) -> Route:
+    return Route(method, path, Where.ENTRY, scope, idempotent=idempotent, body_limit=limit)
+
+
+def _ours(method: str, path: str, name: str, scope: Scope, *, limit: int = 0) -> Route:
+    return Route(method, path, Where.HERE, scope, name=name, idempotent=method == "GET", body_limit=limit)
+
+
+OLLAMA_ROUTES: Final = (
+    Route("GET", "/", Where.HERE, Scope.PUBLIC, name="root"),
+    Route("HEAD", "/", Where.HERE, Scope.PUBLIC, name="root"),
+    Route("GET", "/api/version", Where.HERE, Scope.PUBLIC, name="version"),
+    Route("HEAD", "/api/version", Where.HERE, Scope.PUBLIC, name="version"),
+    Route("GET", "/api/tags", Where.UNION, Scope.MODELS_READ, name="tags"),
+    Route("HEAD", "/api/tags", Where.UNION, Scope.MODELS_READ, name="tags"),
+    Route("GET", "/api/ps", Where.UNION, Scope.MODELS_READ, name="ps"),
+    Route("GET", "/v1/models", Where.UNION, Scope.MODELS_READ, Dialect.OPENAI, name="v1_models"),
+    Route("GET", "/v1/models/{model}", Where.HOLDER, Scope.MODELS_READ, Dialect.OPENAI),
+    Route("POST", "/api/show", Where.HOLDER, Scope.MODELS_READ, body_limit=JSON_LIMIT),
+    _inference("/api/generate", Dialect.OLLAMA),
+    _inference("/api/chat", Dialect.OLLAMA),
+    _inference("/api/embed", Dialect.OLLAMA),
+    _inference("/api/embeddings", Dialect.OLLAMA),
+    _inference("/v1/chat/completions", Dialect.OPENAI),
+    _inference("/v1/completions", Dialect.OPENAI),
+    _inference("/v1/embeddings", Dialect.OPENAI),
+    _inference("/v1/responses", Dialect.RESPONSES),
+    _inference("/v1/messages", Dialect.ANTHROPIC),
+    Route("POST", "/v1/audio/transcriptions", Where.ENTRY, Scope.CHAT, Dialect.OPENAI, body_limit=None),
+    _entry("POST", "/api/pull", Scope.MODELS_WRITE),
+    _entry("POST", "/api/push", Scope.MODELS_WRITE),
+    _entry("POST", "/api/create", Scope.MODELS_WRITE),
+    _entry("POST", "/api/copy", Scope.MODELS_WRITE),
+    _entry("DELETE", "/api/delete", Scope.MODELS_WRITE),
+    _entry("HEAD", "/api/blobs/{digest}", Scope.MODELS_WRITE, limit=0, idempotent=True),
+    _entry("POST", "/api/blobs/{digest}", Scope.MODELS_WRITE, limit=None),
+    _entry("GET", "/api/status", Scope.MODELS_READ, limit=0, idempotent=True),
+    _entry("POST", "/api/me", Scope.MODELS_WRITE),
+    _entry("POST", "/api/signout", Scope.MODELS_WRITE),
+    _entry("DELETE", "/api/user/keys/{key}", Scope.MODELS_WRITE),
+    _entry("POST", "/api/experimental/web_search", Scope.CHAT),
+    _entry("POST", "/api/experimental/web_fetch", Scope.CHAT),
+    _entry("GET", "/api/experimental/model-recommendations", Scope.MODELS_READ, limit=0, idempotent=True),
+)
+
+DISTRIBUTED_ROUTES: Final = (
+    _ours("GET", "/healthz", "healthz", Scope.PUBLIC),
+    _ours("GET", "/api/distributed/status", "status", Scope.MODELS_READ),
+    _ours("GET", "/api/distributed/nodes", "nodes", Scope.MODELS_READ),
+    _ours("GET", "/api/distributed/models", "models", Scope.MODELS_READ),
+    _ours("GET", "/api/distributed/decisions", "decisions", Scope.MODELS_READ),
+    _ours("GET", "/api/distributed/decisions/{id}", "decision", Scope.MODELS_READ),
+    _ours("POST", "/api/distributed/invite", "invite", Scope.ADMIN, limit=ADMIN_LIMIT),
+    _ours("POST", "/api/distributed/join", "join", Scope.ADMIN, limit=ADMIN_LIMIT),
+    _ours("POST", "/api/distributed/leave", "leave", Scope.ADMIN, limit=ADMIN_LIMIT),
+    _ours("POST", "/admin/mode", "mode", Scope.ADMIN, limit=ADMIN_LIMIT),
+    _ours("POST", "/admin/fallback", "fallback", Scope.ADMIN, limit=ADMIN_LIMIT),
+    _ours("GET", "/admin/stats", "stats", Scope.ADMIN),
+)
+
+ROUTES: Final = OLLAMA_ROUTES + DISTRIBUTED_ROUTES
