@@ -52,6 +52,8 @@ class InferenceRequest:
     """Bytes of text the engine has to read first."""
     max_tokens: int | None = None
     """The caller's own bound on the answer, where there is one."""
+    gathers: bool = False
+    """It brings tools or asks for a format: the engine may hold text back for long before it streams."""
     pin: str | None = None
     """A node's name or id: nowhere else will do."""
     priority: Priority = Priority.NORMAL

@@ -1,0 +1,43 @@
+"""Which mode a node is in, and why. Pure but for the two switches an operator turns."""
+
+from dataclasses import dataclass, replace
+
+from ollama_dist.core.modes import Mode
+from ollama_dist.core.view import ClusterView, MemberState
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """What the operator wants."""
+
+    mode: Mode = Mode.DISTRIBUTED
+    fallback: bool = True
+    """Whether a request may be answered by something other than its first choice."""
+
+    def with_mode(self, mode: Mode) -> "Switches":
+        return replace(self, mode=mode)
+
+    def with_fallback(self, fallback: bool) -> "Switches":
+        return replace(self, fallback=fallback)
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveMode:
+    """The mode a request is served in."""
+
+    mode: Mode
+    is_fallback: bool = False
+    """Peers were wanted and some are known, but none can be reached."""
+    reason: str = ""
+    """Snake case, for the ``X-Ollama-Fallback-Reason`` header; empty when nothing fell back."""
+
+
+def effective_mode(switches: Switches, view: ClusterView) -> EffectiveMode:
+    """A node that wants peers and reaches none is standalone; if it knows of lost ones, that is a fallback."""
+    if switches.mode is not Mode.DISTRIBUTED:
+        return EffectiveMode(switches.mode)
+    states = {peer.state for peer in view.peers() if peer.reachable}
+    if MemberState.ALIVE in states or MemberState.SUSPECT in states:
+        return EffectiveMode(Mode.DISTRIBUTED)
+    lost = any(peer.state is not MemberState.LEFT for peer in view.peers())
+    return EffectiveMode(Mode.STANDALONE, is_fallback=lost, reason="no_peer_reachable" if lost else "")
