@@ -20,8 +20,8 @@ BUSY_TEXT: Final = "server busy, please try again.  maximum pending requests exc
 class EngineLoad:
     """Counts requests in the engine or waiting for it, and refuses what is beyond the bound.
 
-    Ollama queues requests for a loaded model without any limit; ``max_waiting`` is ours. ``changed`` is called
-    after every change, to tell the others.
+    Ollama queues requests for a loaded model without any limit; ``max_waiting`` is ours. ``changed`` is
+    called after every change, to tell the others.
     """
 
     def __init__(self, slots: int, max_waiting: int, changed: Callable[[], None]) -> None:

@@ -33,7 +33,7 @@ class EffectiveMode:
 
 
 def effective_mode(switches: Switches, view: ClusterView) -> EffectiveMode:
-    """A node that wants peers and reaches none is standalone; if it knows of lost ones, that is a fallback."""
+    """A node that wants peers and reaches none is standalone: a fallback, if it knows of lost ones."""
     if switches.mode is not Mode.DISTRIBUTED:
         return EffectiveMode(switches.mode)
     states = {peer.state for peer in view.peers() if peer.reachable}
