@@ -1,0 +1,91 @@
+"""From a request line to a row of the route table, as Go's mux and gin would find it. Pure.
+
+The path that is authorised is the path that is matched and the path that is sent on: nothing is decoded
+twice, and what is not in the table goes nowhere.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+from ollama_dist.api.routes import Route
+
+_DOUBLED = re.compile("/{2,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    route: Route
+    params: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoute:
+    """404."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrongMethod:
+    """405. ``allow`` is ready for the header of that name."""
+
+    allow: str
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A redirect to the clean spelling of a known path."""
+
+    status: int
+    location: str
+
+
+class RouteTable:
+    """Looks rows up by method and raw path."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._fixed: dict[str, dict[str, Route]] = {}
+        self._patterns: dict[str, tuple[str, dict[str, Route]]] = {}
+        for route in routes:
+            prefix, brace, parameter = route.path.partition("{")
+            if brace:
+                _, rows = self._patterns.setdefault(prefix, (parameter.rstrip("}"), {}))
+            else:
+                rows = self._fixed.setdefault(route.path, {})
+            rows[route.method] = route
+
+    def find(self, method: str, raw_path: str) -> Matched | NoRoute | WrongMethod | Elsewhere:
+        """What ``raw_path`` (as on the request line, query included) leads to.
+
+        A doubled slash is redirected with 307 and a trailing one with 301 (GET) or 307, as Ollama does.
+        """
+        path, mark, query = raw_path.partition("?")
+        rows, params = self._lookup(path)
+        if rows is None:
+            return self._nearby(method, path, mark + query)
+        route = rows.get(method)
+        if route is None:
+            return WrongMethod(", ".join(sorted(rows, key=lambda name: (name != "HEAD", name))))
+        return Matched(route, params)
+
+    def _lookup(self, path: str) -> tuple[dict[str, Route] | None, dict[str, str]]:
+        rows = self._fixed.get(path)
+        if rows is not None:
+            return rows, {}
+        prefix, slash, last = path.rpartition("/")
+        pattern = self._patterns.get(prefix + slash)
+        value = unquote(last)
+        if pattern is None or not value or "/" in value or value in (".", ".."):
+            return None, {}
+        name, rows = pattern
+        return rows, {name: value}
+
+    def _nearby(self, method: str, path: str, query: str) -> NoRoute | Elsewhere:
+        single = _DOUBLED.sub("/", path)
+        if single != path:
+            known = self._lookup(single.rstrip("/") or "/")[0] is not None
+            return Elsewhere(307, single + query) if known else NoRoute()
+        bare = path.rstrip("/")
+        if bare != path and bare and self._lookup(bare)[0] is not None:
+            return Elsewhere(301 if method == "GET" else 307, bare + query)
+        return NoRoute()
