@@ -1,0 +1,45 @@
+"""Reading what a caller sends, within bounds of size and of patience."""
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+
+from ollama_dist.core.errors import BadRequest, TooLarge
+
+PATIENCE_S: Final = 10.0
+SLOWEST_BYTES_PER_S: Final = 1024
+"""After `PATIENCE_S` a body must have come in at least this fast, or its sender is not really sending."""
+
+
+class TooSlow(BadRequest):
+    """The body dribbles in."""
+
+    status = 408
+    code = "too_slow"
+
+
+async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+    """The whole body; raises `TooLarge` beyond ``limit`` bytes and `TooSlow` when it hardly moves.
+
+    The announced length is looked at first, so what is too large is refused before it is sent.
+    """
+    if (request.content_length or 0) > limit:
+        raise TooLarge(f"the body is larger than {limit} bytes")
+    if not request.body_exists:
+        return b""
+    began = asyncio.get_running_loop().time()
+    parts: list[bytes] = []
+    received = 0
+    try:
+        while True:
+            async with asyncio.timeout_at(began + PATIENCE_S + received / SLOWEST_BYTES_PER_S):
+                part = await request.content.readany()
+            if not part:
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.append(part)
+            received += len(part)
+            if received > limit:
+                raise TooLarge(f"the body is larger than {limit} bytes")
+    except TimeoutError as error:
+        raise TooSlow("the body came in too slowly") from error
