@@ -3,15 +3,12 @@
 import errno
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from aiohttp import web
 
 from ollama_dist.core.errors import ConfigError
-
-PORTS_TRIED: Final = 64
-"""How far a search for a free port goes."""
 
 BACKLOG: Final = 1024
 KEEP_ALIVE_S: Final = 75.0
@@ -21,27 +18,23 @@ DRAIN_S: Final = 30.0
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-def bind(host: str, port: int, *, search: bool) -> socket.socket:
-    """A listening socket on ``port``, or with ``search`` on the next free one after it (0: any).
-
-    Raises `ConfigError` when none can be had.
-    """
+def bind(host: str, ports: Sequence[int]) -> socket.socket:
+    """A listening socket on the first of ``ports`` that is free (0: any). Raises `ConfigError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    candidates = range(port, min(port + PORTS_TRIED, 65536)) if search and port else (port,)
-    for candidate in candidates:
+    for port in ports:
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            bound.bind((host, candidate))
+            bound.bind((host, port))
             bound.listen(BACKLOG)  # at once: two sockets may share a port until one of them listens
         except OSError as error:
             bound.close()
-            if error.errno == errno.EADDRINUSE and candidate != candidates[-1]:
-                continue
-            reason = f"cannot listen on {host}:{candidate}: {error.strerror or error}"
-            raise ConfigError(reason) from error
-        return bound
-    raise ConfigError(f"no free port at {host} from {port} on")
+            if error.errno != errno.EADDRINUSE:
+                raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        else:
+            return bound
+    tried = f"port {ports[0]} is" if len(ports) == 1 else f"ports {ports[0]} to {ports[-1]} are"
+    raise ConfigError(f"cannot listen on {host}: {tried} taken")
 
 
 class Listener:
