@@ -1,34 +1,15 @@
 """What all nodes have, as one Ollama would list it. Pure."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from ollama_dist.core.names import ModelKey, parse_model_name
-from ollama_dist.core.view import ClusterView, InstalledModel, NodeView
+from ollama_dist.core.view import ClusterView
 
 Row = Mapping[str, Any]
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
-
-
-def present_holders(view: ClusterView, key: ModelKey) -> list[NodeView]:
-    """This node and those it can reach, of the nodes that have the model."""
-    nodes = (view.nodes[node] for node in view.holders.get(key, ()))
-    return [node for node in nodes if node.id == view.self_id or node.is_routable]
-
-
-def chosen_content(key: ModelKey, nodes: Sequence[NodeView], own: NodeView) -> InstalledModel:
-    """Which content a name stands for when nodes disagree: the entry node's own, else what most hold.
-
-    ``nodes`` are all who hold it. A tie goes to the lowest digest, so every node decides alike.
-    """
-    if key in own.models:
-        return own.models[key]
-    copies = [node.models[key] for node in nodes]
-    count = Counter(copy.digest for copy in copies)
-    return min(copies, key=lambda copy: (-count[copy.digest], copy.digest))
 
 
 def conflicts(view: ClusterView) -> frozenset[ModelKey]:
@@ -36,17 +17,13 @@ def conflicts(view: ClusterView) -> frozenset[ModelKey]:
     return frozenset(
         key
         for key in view.holders
-        if len({node.models[key].digest for node in present_holders(view, key)}) > 1
+        if len({node.models[key].digest for node in view.serving_holders(key)}) > 1
     )
 
 
 def tags(view: ClusterView) -> list[Row]:
     """The rows of ``/api/tags``: one per name, untouched, newest first."""
-    rows = [
-        chosen_content(key, nodes, view.me).row
-        for key in view.holders
-        if (nodes := present_holders(view, key))
-    ]
+    rows = [view.content(key, holders).row for key in view.holders if (holders := view.serving_holders(key))]
     return sorted(rows, key=lambda row: _time(row.get("modified_at")), reverse=True)
 
 

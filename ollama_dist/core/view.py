@@ -1,6 +1,7 @@
 """The cluster as one node sees it at one moment: an immutable picture, swapped whole."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -135,6 +136,11 @@ class NodeView:
     def is_routable(self) -> bool:
         return self.state is MemberState.ALIVE and self.reachable
 
+    @property
+    def can_serve(self) -> bool:
+        """Whether its engine can be asked for something."""
+        return self.is_routable and self.engine.state is not EngineState.UNREACHABLE
+
 
 @dataclass(frozen=True)
 class ClusterView:
@@ -159,6 +165,21 @@ class ClusterView:
             for key in node.models:
                 index.setdefault(key, []).append(node.id)
         return MappingProxyType({key: tuple(ids) for key, ids in index.items()})
+
+    def serving_holders(self, key: ModelKey) -> list[NodeView]:
+        """The nodes that have the model on disk and an engine that answers."""
+        return [node for node in map(self.nodes.__getitem__, self.holders.get(key, ())) if node.can_serve]
+
+    def content(self, key: ModelKey, holders: Sequence[NodeView]) -> InstalledModel:
+        """What a name stands for where its holders disagree: this node's own copy, else what most hold.
+
+        A tie goes to the lowest digest, so that every node decides alike. ``holders`` must not be empty.
+        """
+        if any(node.id == self.self_id for node in holders):
+            return self.me.models[key]
+        copies = [node.models[key] for node in holders]
+        count = Counter(copy.digest for copy in copies)
+        return min(copies, key=lambda copy: (-count[copy.digest], copy.digest))
 
     def find(self, name_or_id: str) -> NodeView:
         """The node with this id or name; raises `NodeNotFound`."""

@@ -3,7 +3,15 @@ from typing import Any
 from ollama_dist.api.union import conflicts, ps, tags, v1_models
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import parse_model_name
-from ollama_dist.core.view import ClusterView, InstalledModel, MemberState, NodeView
+from ollama_dist.core.view import (
+    ClusterView,
+    Engine,
+    EngineKind,
+    EngineState,
+    InstalledModel,
+    MemberState,
+    NodeView,
+)
 
 
 def row(name: str, digest: str, modified: str = "2026-11-20T10:00:00.123456789Z") -> dict[str, Any]:
@@ -14,7 +22,8 @@ def node(number: int, *rows: dict[str, Any], state: MemberState = MemberState.AL
     models = {
         parse_model_name(r["name"]).key: InstalledModel(r["name"], r["digest"], r["size"], r) for r in rows
     }
-    return NodeView(NodeId(f"{number:016x}"), f"n{number}", state=state, models=models)
+    engine = Engine(EngineKind.OLLAMA, "0.11.11", EngineState.READY)
+    return NodeView(NodeId(f"{number:016x}"), f"n{number}", state=state, engine=engine, models=models)
 
 
 def view(*nodes: NodeView) -> ClusterView:

@@ -1,0 +1,94 @@
+"""One request of a client and everything its answer needs: its row, its id, the headers we add."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from ollama_dist.api.bodies import read_body
+from ollama_dist.api.routes import Route
+from ollama_dist.core.errors import BadRequest, DistError
+from ollama_dist.core.ids import RequestId
+from ollama_dist.wire.errors import error_body
+
+Header = tuple[str, str]
+
+JSON: Final = "application/json; charset=utf-8"
+"""What gin writes for a JSON answer."""
+
+PASSED_ON: Final = frozenset(
+    {
+        "accept",
+        "anthropic-beta",
+        "anthropic-version",
+        "content-encoding",
+        "content-type",
+        "openai-beta",
+        "user-agent",
+    }
+)
+"""The headers of a client that an engine may see. Credentials, cookies and our own never are among them."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request under way. ``headers`` go onto its answer, whatever that will be."""
+
+    request: web.BaseRequest
+    route: Route
+    id: RequestId
+    headers: list[Header]
+    params: Mapping[str, str] = field(default_factory=dict)
+
+    async def body(self) -> bytes:
+        """The whole body; raises `TooLarge`. A route that takes none ignores what is sent."""
+        return await read_body(self.request, self.route.body_limit) if self.route.body_limit else b""
+
+    async def json(self) -> dict[str, Any]:
+        """The body as a JSON object, {} when empty; raises `BadRequest`. For our own routes only."""
+        raw = await self.body()
+        try:
+            value = orjson.loads(raw) if raw.strip() else {}
+        except orjson.JSONDecodeError as error:
+            raise BadRequest(f"the body is not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise BadRequest("the body must be a JSON object")
+        return value
+
+    def header(self, name: str) -> str:
+        return self.request.headers.get(name, "")
+
+    def passed_on(self) -> list[Header]:
+        """What of the client's headers travels with the request; names in lower case."""
+        return [
+            (name.lower(), value) for name, value in self.request.headers.items() if name.lower() in PASSED_ON
+        ]
+
+    def reply(self, body: bytes = b"", *, status: int = 200, content_type: str | None = JSON) -> web.Response:
+        """A whole answer."""
+        response = web.Response(status=status, body=body)
+        if content_type is None:
+            response.headers.popall("Content-Type", None)
+        else:
+            response.headers["Content-Type"] = content_type
+        self.mark(response)
+        return response
+
+    def reply_json(self, value: object, *, status: int = 200) -> web.Response:
+        return self.reply(orjson.dumps(value), status=status)
+
+    def mark(self, response: web.StreamResponse, more: Iterable[Header] = ()) -> None:
+        """Put our headers on an answer."""
+        for name, value in (*self.headers, *more):
+            response.headers.add(name, value)
+
+    def failure(self, error: DistError) -> web.Response:
+        """The answer that tells the caller of ``error`` in its own dialect, or in ours on our own routes."""
+        if self.route.path.startswith(("/api/distributed", "/admin", "/healthz")):
+            return self.reply_json({"error": str(error), "code": error.code}, status=error.status)
+        content_type, body = error_body(
+            self.route.dialect, error.status, str(error), code=error.code, request_id=self.id
+        )
+        return self.reply(body, status=error.status, content_type=content_type)

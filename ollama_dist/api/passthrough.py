@@ -1,0 +1,89 @@
+"""Requests that belong to this node's own engine, handed over as they are and answered as it answers."""
+
+import asyncio
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+
+from ollama_dist.api.exchange import Exchange
+from ollama_dist.api.relay import relay
+from ollama_dist.core.errors import UpstreamCut, UpstreamRefused
+
+PASSED_BACK: Final = frozenset({"allow", "cache-control", "content-type", "location"})
+"""Headers of the engine's answer that a client sees; framing is ours."""
+
+CONNECT_S: Final = 1.0
+
+
+class _Body:
+    """The rest of an engine's answer, as a `relay.Source`."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def more(self) -> bytes:
+        try:
+            return await self._response.content.readany()
+        except aiohttp.ClientError as error:
+            raise UpstreamCut(f"the engine broke off its answer: {error}") from error
+
+
+class Passthrough:
+    """Sends requests to an engine on a fresh connection each: what they change must happen at most once.
+
+    There is no limit on the time an answer takes (a pull may last for hours); a caller that leaves ends it.
+    """
+
+    def __init__(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def send(
+        self, exchange: Exchange, origin: str, path: str, body: bytes | None
+    ) -> web.StreamResponse:
+        """Relay the request to ``path`` at ``origin`` (``http://host:port``).
+
+        A ``body`` of None streams the client's own. Raises `UpstreamRefused` when no engine answers.
+        """
+        headers = exchange.passed_on()
+        data: bytes | aiohttp.StreamReader | None = body
+        if body is None and exchange.request.body_exists:
+            data = exchange.request.content
+            if exchange.request.content_length is not None:
+                headers.append(("Content-Length", str(exchange.request.content_length)))
+        try:
+            response = await self._session.request(
+                exchange.request.method, origin + path, data=data, headers=headers, allow_redirects=False
+            )
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise UpstreamRefused(f"this node's engine does not answer: {error}") from error
+        try:
+            passed = [
+                (name, value) for name, value in response.headers.items() if name.lower() in PASSED_BACK
+            ]
+            return await relay(
+                exchange,
+                _Body(response),
+                status=response.status,
+                headers=passed,
+                length=response.content_length,
+            )
+        finally:
+            response.close()
+
+    async def fetch(self, origin: str, path: str, *, timeout: float) -> tuple[int, bytes]:
+        """Status and body of a GET, bounded in time. Raises `UpstreamRefused`."""
+        try:
+            async with asyncio.timeout(timeout), self._session.get(origin + path) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise UpstreamRefused(f"this node's engine does not answer: {error}") from error

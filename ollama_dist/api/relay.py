@@ -1,0 +1,93 @@
+"""Moving an answer to the client as it arrives, and ending it honestly.
+
+A failure after the first byte cannot be taken back: it ends the stream with the dialect's own in-band error
+and then an unclean end of the transport, so that no client can take the torso for a whole.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from ollama_dist.api.exchange import Exchange, Header
+from ollama_dist.core.errors import DistError, UpstreamFailed
+from ollama_dist.wire.errors import stream_error
+
+HIGH_WATER_BYTES: Final = 64 * 1024
+"""Bytes waiting for a slow client beyond which we wait for it before reading more."""
+
+STALL_S: Final = 120.0
+"""A client that takes nothing for so long has its answer taken away."""
+
+
+class Source(Protocol):
+    """Where the bytes of an answer come from."""
+
+    async def more(self) -> bytes:
+        """The next bytes; ``b""`` at an honest end. Raises `UpstreamFailed` at any other."""
+        ...
+
+
+class ClientStalled(DistError):
+    """The client stopped reading."""
+
+    code = "client_stalled"
+
+
+async def relay(
+    exchange: Exchange,
+    source: Source,
+    *,
+    status: int,
+    headers: Iterable[Header],
+    first: bytes = b"",
+    length: int | None = None,
+) -> web.StreamResponse:
+    """Answer with ``first`` and then all that ``source`` gives.
+
+    ``length`` is the Content-Length where it is known, else the answer is chunked. Raises `ClientStalled`,
+    and `UpstreamFailed` after the client has been told; the caller closes the source.
+    """
+    request = exchange.request
+    response = web.StreamResponse(status=status)
+    exchange.mark(response, headers)
+    if length is not None:
+        response.content_length = length
+    elif request.version >= (1, 1):
+        response.enable_chunked_encoding()
+    await response.prepare(request)
+    data = first
+    try:
+        while data or (data := await source.more()):
+            await response.write(data)
+            await _keep_pace(request)
+            data = b""
+    except UpstreamFailed as failure:
+        await _end_as_failure(exchange, response, failure)
+        raise
+    await response.write_eof()
+    return response
+
+
+async def _keep_pace(request: web.BaseRequest) -> None:
+    """Wait for a client that reads more slowly than the engine writes."""
+    transport = request.transport
+    if transport is None or transport.get_write_buffer_size() <= HIGH_WATER_BYTES:
+        return
+    try:
+        async with asyncio.timeout(STALL_S):
+            await request.writer.drain()
+    except TimeoutError as error:
+        transport.abort()
+        raise ClientStalled(f"the client read nothing for {STALL_S:.0f} s") from error
+
+
+async def _end_as_failure(exchange: Exchange, response: web.StreamResponse, failure: UpstreamFailed) -> None:
+    transport = exchange.request.transport
+    with contextlib.suppress(ConnectionError):  # the client may have left meanwhile: then nobody is deceived
+        if response.content_length is None:
+            await response.write(stream_error(exchange.route.dialect, str(failure), request_id=exchange.id))
+        if transport is not None:
+            transport.close()  # what is written goes out first; the terminating chunk is never sent

@@ -1,0 +1,173 @@
+"""What ``/api/distributed/status``, ``nodes`` and ``models`` say. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ollama_dist.core.modes import Mode
+from ollama_dist.core.names import ModelKey
+from ollama_dist.core.view import ClusterView, Engine, MemberState, NodeView
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something an operator should know: what it means and what to do."""
+
+    severity: str
+    """"warning" or "error"."""
+    code: str
+    message: str
+    fix: str
+
+    def render(self) -> Json:
+        return {"severity": self.severity, "code": self.code, "message": self.message, "fix": self.fix}
+
+
+@dataclass(frozen=True, slots=True)
+class SelfReport:
+    """What only the node itself knows about itself."""
+
+    mode: Mode
+    fallback: bool
+    uptime_s: float
+    listen: str
+    node_listen: str
+    engine_address: str
+    engine_error: str
+    served: int
+    failed: int
+    fallbacks: int
+
+
+def status(
+    view: ClusterView,
+    own: SelfReport,
+    problems: Iterable[Problem],
+    seen: Iterable[tuple[str, tuple[str, ...]]],
+) -> Json:
+    """The body of ``status``. ``seen``: id and addresses of clusters nearby that this node is no part of."""
+    me = view.me
+    states = [node.state for node in view.nodes.values()]
+    engine = {**_engine(me.engine), "address": own.engine_address or None, "error": own.engine_error or None}
+    serving = [node for node in view.nodes.values() if node.can_serve]
+    return {
+        "cluster": {
+            "id": view.cluster_id,
+            "nodes": sum(state is not MemberState.LEFT for state in states),
+            "alive": states.count(MemberState.ALIVE),
+            "suspect": states.count(MemberState.SUSPECT),
+            "dead": states.count(MemberState.DEAD),
+        },
+        "node": {
+            "id": me.id,
+            "name": me.name,
+            "version": me.version,
+            "mode": own.mode,
+            "fallback": own.fallback,
+            "uptime_s": round(own.uptime_s, 1),
+            "listen": own.listen,
+            "node_listen": own.node_listen,
+        },
+        "engine": engine,
+        "models": {
+            "names": len({key for node in serving for key in node.models}),
+            "replicas": sum(len(node.models) for node in serving),
+        },
+        "requests": {
+            "in_flight": me.load.in_flight,
+            "waiting": me.load.waiting,
+            "served": own.served,
+            "failed": own.failed,
+            "fallbacks": own.fallbacks,
+        },
+        "problems": [problem.render() for problem in problems],
+        "seen": [{"cluster": cluster, "addresses": list(addresses)} for cluster, addresses in seen],
+    }
+
+
+def nodes(view: ClusterView) -> Json:
+    """The body of ``nodes``: this node first, then by name."""
+    ordered = sorted(view.nodes.values(), key=lambda node: (node.id != view.self_id, node.name, node.id))
+    return {"nodes": [_node(node, is_self=node.id == view.self_id) for node in ordered]}
+
+
+def models(view: ClusterView) -> Json:
+    """The body of ``models``: each name with its copies, on nodes that can serve them."""
+    found = (_model(view, key, holders) for key in view.holders if (holders := view.serving_holders(key)))
+    return {"models": sorted(found, key=lambda model: str(model["name"]))}
+
+
+def _model(view: ClusterView, key: ModelKey, holders: Sequence[NodeView]) -> Json:
+    model = view.content(key, holders)
+    return {
+        "name": model.name,
+        "digest": model.digest,
+        "identity": None,
+        "size": model.size,
+        "conflict": len({node.models[key].digest for node in holders}) > 1,
+        "policy": None,
+        "replicas": [
+            {
+                "node": node.name,
+                "digest": node.models[key].digest,
+                "state": "ready",
+                "loaded": key in node.loaded,
+                "progress": None,
+            }
+            for node in sorted(holders, key=lambda node: node.name)
+        ],
+    }
+
+
+def _node(node: NodeView, *, is_self: bool) -> Json:
+    resources = node.resources
+    return {
+        "id": node.id,
+        "name": node.name,
+        "self": is_self,
+        "state": node.state,
+        "since": rfc3339(node.since),
+        "reason": node.reason,
+        "address": node.address,
+        "version": node.version,
+        "engine": _engine(node.engine),
+        "reachable": node.reachable,
+        "rtt_ms": None if node.rtt_s is None else round(node.rtt_s * 1000, 2),
+        "age_s": round(node.age_s, 2),
+        "draining": node.draining,
+        "load": {
+            "in_flight": node.load.in_flight,
+            "waiting": node.load.waiting,
+            "slots": node.load.slots,
+            "tokens_per_s": round(node.load.tokens_per_s, 1),
+        },
+        "resources": {
+            "cpus": resources.cpus,
+            "memory_bytes": resources.memory_bytes,
+            "memory_free_bytes": resources.memory_free_bytes,
+            "gpus": [
+                {
+                    "name": gpu.name,
+                    "memory_bytes": gpu.memory_bytes,
+                    "memory_free_bytes": gpu.memory_free_bytes,
+                }
+                for gpu in resources.gpus
+            ],
+        },
+        "models": {
+            "installed": len(node.models),
+            "loaded": sorted(model.name for model in node.loaded.values()),
+        },
+    }
+
+
+def _engine(engine: Engine) -> Mapping[str, Any]:
+    return {"kind": engine.kind, "version": engine.version, "state": engine.state}
+
+
+def rfc3339(unix_time: float) -> str:
+    """A moment as our routes write it: UTC, milliseconds."""
+    return datetime.fromtimestamp(unix_time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

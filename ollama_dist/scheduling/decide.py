@@ -1,0 +1,172 @@
+"""The one decision: which node answers this request. Pure.
+
+Candidates come from the view, filters take out what is impossible, estimates turn the rest into seconds, and
+a picker chooses among the near-equal at random: nodes that decide at the same moment on the same stale news
+must not all decide alike.
+"""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Final
+
+from ollama_dist.core.errors import ModelNotFound, NoCandidate
+from ollama_dist.core.ids import NodeId
+from ollama_dist.core.names import ModelKey
+from ollama_dist.core.requests import InferenceRequest
+from ollama_dist.core.view import ClusterView, NodeView
+from ollama_dist.scheduling.decision import Candidate, Decision, Rejection, Stage
+from ollama_dist.scheduling.estimate import Situation, estimate, seconds
+from ollama_dist.scheduling.filters import Conditions, reject, reject_for_model, suspects_last
+from ollama_dist.scheduling.ledger import Ledger
+from ollama_dist.scheduling.rates import Rates
+
+FRESH_S: Final = 1.0
+"""News of a node's load that is older is stale."""
+
+FRESH_BAND: Final = 0.10
+STALE_BAND: Final = 0.30
+"""Candidates whose score is within this part of the best are as good as it, for all one can know."""
+
+TIE_PART: Final = 0.05
+TIE_S: Final = 0.020
+"""Two estimates closer than this are equal."""
+
+
+def decide(
+    request: InferenceRequest,
+    view: ClusterView,
+    rates: Rates,
+    ledger: Ledger,
+    conditions: Conditions,
+    rng: Random,
+) -> Decision:
+    """The node to send ``request`` to, with all that was looked at.
+
+    Where nobody is known to have the model, some engine is asked all the same: it knows the right words.
+    Raises `NoCandidate` when nothing can be done now, and for a pin `NodeNotFound` or `ModelNotFound`.
+    """
+    if request.pin is not None:
+        return _pinned(request, view, rates, ledger, conditions)
+    nodes = [view.me] if request.local_only else list(view.nodes.values())
+    holders = [node for node in nodes if request.model is not None and request.model in node.models]
+    if request.model is None or not holders:
+        return _ask_any_engine(view, conditions)
+    open_to_us, rejected = _sift(holders, view, conditions)
+    fitting, unfit = _fitting(request.model, open_to_us, view) if open_to_us else ([], [])
+    usable, doubtful = suspects_last(fitting)
+    rejected += unfit + doubtful
+    if not usable:
+        raise NoCandidate(_nobody(request, view, rejected))
+    candidates = _rank(request, request.model, usable, view, rates, ledger)
+    winner = _pick(candidates, view, rng)
+    return Decision(winner.node, Stage.SCORED, winner.estimate.reason, tuple(candidates), tuple(rejected))
+
+
+def _pinned(
+    request: InferenceRequest, view: ClusterView, rates: Rates, ledger: Ledger, conditions: Conditions
+) -> Decision:
+    node = view.find(request.pin or "")
+    rejection = reject(node, view, conditions)
+    if rejection is not None:
+        raise NoCandidate(f"node {node.name!r} was asked for by name, but it {rejection.reason}")
+    if request.model is not None and request.model not in node.models:
+        raise ModelNotFound(
+            f"node {node.name!r} was asked for by name, but it does not have {request.model_text!r}"
+        )
+    ranked = _rank(request, request.model, [node], view, rates, ledger) if request.model else []
+    return Decision(node.id, Stage.PINNED, "asked for by name", tuple(ranked))
+
+
+def _ask_any_engine(view: ClusterView, conditions: Conditions) -> Decision:
+    nodes = sorted(view.nodes.values(), key=lambda node: node.id != view.self_id)
+    open_to_us, rejected = _sift(nodes, view, conditions)
+    if not open_to_us:
+        raise NoCandidate(f"no engine answers: {_reasons(view, rejected)}")
+    return Decision(
+        open_to_us[0].id,
+        Stage.SCORED,
+        "nobody is known to have it: an engine has the right words",
+        (),
+        tuple(rejected),
+    )
+
+
+def _sift(
+    nodes: Sequence[NodeView], view: ClusterView, conditions: Conditions
+) -> tuple[list[NodeView], list[Rejection]]:
+    kept, rejected = [], []
+    for node in nodes:
+        rejection = reject(node, view, conditions)
+        if rejection is None:
+            kept.append(node)
+        else:
+            rejected.append(rejection)
+    return kept, rejected
+
+
+def _fitting(
+    key: ModelKey, holders: Sequence[NodeView], view: ClusterView
+) -> tuple[list[NodeView], list[Rejection]]:
+    """Those that hold what the name stands for here (see `ClusterView.content`) and could load it."""
+    meant = view.content(key, view.serving_holders(key) or holders).digest
+    verdicts = {node.id: reject_for_model(node, key, meant) for node in holders}
+    fitting = [node for node in holders if verdicts[node.id] is None]
+    return fitting, [rejection for rejection in verdicts.values() if rejection is not None]
+
+
+def _rank(
+    request: InferenceRequest,
+    key: ModelKey,
+    nodes: Sequence[NodeView],
+    view: ClusterView,
+    rates: Rates,
+    ledger: Ledger,
+) -> list[Candidate]:
+    candidates = []
+    for node in nodes:
+        is_self = node.id == view.self_id
+        ahead = node.load.in_flight if is_self else ledger.in_flight(node)
+        expected = estimate(request, key, Situation(node, ahead, node.models[key].size, is_self), rates)
+        candidates.append(Candidate(node.id, seconds(request, expected), expected))
+    candidates.sort(key=lambda candidate: candidate.score)
+    return candidates
+
+
+def _pick(candidates: Sequence[Candidate], view: ClusterView, rng: Random) -> Candidate:
+    """This node where it is one of the best and free, else the better of two random ones of the best."""
+    best = candidates[0]
+    own = next((candidate for candidate in candidates if candidate.node == view.self_id), None)
+    if own is not None and _equal(own, best) and not own.estimate.wait_s and not own.estimate.load_s:
+        return own
+    near = [candidate for candidate in candidates if candidate.score <= _reach(best, candidate, view)]
+    if len(near) == 1:
+        return best
+    one, other = rng.sample(near, 2)
+    if _equal(one, other):
+        return one
+    return min(one, other, key=lambda candidate: candidate.score)
+
+
+def _reach(best: Candidate, candidate: Candidate, view: ClusterView) -> float:
+    ages = (view.nodes[each.node].age_s for each in (best, candidate) if each.node != view.self_id)
+    band = STALE_BAND if any(age > FRESH_S for age in ages) else FRESH_BAND
+    return best.score * (1 + band) + TIE_S
+
+
+def _equal(one: Candidate, other: Candidate) -> bool:
+    low, high = sorted((one.score, other.score))
+    return high <= low * (1 + TIE_PART) + TIE_S
+
+
+def unload_targets(key: ModelKey, view: ClusterView, conditions: Conditions) -> list[NodeId]:
+    """Every node that has the model in memory and can be told to let it go."""
+    holders = (node for node in view.nodes.values() if key in node.loaded)
+    return [node.id for node in holders if reject(node, view, conditions) is None]
+
+
+def _nobody(request: InferenceRequest, view: ClusterView, rejected: Sequence[Rejection]) -> str:
+    return f"no node can serve {request.model_text!r} now: {_reasons(view, rejected)}"
+
+
+def _reasons(view: ClusterView, rejected: Sequence[Rejection]) -> str:
+    return "; ".join(f"{view.nodes[each.node].name} {each.reason}" for each in rejected) or "there is none"

@@ -1,0 +1,149 @@
+"""What was decided about a request, and why: the record behind ``/api/distributed/decisions``."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final
+
+from ollama_dist.core.ids import NodeId, RequestId
+from ollama_dist.core.outcomes import Outcome
+
+KEPT: Final = 10_000
+"""Records in memory, about a kilobyte each."""
+
+
+class Stage(StrEnum):
+    """Which part of the pipeline settled it."""
+
+    PINNED = "pinned"
+    SCORED = "scored"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a request would meet at a node; seconds."""
+
+    wait_s: float
+    load_s: float
+    first_token_s: float
+    total_s: float
+    reason: str
+    """Short, for people: "loaded, 2 ahead, 71 tok/s"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A node that could serve the request. The smallest score is the best; scores are seconds."""
+
+    node: NodeId
+    score: float
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A node that could not, and why. ``filter`` is a code, ``reason`` a sentence."""
+
+    node: NodeId
+    filter: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a request goes first, and what else was looked at. Candidates stand best first."""
+
+    winner: NodeId
+    stage: Stage
+    reason: str
+    candidates: tuple[Candidate, ...]
+    rejected: tuple[Rejection, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A decision with the request it was about and, later, how it ended."""
+
+    request_id: RequestId
+    at: str
+    """RFC 3339 UTC."""
+    model: str
+    route: str
+    decision: Decision
+    names: dict[NodeId, str]
+    """What the nodes were called then."""
+    outcome: Outcome | None = None
+
+    def render(self) -> dict[str, Any]:
+        """The promised JSON; durations in milliseconds."""
+        decision, outcome = self.decision, self.outcome
+        return {
+            "request_id": self.request_id,
+            "at": self.at,
+            "model": self.model,
+            "route": self.route,
+            "stage": decision.stage,
+            "winner": self._name(decision.winner),
+            "reason": decision.reason,
+            "candidates": [self._candidate(candidate) for candidate in decision.candidates],
+            "rejected": [
+                {"node": self._name(each.node), "filter": each.filter, "reason": each.reason}
+                for each in decision.rejected
+            ],
+            "attempts": [
+                {"node": self._name(attempt.node), "result": attempt.result, "detail": attempt.detail}
+                for attempt in (outcome.attempts if outcome else ())
+            ],
+            "outcome": outcome
+            and {
+                "status": outcome.status,
+                "result": outcome.result,
+                "first_token_ms": None if outcome.first_byte_s is None else _ms(outcome.first_byte_s),
+                "total_ms": _ms(outcome.total_s),
+                "tokens": outcome.usage.output_tokens,
+            },
+        }
+
+    def _candidate(self, candidate: Candidate) -> dict[str, Any]:
+        estimate = candidate.estimate
+        return {
+            "node": self._name(candidate.node),
+            "score": round(candidate.score, 3),
+            "wait_ms": _ms(estimate.wait_s),
+            "load_ms": _ms(estimate.load_s),
+            "first_token_ms": _ms(estimate.first_token_s),
+            "total_ms": _ms(estimate.total_s),
+        }
+
+    def _name(self, node: NodeId) -> str:
+        return self.names.get(node, node)
+
+
+class DecisionLog:
+    """The last `KEPT` records; the oldest is dropped for a new one."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
+        self._records: OrderedDict[RequestId, Record] = OrderedDict()
+
+    def add(self, record: Record) -> None:
+        self._records[record.request_id] = record
+        if len(self._records) > self._kept:
+            self._records.popitem(last=False)
+
+    def close(self, request_id: RequestId, outcome: Outcome) -> None:
+        """Note how the request ended; nothing if its record is gone already."""
+        if record := self._records.get(request_id):
+            self._records[request_id] = replace(record, outcome=outcome)
+
+    def get(self, request_id: str) -> Record | None:
+        return self._records.get(RequestId(request_id))
+
+    def newest(self) -> Iterator[Record]:
+        """All records, the newest first."""
+        return reversed(self._records.values())
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

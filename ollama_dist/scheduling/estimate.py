@@ -1,0 +1,81 @@
+"""How long a request would take at a node: the wait, the load, the first token, the whole answer. Pure."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from ollama_dist.core.names import ModelKey
+from ollama_dist.core.requests import InferenceRequest, Intent, Priority
+from ollama_dist.core.view import LoadedModel, NodeView
+from ollama_dist.scheduling.decision import Estimate
+from ollama_dist.scheduling.rates import Rates
+
+BYTES_PER_TOKEN: Final = 4.0
+
+GPU_SHARING: Final = 0.09
+CPU_SHARING: Final = 0.7
+"""How much slower each request gets with every other that is answered at the same time."""
+
+UNKNOWN_RTT_S: Final = 0.001
+
+FIRST_TOKEN_WEIGHT: Final = {Priority.INTERACTIVE: 0.8, Priority.NORMAL: 0.5, Priority.BATCH: 0.0}
+"""How much the first token counts against the whole answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A node as one request finds it."""
+
+    node: NodeView
+    ahead: int
+    """Requests there already."""
+    size: int
+    """Of the model on that node's disk, bytes."""
+    is_self: bool
+
+
+def estimate(request: InferenceRequest, key: ModelKey, situation: Situation, rates: Rates) -> Estimate:
+    """What ``request`` would meet. Every figure is an expectation in seconds, never a promise."""
+    node, size, ahead = situation.node, situation.size, situation.ahead
+    slots = max(1, node.load.slots)
+    tokens = rates.output_tokens(key, request.max_tokens) if request.intent is Intent.GENERATE else 0.0
+    alone = rates.decode(node, key, size)
+    beside = min(ahead, slots - 1)
+    sharing = GPU_SHARING if node.resources.gpus else CPU_SHARING
+    decode = alone / (1 + sharing * beside)
+    service = rates.output_tokens(key, None) / decode
+    wait_s = max(0, ahead - slots + 1) * service / slots
+    loaded = loaded_as_asked(request, key, node)
+    load_s = 0.0 if loaded else rates.load_s(node, size)
+    network_s = 0.0 if situation.is_self else (node.rtt_s or UNKNOWN_RTT_S)
+    prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / rates.prefill(node, key, size)
+    first = network_s + max(wait_s, load_s) + prompt_s
+    return Estimate(
+        wait_s=wait_s,
+        load_s=load_s,
+        first_token_s=first,
+        total_s=first + tokens / decode,
+        reason=f"{'loaded' if loaded else 'cold'}, {ahead} ahead, {decode:.0f} tok/s",
+    )
+
+
+def seconds(request: InferenceRequest, expected: Estimate) -> float:
+    """The one figure candidates are compared by."""
+    weight = FIRST_TOKEN_WEIGHT[request.priority]
+    return weight * expected.first_token_s + (1 - weight) * expected.total_s
+
+
+def loaded_as_asked(request: InferenceRequest, key: ModelKey, node: NodeView) -> LoadedModel | None:
+    """The model in the node's memory, unless the request's options would make the engine load it anew.
+
+    An engine lists what runs by the name that caused the load: another name of the same content counts too.
+    """
+    loaded = node.loaded.get(key)
+    if loaded is None and key in node.models:
+        digest = node.models[key].digest
+        loaded = next((other for other in node.loaded.values() if other.digest == digest), None)
+    if loaded is None:
+        return None
+    context = next((option.value for option in request.runner_options if option.name == "num_ctx"), None)
+    if context is not None and loaded.context_length and context != loaded.context_length:
+        return None
+    return loaded

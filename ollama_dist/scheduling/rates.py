@@ -1,0 +1,123 @@
+"""How fast each node is with each model, learned from answers. Pure.
+
+Rates are averaged in log space: twice as slow is as far away as twice as fast. Until something was measured
+a rate is guessed from what is known of the node, scaled by the model's size.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from ollama_dist.core.ids import NodeId
+from ollama_dist.core.names import ModelKey
+from ollama_dist.core.outcomes import Usage
+from ollama_dist.core.view import NodeView
+
+Key = TypeVar("Key")
+
+ALPHA: Final = 0.2
+"""Weight of the newest measurement."""
+
+REFERENCE_BYTES: Final = 5e9
+"""The size the priors are for: an 8B model quantised to 4 bits."""
+
+SIZE_EXPONENT: Final = -0.9
+"""Decoding slows down a little less than in proportion to size."""
+
+GPU_DECODE_TOKENS_PER_S: Final = 70.0
+CPU_DECODE_TOKENS_PER_S: Final = 8.0
+
+GPU_PREFILL_RATIO: Final = 35.0
+CPU_PREFILL_RATIO: Final = 5.0
+"""Prompt tokens read in the time one token is written.
+
+Prefill is not learned from answers: engines count cached prompt tokens but not the time they saved, so one
+prefix hit would make a node look a hundred times too fast.
+"""
+
+LOAD_BYTES_PER_S: Final = 1e9
+LOAD_OVERHEAD_S: Final = 1.0
+
+NOTABLE_LOAD_S: Final = 0.5
+"""A shorter ``load_duration`` is no load: engines report a few milliseconds for a warm model."""
+
+OUTPUT_TOKENS: Final = 200.0
+"""The length of an answer nobody has seen yet."""
+
+MAX_ENTRIES: Final = 4096
+"""Pairs of node and model remembered; the longest unused goes first."""
+
+
+@dataclass(slots=True)
+class LogAverage:
+    """An exponentially weighted mean of logarithms; `value` is None before the first sample."""
+
+    _log: float | None = None
+
+    @property
+    def value(self) -> float | None:
+        return None if self._log is None else math.exp(self._log)
+
+    def add(self, sample: float) -> None:
+        if sample > 0:
+            log = math.log(sample)
+            self._log = log if self._log is None else self._log + ALPHA * (log - self._log)
+
+
+class Rates:
+    """What has been measured, and a guess for what has not."""
+
+    def __init__(self) -> None:
+        self._decode: dict[tuple[NodeId, ModelKey], LogAverage] = {}
+        self._load: dict[NodeId, LogAverage] = {}
+        self._output: dict[ModelKey, LogAverage] = {}
+
+    def learn(self, node: NodeId, model: ModelKey, size: int, usage: Usage) -> None:
+        """Fold in an answer that ended well. ``size`` is the model's, in bytes."""
+        if speed := usage.tokens_per_s:
+            self._average(self._decode, (node, model)).add(speed)
+        if usage.output_tokens:
+            self._average(self._output, model).add(usage.output_tokens)
+        if usage.load_s > NOTABLE_LOAD_S and size:
+            self._average(self._load, node).add(size / usage.load_s)
+
+    def decode(self, node: NodeView, model: ModelKey, size: int) -> float:
+        """Tokens one request gets per second when it runs alone."""
+        measured = self._decode.get((node.id, model))
+        if measured is not None and measured.value:
+            return measured.value
+        if node.load.tokens_per_s:
+            return node.load.tokens_per_s
+        prior = GPU_DECODE_TOKENS_PER_S if node.resources.gpus else CPU_DECODE_TOKENS_PER_S
+        return prior * math.pow(max(size, 1) / REFERENCE_BYTES, SIZE_EXPONENT)
+
+    def prefill(self, node: NodeView, model: ModelKey, size: int) -> float:
+        """Prompt tokens read per second."""
+        ratio = GPU_PREFILL_RATIO if node.resources.gpus else CPU_PREFILL_RATIO
+        return ratio * self.decode(node, model, size)
+
+    def load_s(self, node: NodeView, size: int) -> float:
+        """Seconds to bring a model from disk into memory."""
+        measured = self._load.get(node.id)
+        rate = (measured.value if measured else None) or LOAD_BYTES_PER_S
+        return LOAD_OVERHEAD_S + size / rate
+
+    def output_tokens(self, model: ModelKey, bound: int | None) -> float:
+        """How long an answer is likely to be, at most ``bound`` where the caller gave one."""
+        measured = self._output.get(model)
+        expected = (measured.value if measured else None) or OUTPUT_TOKENS
+        return min(expected, bound) if bound is not None and bound >= 0 else expected
+
+    def forget(self, node: NodeId) -> None:
+        """Drop what is known of a node that is gone for good."""
+        self._load.pop(node, None)
+        for key in [key for key in self._decode if key[0] == node]:
+            del self._decode[key]
+
+    @staticmethod
+    def _average(table: dict[Key, LogAverage], key: Key) -> LogAverage:
+        average = table.pop(key, None) or LogAverage()
+        table[key] = average  # at the end again: the first entry is the one longest unused
+        if len(table) > MAX_ENTRIES:
+            del table[next(iter(table))]
+        return average
