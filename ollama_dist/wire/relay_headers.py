@@ -1,0 +1,11 @@
+"""What two nodes say to each other in the headers of a relayed request and its answer."""
+
+from typing import Final
+
+REQUEST_ID: Final = "x-request-id"
+
+REFUSAL: Final = "x-ollama-refusal"
+"""On an answer of the owning node itself, not of its engine: why it did not serve the request.
+
+The value is a `core.outcomes.Result`; the body is Ollama's error object with a ``load`` beside it.
+"""
