@@ -1,0 +1,288 @@
+"""What dispatch has to know of a request, read from a body that itself travels on untouched.
+
+Rules: which fields count and what an empty prompt means per route (Ollama's ``server/routes.go``), which
+options make a loaded model reload (``server/sched.go``), defaults of ``stream`` per dialect.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from ollama_dist.core.dialects import Dialect
+from ollama_dist.core.ids import RequestId
+from ollama_dist.core.names import InvalidModelName, ModelKey, Source, parse_model_ref
+from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
+from ollama_dist.wire import gojson
+from ollama_dist.wire.compressed import CannotDecompress, decompress_zstd
+from ollama_dist.wire.durations import is_zero
+
+RUNNER_OPTIONS: Final = (
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "use_mmap",
+    "num_thread",
+    "draft_num_predict",
+)
+"""Options whose change reloads the model; ``shift``, a field of its own, is the eighth."""
+
+MAX_NAME_LENGTH: Final = 1024
+"""No model name with all its parts, a scheme and a suffix is as long (host 350, other parts 80)."""
+
+BYTES_PER_CONTEXT_TOKEN: Final = 4
+"""What one token of a ``context`` list counts as text: the usual length of a token in English."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a body says. With a `complaint` nothing else was found out: an engine has to say what is wrong."""
+
+    dialect: Dialect
+    model_text: str = ""
+    model: ModelKey | None = None
+    source: Source = Source.ANY
+    intent: Intent = Intent.GENERATE
+    stream: bool = False
+    runner_options: tuple[RunnerOption, ...] = ()
+    prompt_bytes: int = 0
+    max_tokens: int | None = None
+    complaint: str = ""
+
+    @property
+    def is_readable(self) -> bool:
+        return not self.complaint
+
+    def request(
+        self,
+        request_id: RequestId,
+        route: str,
+        *,
+        pin: str | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> InferenceRequest:
+        """The request as dispatch carries it: what was read here and what the caller's headers said."""
+        return InferenceRequest(
+            id=request_id,
+            route=route,
+            dialect=self.dialect,
+            model_text=self.model_text,
+            model=self.model,
+            intent=self.intent,
+            stream=self.stream,
+            runner_options=self.runner_options,
+            prompt_bytes=self.prompt_bytes,
+            max_tokens=self.max_tokens,
+            pin=pin,
+            priority=priority,
+            local_only=self.source is not Source.ANY,
+        )
+
+
+def inspect(route: str, body: bytes, *, encoding: str | None = None) -> Inspection:
+    """Read ``body`` as the engine behind ``route`` (a key of `DIALECTS`) will.
+
+    ``encoding`` is the request's Content-Encoding: zstd is understood on ``/v1``, as Ollama does on
+    ``/v1/responses``. Fields of a wrong type count as absent (the engine refuses them), but without a
+    readable model there is only a complaint.
+    """
+    dialect, read = _READERS[route]
+    try:
+        if encoding and encoding.lower() != "identity":
+            if encoding.lower() != "zstd" or dialect is Dialect.OLLAMA:
+                return Inspection(dialect, complaint=f"{route} takes no body encoded as {encoding[:40]!r}")
+            body = decompress_zstd(body)
+        fields = gojson.read_object(body)
+    except (gojson.MalformedJson, CannotDecompress) as error:
+        return Inspection(dialect, complaint=str(error))
+    text = fields.get("model")
+    if text is None:
+        text = ""
+    elif type(text) is not str:
+        return Inspection(dialect, complaint="model must be a string")
+    key, source = _model(text)
+    found = read(fields)
+    return Inspection(
+        dialect=dialect,
+        model_text=text,
+        model=key,
+        source=source,
+        intent=found.intent,
+        stream=found.stream,
+        runner_options=_runner_options(fields) if dialect is Dialect.OLLAMA else (),
+        prompt_bytes=found.prompt_bytes,
+        max_tokens=found.max_tokens,
+    )
+
+
+@lru_cache(maxsize=512)
+def _short_model(text: str) -> tuple[ModelKey | None, Source]:
+    try:
+        name, source = parse_model_ref(text)
+    except InvalidModelName:
+        return None, Source.ANY
+    return name.key, source
+
+
+def _model(text: str) -> tuple[ModelKey | None, Source]:
+    """The key and suffix of ``text``; remembered, for the same few names come again and again."""
+    return _short_model(text) if len(text) <= MAX_NAME_LENGTH else (None, Source.ANY)
+
+
+# One reader per route
+
+
+class _Found(NamedTuple):
+    intent: Intent
+    stream: bool
+    prompt_bytes: int
+    max_tokens: int | None = None
+
+
+def _generate(fields: dict[str, Any]) -> _Found:
+    text = sum(_weight(fields.get(name)) for name in ("prompt", "system", "suffix", "template"))
+    context = fields.get("context")
+    if isinstance(context, list):
+        text += BYTES_PER_CONTEXT_TOKEN * len(context)
+    intent = Intent.GENERATE if fields.get("prompt") else _load_or_unload(fields)
+    return _Found(intent, fields.get("stream") is not False, text, _num_predict(fields))
+
+
+def _chat(fields: dict[str, Any]) -> _Found:
+    messages = fields.get("messages")
+    intent = Intent.GENERATE if messages else _load_or_unload(fields)
+    text = _weight(messages) + _printed_size(fields.get("tools"))
+    return _Found(intent, fields.get("stream") is not False, text, _num_predict(fields))
+
+
+def _embed(fields: dict[str, Any]) -> _Found:
+    texts = fields.get("input")
+    return _Found(Intent.EMBED if texts else Intent.LOAD, False, _weight(texts))
+
+
+def _embeddings(fields: dict[str, Any]) -> _Found:
+    prompt = fields.get("prompt")
+    return _Found(Intent.EMBED if prompt else Intent.LOAD, False, _weight(prompt))
+
+
+def _openai_chat(fields: dict[str, Any]) -> _Found:
+    text = _weight(fields.get("messages")) + _printed_size(fields.get("tools"))
+    return _Found(Intent.GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens")))
+
+
+def _openai_completion(fields: dict[str, Any]) -> _Found:
+    text = _weight(fields.get("prompt")) + _weight(fields.get("suffix"))
+    return _Found(Intent.GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens")))
+
+
+def _openai_embeddings(fields: dict[str, Any]) -> _Found:
+    return _Found(Intent.EMBED, False, _weight(fields.get("input")))
+
+
+def _responses(fields: dict[str, Any]) -> _Found:
+    text = _weight(fields.get("input")) + _weight(fields.get("instructions"))
+    text += _printed_size(fields.get("tools"))
+    bound = _positive(fields.get("max_output_tokens"))
+    return _Found(Intent.GENERATE, fields.get("stream") is True, text, bound)
+
+
+def _messages(fields: dict[str, Any]) -> _Found:
+    text = _weight(fields.get("messages")) + _weight(fields.get("system"))
+    text += _printed_size(fields.get("tools"))
+    return _Found(Intent.GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens")))
+
+
+_READERS: Final[Mapping[str, tuple[Dialect, Callable[[dict[str, Any]], _Found]]]] = MappingProxyType(
+    {
+        "/api/generate": (Dialect.OLLAMA, _generate),
+        "/api/chat": (Dialect.OLLAMA, _chat),
+        "/api/embed": (Dialect.OLLAMA, _embed),
+        "/api/embeddings": (Dialect.OLLAMA, _embeddings),
+        "/v1/chat/completions": (Dialect.OPENAI, _openai_chat),
+        "/v1/completions": (Dialect.OPENAI, _openai_completion),
+        "/v1/embeddings": (Dialect.OPENAI, _openai_embeddings),
+        "/v1/responses": (Dialect.RESPONSES, _responses),
+        "/v1/messages": (Dialect.ANTHROPIC, _messages),
+    }
+)
+
+DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
+    {route: dialect for route, (dialect, _) in _READERS.items()}
+)
+"""The inference routes and the dialect spoken on each."""
+
+
+# What the fields say
+
+
+def _load_or_unload(fields: dict[str, Any]) -> Intent:
+    return Intent.UNLOAD if is_zero(fields.get("keep_alive")) else Intent.LOAD
+
+
+def _runner_options(fields: dict[str, Any]) -> tuple[RunnerOption, ...]:
+    options = fields.get("options")
+    found = []
+    if isinstance(options, dict):
+        for name in RUNNER_OPTIONS:
+            value = options.get(name)
+            if isinstance(value, float):
+                value = int(value)
+            if isinstance(value, int) and not (name == "num_gpu" and value < 0):
+                found.append(RunnerOption(name, value))
+    shift = fields.get("shift")
+    if isinstance(shift, bool):
+        found.append(RunnerOption("shift", shift))
+    return tuple(found)
+
+
+def _num_predict(fields: dict[str, Any]) -> int | None:
+    options = fields.get("options")
+    return _positive(options.get("num_predict")) if isinstance(options, dict) else None
+
+
+def _positive(value: Any) -> int | None:
+    """A bound above zero; zero and less mean no bound."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 1:
+        return int(value)
+    return None
+
+
+_TEXT_FIELDS: Final = frozenset(("content", "text", "thinking", "reasoning", "output", "arguments"))
+_MAX_DEPTH: Final = 6
+"""Text lies at most this deep: messages, message, parts, part, result parts, part."""
+
+
+def _weight(value: Any, depth: int = _MAX_DEPTH) -> int:
+    """Bytes of the text in ``value``: messages, content parts and plain strings; pictures count nothing."""
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+    total = 0
+    if isinstance(value, list) and depth:
+        for item in value:
+            plain = type(item) is dict and len(item) == 2 and "role" in item
+            content = item.get("content") if plain else None
+            if type(content) is str and content.isascii():  # as nearly all messages are
+                total += len(content)
+            else:
+                total += _weight(item, depth - 1)
+    elif isinstance(value, dict) and depth:
+        for name, inner in value.items():
+            if name in _TEXT_FIELDS:
+                total += _weight(inner, depth - 1)
+            elif name == "tool_calls":
+                total += _printed_size(inner)
+    return total
+
+
+def _printed_size(value: Any) -> int:
+    """Bytes of ``value`` printed as JSON, which is about how templates put tools into the prompt."""
+    if not value:
+        return 0
+    try:
+        return len(orjson.dumps(value))
+    except TypeError:  # nested too deep to print
+        return 0
