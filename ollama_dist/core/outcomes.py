@@ -16,6 +16,8 @@ class Result(StrEnum):
     """The owner has no room; it said so with its fresh load."""
     MISSING = "missing"
     """The owner does not have the model after all."""
+    UNSUPPORTED = "unsupported"
+    """The engine there does not know the route or this kind of model, for want of age: another one may."""
     FAILED = "failed"
     """The engine there failed before the first byte was relayed."""
     TIMEOUT = "timeout"

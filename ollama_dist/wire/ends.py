@@ -1,0 +1,320 @@
+"""How an answer really ended.
+
+A careless reader takes a closed connection for success. When a runner dies, Ollama ends the answer in proper
+form, terminating chunk included, and in every dialect but its own without a word. So success is only what
+carries the end marker of its dialect.
+"""
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from ollama_dist.core.dialects import Dialect
+from ollama_dist.core.outcomes import Result, Usage
+from ollama_dist.wire.failures import result_of_in_band_error
+from ollama_dist.wire.outline import CONTAINER, Outline, outline_of
+from ollama_dist.wire.tail import Line, Tail, Whole
+
+REPEATS: Final = 31
+"""Ollama gives a model up when a token came this often in a row (``llm/server.go``: more than 30 repeats)."""
+
+
+class End(StrEnum):
+    """How an answer ended."""
+
+    COMPLETE = "complete"
+    """The end marker of its dialect was seen."""
+    ERROR = "error"
+    """The engine said in the answer that it failed."""
+    CUT = "cut"
+    """It stopped without an end marker."""
+    GAVE_OUT = "gave_out"
+    """It stopped without one, cleanly, after the same token over and over: Ollama's repeat guard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to be said of an answer that is over."""
+
+    end: End
+    message: str = ""
+    """The engine's words where the end is an error."""
+    usage: Usage = field(default_factory=Usage)
+    records: int = 0
+    """Lines or events that came, about as many as tokens; 1 for an answer that was not streamed."""
+    size: int = 0
+    """Bytes that came."""
+
+    @property
+    def result(self) -> Result:
+        """The end of the attempt, given that its bytes were relayed."""
+        match self.end:
+            case End.COMPLETE:
+                return Result.OK
+            case End.GAVE_OUT:
+                return Result.GAVE_OUT
+            case End.ERROR:
+                return result_of_in_band_error(self.message)
+        return Result.CUT
+
+
+class EndWatch:
+    """Watches the body of one 200 answer go by, cut anywhere, chunk framing taken off.
+
+    ``stream`` is whether the caller asked for a stream: it tells a shortcut answer (one object, no line end)
+    from a stream that lost its last byte. Costs less than a microsecond per piece; for memory see `Tail`.
+    """
+
+    __slots__ = ("_dialect", "_tail", "feed")
+
+    def __init__(self, dialect: Dialect, *, stream: bool) -> None:
+        self._dialect = dialect
+        self._tail = Tail(_LINES_KEPT[dialect]) if stream else Whole()
+        self.feed = self._tail.feed
+        """Take the next piece of the body."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any byte came."""
+        return self._tail.size > 0
+
+    @property
+    def is_mid_record(self) -> bool:
+        """Whether the bytes so far stop inside a line or an event, so that more would become part of it."""
+        if isinstance(self._tail, Whole):
+            return self.has_begun
+        if self._tail.unfinished():
+            return True
+        lines = self._tail.lines()
+        return self._dialect is not Dialect.OLLAMA and bool(lines) and lines[-1] not in (b"", b"\r")
+
+    def finish(self, *, clean: bool) -> Verdict:
+        """The verdict. ``clean`` is whether the answer ended as its HTTP framing announced."""
+        tail = self._tail
+        if isinstance(tail, Whole):
+            records = int(self.has_begun)
+            end, message, usage = _judge_body(self._dialect, tail.outline(), clean=clean)
+        elif self._dialect is Dialect.OLLAMA:
+            records = tail.newlines or int(self.has_begun)
+            end, message, usage = _judge_lines(tail.lines(), tail.unfinished(), clean=clean)
+        else:
+            records = tail.newlines // _LINES_PER_EVENT[self._dialect]
+            events = _events(tail.lines(), tail.unfinished())
+            end, message, usage = _judge_events(self._dialect, events, clean=clean)
+        return Verdict(end, message, usage, records, tail.size)
+
+
+_LINES_PER_EVENT: Final = {Dialect.OPENAI: 2, Dialect.RESPONSES: 3, Dialect.ANTHROPIC: 3}
+_LINES_KEPT: Final = {
+    Dialect.OLLAMA: REPEATS + 1,
+    **{dialect: (REPEATS + 1) * lines for dialect, lines in _LINES_PER_EVENT.items()},
+}
+
+_Judgement = tuple[End, str, Usage]
+
+
+# Newline-delimited JSON
+
+
+def _judge_lines(lines: list[Line], rest: Line, *, clean: bool) -> _Judgement:
+    records = [line for line in lines if line]
+    if rest:
+        return _judge_shortcut(_outlined(rest), alone=not records, clean=clean)
+    last = _outlined(records[-1]) if records else Outline()
+    if not last.is_whole:
+        return End.CUT, "", Usage()
+    if error := _error(last):
+        return End.ERROR, error, Usage()
+    if last.facts.get("done") is True:
+        return End.COMPLETE, "", _ollama_usage(last)
+    if clean and _repeats(Dialect.OLLAMA, records):
+        return End.GAVE_OUT, "", Usage()
+    return End.CUT, "", Usage()
+
+
+def _judge_shortcut(record: Outline, *, alone: bool, clean: bool) -> _Judgement:
+    """Loading, unloading and rendering answer a streaming request with one object and no line end."""
+    facts = record.facts
+    is_shortcut = facts.get("done_reason") in ("load", "unload") or "_debug_info" in facts
+    if alone and clean and record.is_whole and is_shortcut:
+        return End.COMPLETE, "", _ollama_usage(record)
+    return End.CUT, "", Usage()
+
+
+# Server-sent events
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    name: str
+    data: Line
+
+
+def _events(lines: list[Line], rest: Line) -> list[_Event]:
+    """The finished events in ``lines``; an empty one stands for one that is unfinished."""
+    events = []
+    name = ""
+    data: Line = b""
+    for line in lines:
+        line = line.removesuffix(b"\r") if isinstance(line, bytes) else line
+        if isinstance(line, Outline):
+            data = line
+        elif not line:
+            if data:
+                events.append(_Event(name, data))
+            name, data = "", b""
+        elif line.startswith(b"event:"):
+            name = line[6:].strip().decode("utf-8", "replace")
+        elif line.startswith(b"data:"):
+            data = line[5:].strip()
+    if name or data or rest:
+        events.append(_Event("", b""))
+    return events
+
+
+def _judge_events(dialect: Dialect, events: list[_Event], *, clean: bool) -> _Judgement:
+    if not events:
+        return End.CUT, "", Usage()
+    is_done = events[-1].data == b"[DONE]"
+    records = [_outlined(event.data) for event in events[-_CLOSING_EVENTS:] if event.data != b"[DONE]"]
+    usage = _last_usage(dialect, records)
+    last = records[-1] if records else Outline()
+    kind = last.text("type") or events[-1].name
+    errors = [error for record in records if (error := _error(record))]
+    match dialect:
+        case Dialect.OPENAI:
+            finished = is_done and any(record.facts.get("choices.finish_reason") for record in records)
+        case Dialect.RESPONSES:
+            finished = kind in ("response.completed", "response.incomplete")
+        case _:
+            finished = kind == "message_stop"
+    if finished and last.is_whole:
+        return End.COMPLETE, "", usage
+    if errors:
+        return End.ERROR, errors[-1], usage
+    if clean and not is_done and _repeats(dialect, [event.data for event in events]):
+        return End.GAVE_OUT, "", usage
+    return End.CUT, "", usage
+
+
+_CLOSING_EVENTS: Final = 4
+"""The end of an answer is said within its last few events: finish, usage, end marker, or an error."""
+
+
+# Answers that are one JSON object
+
+
+def _judge_body(dialect: Dialect, body: Outline, *, clean: bool) -> _Judgement:
+    if not clean or not body.is_whole:
+        return End.CUT, "", Usage()
+    if error := _error(body):
+        return End.ERROR, error, Usage()
+    if _is_finished(dialect, body):
+        return End.COMPLETE, "", _usage(dialect, body)
+    if _REPEATED.search(_text(body)):
+        return End.GAVE_OUT, "", Usage()
+    return End.CUT, "", Usage()
+
+
+def _is_finished(dialect: Dialect, body: Outline) -> bool:
+    facts = body.facts
+    match dialect:
+        case Dialect.OLLAMA:
+            return facts.get("done") is True or any(
+                facts.get(name) == CONTAINER for name in ("embeddings", "embedding", "_debug_info")
+            )
+        case Dialect.OPENAI:
+            is_list = facts.get("object") == "list" and facts.get("data") == CONTAINER
+            return is_list or bool(facts.get("choices.finish_reason"))
+        case Dialect.RESPONSES:  # its status says completed even when the repeat guard ended it
+            counted = body.number("usage.input_tokens") + body.number("usage.output_tokens") > 0
+            return body.text("status") in ("completed", "incomplete") and counted
+    return bool(facts.get("stop_reason"))
+
+
+# What records say
+
+
+def _outlined(line: Line) -> Outline:
+    return outline_of(line) if isinstance(line, bytes) else line
+
+
+def _error(record: Outline) -> str:
+    """The words of an error in any of the dialects' shapes; empty where there is none."""
+    facts = record.facts
+    for path in ("error.message", "response.error.message", "error"):
+        if path in facts and facts[path] not in (None, CONTAINER):
+            return str(facts[path]) or "unknown error"
+    if facts.get("error") == CONTAINER or facts.get("type") in ("error", "response.failed"):
+        return record.text("message") or "unknown error"
+    return ""
+
+
+def _token(dialect: Dialect, record: Outline) -> str | None:
+    """The text a record adds, white space off; None where it adds none."""
+    for path in _TOKEN_PATHS[dialect]:
+        if path in record.facts:
+            text = record.text(path)
+            if text:
+                return text.strip()
+    return None
+
+
+_TOKEN_PATHS: Final = {
+    Dialect.OLLAMA: ("response", "message.content", "thinking", "message.thinking"),
+    Dialect.OPENAI: ("choices.delta.content", "choices.text", "choices.delta.reasoning"),
+    Dialect.RESPONSES: ("delta",),
+    Dialect.ANTHROPIC: ("delta.text", "delta.thinking"),
+}
+
+
+def _repeats(dialect: Dialect, records: list[Line]) -> bool:
+    """Whether the last records all add the same text."""
+    if len(records) < REPEATS:
+        return False
+    tokens = {_token(dialect, _outlined(record)) for record in records[-REPEATS:]}
+    return len(tokens) == 1 and None not in tokens
+
+
+_REPEATED: Final = re.compile(r"(\S(?:.{0,62}?\S)??)\s*(?:\1\s*){30}\Z|\s{31}\Z", re.DOTALL)
+"""A text that ends with the same word 31 times."""
+
+_TEXT_PATHS: Final = (
+    "response",
+    "message.content",
+    "choices.message.content",
+    "choices.text",
+    "output.content.text",
+    "content.text",
+)
+
+
+def _text(body: Outline) -> str:
+    return next((text for path in _TEXT_PATHS if (text := body.text(path))), "")
+
+
+def _usage(dialect: Dialect, record: Outline) -> Usage:
+    if dialect is Dialect.OLLAMA:
+        return _ollama_usage(record)
+    for before in ("usage.", "response.usage.", "message.usage."):
+        for prompt, output in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")):
+            if before + prompt in record.facts or before + output in record.facts:
+                return Usage(int(record.number(before + prompt)), int(record.number(before + output)))
+    return Usage()
+
+
+def _last_usage(dialect: Dialect, records: list[Outline]) -> Usage:
+    return next(
+        (usage for record in reversed(records) if (usage := _usage(dialect, record)) != Usage()), Usage()
+    )
+
+
+def _ollama_usage(record: Outline) -> Usage:
+    return Usage(
+        prompt_tokens=int(record.number("prompt_eval_count")),
+        output_tokens=int(record.number("eval_count")),
+        load_s=record.number("load_duration") / 1e9,
+        prompt_s=record.number("prompt_eval_duration") / 1e9,
+        output_s=record.number("eval_duration") / 1e9,
+    )
