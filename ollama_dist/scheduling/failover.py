@@ -60,13 +60,13 @@ class TryElsewhere:
 def next_step(attempts: Sequence[Attempt], *, fallback: bool) -> TryElsewhere | GiveUp:
     """What follows the last of ``attempts``, none of which has relayed a byte.
 
-    Places that are busy or do not have the model were not the right first choice, and asking the next one is
-    still choosing; going elsewhere after a failure is a fallback, and only done where that is allowed.
+    Places that are busy, too old or without the model were not the right first choice, and asking the next
+    one is still choosing; going elsewhere after a failure is a fallback, and only done where that is allowed.
     """
     last = attempts[-1].result
     if len(attempts) >= MAX_ATTEMPTS:
         return GiveUp(f"{len(attempts)} places were asked")
-    if last in (Result.BUSY, Result.MISSING):
+    if last in (Result.BUSY, Result.MISSING, Result.UNSUPPORTED):
         return TryElsewhere(costs=False)
     if not last.blames_node:
         return GiveUp(f"the request was {last}")

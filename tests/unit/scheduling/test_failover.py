@@ -19,6 +19,7 @@ def attempts(*results: Result) -> list[Attempt]:
         ([Result.TIMEOUT], PAID),
         ([Result.BUSY], FREE),
         ([Result.MISSING], FREE),
+        ([Result.UNSUPPORTED], FREE),
         ([Result.BUSY, Result.BUSY, Result.BUSY, Result.BUSY], FREE),
         ([Result.BUSY, Result.REFUSED], PAID),
         ([Result.REFUSED, Result.REFUSED], PAID),

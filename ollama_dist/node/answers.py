@@ -1,0 +1,206 @@
+"""One attempt at one place: from sending the request to an answer that has honestly begun, and its end.
+
+Nothing of an answer reaches the caller before it has begun well, so until then failing is invisible and the
+dispatcher may try elsewhere. After that, an answer ends as success only if the dialect's own end was seen.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from ollama_dist.backends.http1 import Connection, Head, Header
+from ollama_dist.backends.target import Target
+from ollama_dist.core.errors import DistError, UpstreamCut, UpstreamFailed, UpstreamRefused, UpstreamTimeout
+from ollama_dist.core.outcomes import Result, Usage
+from ollama_dist.core.requests import InferenceRequest
+from ollama_dist.node.limits import first_byte_s, silence_s
+from ollama_dist.wire.ends import End, EndWatch, Verdict
+from ollama_dist.wire.failures import classify, early_error, error_text
+from ollama_dist.wire.relay_headers import REFUSAL
+
+WHOLE_LIMIT: Final = 8 * 2**20
+"""An answer that is not streamed is held back until it is whole, if it is not longer than this (bytes)."""
+
+FIRST_RECORD_LIMIT: Final = 64 * 1024
+"""A stream is held back until its first line or event is whole, if it is not longer than this (bytes)."""
+
+REFUSAL_LIMIT: Final = 2**20
+"""An error's body is read so far (bytes); what is longer is no explanation."""
+
+PASSED_ON: Final = ("content-type", "cache-control")
+"""Headers of an engine's answer that mean something to a caller."""
+
+_ENDS: Final = {
+    End.GAVE_OUT: "the model repeated itself and the engine ended the answer",
+    End.CUT: "the engine ended the answer before it was finished",
+}
+
+
+class AttemptFailed(DistError):
+    """This place gave no answer; nothing of one was relayed.
+
+    ``said`` is what it said instead, for the caller to read if no other place does better.
+    """
+
+    status = 502
+
+    def __init__(self, result: Result, detail: str, said: "Answer | None" = None) -> None:
+        super().__init__(detail)
+        self.result = result
+        self.said = said
+
+
+class BrokenOff(UpstreamCut):
+    """An answer that had begun ended otherwise than well.
+
+    ``is_told`` is whether the engine's own words about it are among the bytes that were relayed.
+    """
+
+    def __init__(self, result: Result, message: str, *, is_told: bool = False) -> None:
+        super().__init__(message)
+        self.result = result
+        self.is_told = is_told
+
+
+class Answer:
+    """An answer that has begun: its head and first bytes are here.
+
+    Read on with `more` until it returns ``b""``, and `close` it in any case.
+    """
+
+    def __init__(
+        self, head: Head, first: bytes, *, rest: "_Rest | None" = None, usage: Usage | None = None
+    ) -> None:
+        self.status = head.status
+        self.headers = tuple((name, value) for name, value in head.headers if name in PASSED_ON)
+        self.first = first
+        """The whole body where `is_whole`, else its beginning (never empty)."""
+        self.result = Result.OK if head.status < 400 else Result.REJECTED
+        """How it stands; reading on may find that it broke off."""
+        self.usage = usage or Usage()
+        """What the engine said of tokens and times; known once the answer is over."""
+        self._rest = rest
+
+    @property
+    def is_whole(self) -> bool:
+        return self._rest is None
+
+    async def more(self) -> bytes:
+        """The next bytes; ``b""`` at an honest end. Raises `BrokenOff` at any other."""
+        if self._rest is None:
+            return b""
+        try:
+            data = await self._rest.more()
+        except BrokenOff as broken:
+            self.result = broken.result
+            raise
+        if not data:
+            self.usage = self._rest.verdict.usage
+        return data
+
+    def close(self) -> None:
+        """Let go of the connection: kept if the answer was read to its end, else closed at once."""
+        if self._rest is not None:
+            self._rest.close()
+
+
+class _Rest:
+    """The part of an answer that is still to come."""
+
+    def __init__(self, target: Target, connection: Connection, watch: EndWatch, silence: float) -> None:
+        self._target = target
+        self._connection = connection
+        self._watch = watch
+        self._silence = silence
+        self._loop = asyncio.get_running_loop()
+        self.verdict = Verdict(End.CUT)
+
+    async def more(self) -> bytes:
+        try:
+            data = await self._connection.read(self._loop.time() + self._silence)
+        except UpstreamTimeout as stalled:
+            raise BrokenOff(Result.TIMEOUT, str(stalled)) from stalled
+        except UpstreamFailed as cut:
+            raise BrokenOff(Result.CUT, str(cut)) from cut
+        if data:
+            self._watch.feed(data)
+        else:
+            self.verdict = ended_well(self._watch)
+        return data
+
+    def close(self) -> None:
+        self._target.give_back(self._connection)
+
+
+def ended_well(watch: EndWatch) -> Verdict:
+    """The transport says the answer is over: raises `BrokenOff` unless the dialect says so too."""
+    verdict = watch.finish(clean=True)
+    if verdict.end is not End.COMPLETE:
+        message = verdict.message or _ENDS.get(verdict.end, "the engine failed")
+        raise BrokenOff(verdict.result, message, is_told=verdict.end is End.ERROR)
+    return verdict
+
+
+async def begin(target: Target, request: InferenceRequest, headers: Sequence[Header], body: bytes) -> Answer:
+    """Send the request to ``target`` and wait until an answer has begun. Raises `AttemptFailed`."""
+    limit = first_byte_s(request)
+    try:
+        connection, head = await target.open("POST", request.route, headers, body, head_timeout=limit)
+        try:
+            deadline = asyncio.get_running_loop().time() + limit
+            if head.status == 200:
+                return await _begun(target, connection, head, request, deadline)
+            return await _said_no(target, connection, head, request, deadline)
+        except BaseException:
+            connection.close()
+            raise
+    except UpstreamTimeout as error:
+        raise AttemptFailed(Result.TIMEOUT, str(error)) from error
+    except UpstreamRefused as error:
+        raise AttemptFailed(Result.REFUSED, str(error)) from error
+    except BrokenOff as error:
+        result = Result.FAILED if error.result is Result.CUT else error.result
+        raise AttemptFailed(result, str(error)) from error
+    except UpstreamFailed as error:
+        raise AttemptFailed(Result.FAILED, str(error)) from error
+
+
+async def _begun(
+    target: Target, connection: Connection, head: Head, request: InferenceRequest, deadline: float
+) -> Answer:
+    """An answer of which enough is here: the first record of a stream, else all of it (within bounds)."""
+    watch = EndWatch(request.dialect, stream=request.stream)
+    limit = FIRST_RECORD_LIMIT if request.stream else WHOLE_LIMIT
+    parts: list[bytes] = []
+    size = 0
+    while not parts or (parts[-1] and watch.is_mid_record and size <= limit):
+        parts.append(await connection.read(deadline))
+        watch.feed(parts[-1])
+        size += len(parts[-1])
+    first = b"".join(parts)
+    if not parts[-1]:
+        verdict = ended_well(watch)
+        target.give_back(connection)
+        return Answer(head, first, usage=verdict.usage)
+    if complaint := early_error(first):
+        result = classify(500, first, request.route)
+        if result is not Result.REJECTED:
+            raise AttemptFailed(result, complaint)
+    return Answer(head, first, rest=_Rest(target, connection, watch, silence_s(request)))
+
+
+async def _said_no(
+    target: Target, connection: Connection, head: Head, request: InferenceRequest, deadline: float
+) -> Answer:
+    """An answer that finds fault with the request; raises `AttemptFailed` when the fault is the place's."""
+    parts: list[bytes] = []
+    while (part := await connection.read(deadline)) and sum(map(len, parts)) < REFUSAL_LIMIT:
+        parts.append(part)
+    body = b"".join(parts)
+    target.give_back(connection)
+    said = Answer(head, body)
+    refusal = head.get(REFUSAL)
+    result = Result(refusal) if refusal in set(Result) else classify(head.status, body, request.route)
+    if result is Result.REJECTED:
+        return said
+    raise AttemptFailed(result, error_text(body)[:200], said)

@@ -1,0 +1,355 @@
+"""The way of a request through this node: decide, attempt, and decide again until an answer has begun.
+
+What decides is pure and lives in `scheduling`. Here is what it is told, what is done about it, and what is
+learned from the end.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from random import Random
+from typing import Final
+
+import structlog
+
+from ollama_dist.backends.http1 import Header
+from ollama_dist.backends.target import Target
+from ollama_dist.core.errors import Busy, DistError, NoCandidate, UpstreamFailed
+from ollama_dist.core.ids import NodeId
+from ollama_dist.core.outcomes import Attempt, Outcome, Result, Usage
+from ollama_dist.core.requests import InferenceRequest, Intent
+from ollama_dist.core.view import ClusterView, NodeView
+from ollama_dist.node.answers import Answer, AttemptFailed, begin
+from ollama_dist.node.load import EngineLoad
+from ollama_dist.node.modes import EffectiveMode, Switches, effective_mode
+from ollama_dist.node.stats import Stats
+from ollama_dist.scheduling.breaker import Breakers, Circuit
+from ollama_dist.scheduling.decide import decide, unload_targets
+from ollama_dist.scheduling.decision import Decision, DecisionLog, Record
+from ollama_dist.scheduling.failover import GiveUp, RetryBudget, next_step
+from ollama_dist.scheduling.filters import Conditions
+from ollama_dist.scheduling.ledger import Ledger
+from ollama_dist.scheduling.rates import Rates
+from ollama_dist.wire.relay_headers import REQUEST_ID
+
+log = structlog.get_logger()
+
+UNLOAD_S: Final = 5.0
+"""How long the other nodes may take to be told to let a model go."""
+
+CLIENT_LEFT: Final = 499
+"""What is noted as the status when nobody was left to be answered."""
+
+_TELLING: Final = (
+    Result.BUSY,
+    Result.GAVE_OUT,
+    Result.FAILED,
+    Result.TIMEOUT,
+    Result.REFUSED,
+    Result.UNSUPPORTED,
+    Result.MISSING,
+    Result.CANCELLED,
+)
+"""Of several failures the caller is told of the first in this order."""
+
+
+@dataclass(slots=True)
+class Served:
+    """A request whose answer has begun: where it comes from and what led there."""
+
+    request: InferenceRequest
+    mode: EffectiveMode
+    decision: Decision | None = None
+    """The first one: later ones only go without the places already tried."""
+    attempts: list[Attempt] = field(default_factory=list)
+    """Places that gave no answer."""
+    node: NodeView | None = None
+    """Where the answer comes from."""
+    answer: Answer | None = None
+    is_refusal: bool = False
+    """The answer is what a place said that could not serve the request."""
+    retries: int = 0
+    """Further tries that were charged to the budget."""
+
+    @property
+    def fallback_reason(self) -> str:
+        """Why this is not the first choice's answer, in snake case; empty when it is."""
+        failed = next((attempt for attempt in self.attempts if attempt.result.blames_node), None)
+        return f"node_{failed.result}" if failed else self.mode.reason
+
+    def result(self, *, is_read: bool) -> Result:
+        """How the request ended; ``is_read`` is whether somebody read the answer to its end."""
+        if self.answer is None or self.is_refusal:
+            return self.attempts[-1].result if self.attempts else Result.FAILED
+        return self.answer.result if is_read or self.answer.result is not Result.OK else Result.CANCELLED
+
+
+class Dispatcher:
+    """Serves requests for inference, those of clients over the whole cluster and those of peers from here.
+
+    ``view``, ``switches`` and ``target`` are asked at every decision: the picture may have changed.
+    ``target`` is None for a node whose address for relayed requests is unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        view: Callable[[], ClusterView],
+        switches: Callable[[], Switches],
+        target: Callable[[NodeId], Target | None],
+        load: EngineLoad,
+        rng: Random,
+        clock: Callable[[], float],
+    ) -> None:
+        self._view = view
+        self._switches = switches
+        self._target = target
+        self._load = load
+        self._rng = rng
+        self._clock = clock
+        self._budget = RetryBudget()
+        self._ledger = Ledger()
+        self._rates = Rates()
+        self.breakers = Breakers()
+        self.decisions = DecisionLog()
+        self.stats = Stats()
+
+    @asynccontextmanager
+    async def serve(
+        self, request: InferenceRequest, headers: Sequence[Header], body: bytes
+    ) -> AsyncIterator[Served]:
+        """An answer to ``request`` that has begun at the best place that would give one.
+
+        Read the answer to its end within the block; how it ended is noted when the block is left. Raises
+        `NoCandidate`, `Busy`, `UpstreamFailed`, and for pins `NodeNotFound` or `ModelNotFound`.
+        """
+        began = self._clock()
+        served = Served(request, effective_mode(self._switches(), self._view()))
+        is_read = False
+        refusal: DistError | None = None
+        first_byte_s: float | None = None
+        self._budget.begin()
+        try:
+            with ExitStack() as held:
+                await self._answer(served, headers, body, held)
+                first_byte_s = self._clock() - began
+                yield served
+            is_read = True
+        except DistError as error:
+            refusal = error
+            raise
+        finally:
+            self._budget.end(served.retries)
+            self._note_end(served, refusal, first_byte_s, self._clock() - began, is_read=is_read)
+
+    @asynccontextmanager
+    async def serve_peer(
+        self, request: InferenceRequest, headers: Sequence[Header], body: bytes
+    ) -> AsyncIterator[Answer]:
+        """An answer from this node's own engine to a request another node decided to send here.
+
+        It is never sent on. Raises `AttemptFailed`, for the other node to decide again.
+        """
+        me = self._view().me
+        self.stats.relayed_in += 1
+        try:
+            with ExitStack() as held:
+                target = held.enter_context(self._lease(me, request))
+                answer = await begin(target, request, headers, body)
+                held.callback(answer.close)
+                yield answer
+                if answer.result is Result.OK:
+                    self._learn(me, request, answer.usage)
+        except AttemptFailed as failed:
+            self.stats.refused_in += failed.result in (Result.BUSY, Result.REFUSED)
+            raise
+
+    def forget(self, node: NodeId) -> None:
+        """Drop what was learned of a node that is gone for good."""
+        self._rates.forget(node)
+        self._ledger.forget(node)
+        self.breakers.reset(node)
+
+    # Deciding and attempting
+
+    async def _answer(self, served: Served, headers: Sequence[Header], body: bytes, held: ExitStack) -> None:
+        """Put the first answer that begins into ``served``; what it needs stays in ``held``."""
+        failures: list[AttemptFailed] = []
+        while served.answer is None:
+            try:
+                decision = self._decide(served)
+            except NoCandidate:
+                if not failures:
+                    raise
+                self._surrender(served, failures)
+                break
+            node = self._view().nodes[decision.winner]
+            if served.request.intent is Intent.UNLOAD:
+                await self._unload_elsewhere(served, node.id, headers, body)
+            try:
+                with ExitStack() as attempt:
+                    target = attempt.enter_context(self._lease(node, served.request))
+                    more = () if node.id == self._view().self_id else ((REQUEST_ID, str(served.request.id)),)
+                    answer = await begin(target, served.request, (*headers, *more), body)
+                    attempt.callback(answer.close)
+                    held.push(attempt.pop_all())
+                    served.node, served.answer = node, answer
+            except AttemptFailed as failed:
+                self._note_failure(served, node, failed)
+                failures.append(failed)
+                step = next_step(served.attempts, fallback=self._switches().fallback)
+                if isinstance(step, GiveUp) or (step.costs and not self._take_retry(served)):
+                    self._surrender(served, failures)
+
+    def _decide(self, served: Served) -> Decision:
+        view, now = self._view(), self._clock()
+        served.mode = effective_mode(self._switches(), view)
+        decision = decide(
+            served.request,
+            view,
+            self._rates,
+            self._ledger,
+            self._conditions(view, served, now),
+            self._rng,
+        )
+        if served.decision is None:
+            served.decision = decision
+            self._record(served.request, decision, view)
+        return decision
+
+    def _conditions(self, view: ClusterView, served: Served, now: float) -> Conditions:
+        circuits = {node: self.breakers.circuit(node, now) for node in view.nodes}
+        return Conditions(
+            mode=served.mode.mode,
+            circuits={node: circuit for node, circuit in circuits.items() if circuit is not Circuit.CLOSED},
+            tried={attempt.node: attempt.result for attempt in served.attempts},
+        )
+
+    def _take_retry(self, served: Served) -> bool:
+        allowed = self._budget.take()
+        served.retries += allowed
+        return allowed
+
+    def _surrender(self, served: Served, failures: Sequence[AttemptFailed]) -> None:
+        """No place gave an answer: take a place's own words for one where it had some, else raise."""
+        telling = min(failures, key=lambda failed: _TELLING.index(failed.result))
+        if telling.said is not None:
+            place = served.attempts[failures.index(telling)].node
+            served.node, served.answer, served.is_refusal = self._view().nodes.get(place), telling.said, True
+        elif telling.result is Result.BUSY:
+            raise Busy(str(telling)) from telling
+        else:
+            tried = (f"{self._name(each.node)}: {each.detail or each.result}" for each in served.attempts)
+            raise UpstreamFailed(
+                f"{served.request.model_text!r} could not be served ({'; '.join(tried)})"
+            ) from telling
+
+    @contextmanager
+    def _lease(self, node: NodeView, request: InferenceRequest) -> Iterator[Target]:
+        """The right to send one request to ``node``; raises `AttemptFailed`."""
+        target = self._target(node.id)
+        if target is None:
+            raise AttemptFailed(Result.REFUSED, "nothing is known to take relayed requests there")
+        self.breakers.begin(node.id, self._clock())
+        if node.id == self._view().self_id:
+            try:
+                with self._load.admitted(request.model):
+                    yield target
+            except Busy as busy:
+                raise AttemptFailed(Result.BUSY, str(busy)) from busy
+        else:
+            self._ledger.sent(node)
+            try:
+                yield target
+            finally:
+                self._ledger.ended(self._view().nodes.get(node.id, node))
+
+    async def _unload_elsewhere(
+        self, served: Served, winner: NodeId, headers: Sequence[Header], body: bytes
+    ) -> None:
+        """Tell every other node that has the model in memory; one that does not hear it lets go by itself."""
+        request = served.request
+        if request.model is None or request.pin is not None:
+            return
+        view = self._view()
+        conditions = self._conditions(view, served, self._clock())
+        others = [node for node in unload_targets(request.model, view, conditions) if node != winner]
+
+        async def unload(node: NodeId) -> None:
+            target = self._target(node)
+            if target is None:
+                return
+            try:
+                async with asyncio.timeout(UNLOAD_S):
+                    (await begin(target, request, headers, body)).close()
+            except (AttemptFailed, TimeoutError) as error:
+                log.warning("unload_failed", node=self._name(node), error=str(error))
+
+        await asyncio.gather(*(unload(node) for node in others))
+
+    # What is learned from the end
+
+    def _note_failure(self, served: Served, node: NodeView, failed: AttemptFailed) -> None:
+        self.breakers.end(node.id, failed.result, self._clock())
+        served.attempts.append(Attempt(node.id, failed.result, str(failed)))
+        log.info("attempt_failed", node=node.name, result=failed.result, detail=str(failed))
+
+    def _note_end(
+        self,
+        served: Served,
+        refusal: DistError | None,
+        first_byte_s: float | None,
+        total_s: float,
+        *,
+        is_read: bool,
+    ) -> None:
+        request, node, answer = served.request, served.node, served.answer
+        result = served.result(is_read=is_read)
+        if answer is not None and node is not None and not served.is_refusal:
+            self.breakers.end(node.id, result, self._clock())
+            served.attempts.append(Attempt(node.id, result))
+            if result is Result.OK:
+                self._learn(node, request, answer.usage)
+        outcome = Outcome(
+            status=answer.status if answer else refusal.status if refusal else CLIENT_LEFT,
+            result=result,
+            attempts=tuple(served.attempts),
+            first_byte_s=first_byte_s,
+            total_s=total_s,
+            usage=answer.usage if answer else Usage(),
+        )
+        self.decisions.close(request.id, outcome)
+        name = node.name if node is not None else ""
+        is_fallback = bool(served.fallback_reason)
+        self.stats.count(request.route, request.model_text, name, outcome, is_fallback=is_fallback)
+        log.info(
+            "request",
+            route=request.route,
+            model=request.model_text,
+            node=name,
+            status=outcome.status,
+            result=result,
+            first_byte_s=first_byte_s and round(first_byte_s, 4),
+            total_s=round(total_s, 4),
+            tokens=outcome.usage.output_tokens,
+        )
+
+    def _learn(self, node: NodeView, request: InferenceRequest, usage: Usage) -> None:
+        if request.model is not None:
+            model = node.models.get(request.model)
+            self._rates.learn(node.id, request.model, model.size if model else 0, usage)
+        if node.id == self._view().self_id:
+            self._load.learn(usage)
+
+    def _record(self, request: InferenceRequest, decision: Decision, view: ClusterView) -> None:
+        shown = {decision.winner, *(each.node for each in decision.candidates)}
+        shown |= {each.node for each in decision.rejected}
+        names = {node: view.nodes[node].name for node in shown}
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self.decisions.add(Record(request.id, at, request.model_text, request.route, decision, names))
+
+    def _name(self, node: NodeId) -> str:
+        known = self._view().nodes.get(node)
+        return known.name if known else node
