@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import quote
 
 import orjson
 from aiohttp import web
@@ -56,6 +57,13 @@ class Exchange:
         if not isinstance(value, dict):
             raise BadRequest("the body must be a JSON object")
         return value
+
+    def filled_path(self) -> str:
+        """The upstream path: the row's own, its parameter filled in, and nothing else of what was sent."""
+        path = self.route.path
+        for name, value in self.params.items():
+            path = path.replace(f"{{{name}}}", quote(value, safe=":@"))
+        return path
 
     def header(self, name: str) -> str:
         return self.request.headers.get(name, "")

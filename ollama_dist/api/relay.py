@@ -13,10 +13,14 @@ from aiohttp import web
 
 from ollama_dist.api.exchange import Exchange, Header
 from ollama_dist.core.errors import DistError, UpstreamFailed
+from ollama_dist.node.answers import BrokenOff
 from ollama_dist.wire.errors import stream_error
 
 HIGH_WATER_BYTES: Final = 64 * 1024
 """Bytes waiting for a slow client beyond which we wait for it before reading more."""
+
+STREAMS: Final = ("application/x-ndjson", "text/event-stream")
+"""Content types in which an error has a place after the beginning."""
 
 STALL_S: Final = 120.0
 """A client that takes nothing for so long has its answer taken away."""
@@ -44,11 +48,14 @@ async def relay(
     headers: Iterable[Header],
     first: bytes = b"",
     length: int | None = None,
+    explain: bool = True,
 ) -> web.StreamResponse:
     """Answer with ``first`` and then all that ``source`` gives.
 
-    ``length`` is the Content-Length where it is known, else the answer is chunked. Raises `ClientStalled`,
-    and `UpstreamFailed` after the client has been told; the caller closes the source.
+    ``length`` is the Content-Length where it is known, else the answer is chunked. A source that fails ends
+    the answer as a failure, which the source itself remembers; ``explain`` is whether the client is told why
+    in its dialect, which a node that relays on does itself. Raises `ClientStalled`, and
+    `ConnectionError` when the client has left.
     """
     request = exchange.request
     response = web.StreamResponse(status=status)
@@ -65,9 +72,9 @@ async def relay(
             await _keep_pace(request)
             data = b""
     except UpstreamFailed as failure:
-        await _end_as_failure(exchange, response, failure)
-        raise
-    await response.write_eof()
+        await _end_as_failure(exchange, response, failure, explain=explain)
+    else:
+        await response.write_eof()
     return response
 
 
@@ -84,10 +91,20 @@ async def _keep_pace(request: web.BaseRequest) -> None:
         raise ClientStalled(f"the client read nothing for {STALL_S:.0f} s") from error
 
 
-async def _end_as_failure(exchange: Exchange, response: web.StreamResponse, failure: UpstreamFailed) -> None:
+async def _end_as_failure(
+    exchange: Exchange, response: web.StreamResponse, failure: UpstreamFailed, *, explain: bool
+) -> None:
     transport = exchange.request.transport
+    broken = failure if isinstance(failure, BrokenOff) else None
     with contextlib.suppress(ConnectionError):  # the client may have left meanwhile: then nobody is deceived
-        if response.content_length is None:
-            await response.write(stream_error(exchange.route.dialect, str(failure), request_id=exchange.id))
+        if explain and response.content_type in STREAMS and not (broken and broken.is_told):
+            await response.write(
+                stream_error(
+                    exchange.route.dialect,
+                    str(failure),
+                    request_id=exchange.id,
+                    mid_record=broken is not None and broken.is_mid_record,
+                )
+            )
         if transport is not None:
             transport.close()  # what is written goes out first; the terminating chunk is never sent

@@ -181,6 +181,17 @@ class ClusterView:
         count = Counter(copy.digest for copy in copies)
         return min(copies, key=lambda copy: (-count[copy.digest], copy.digest))
 
+    def with_node(self, node: NodeView) -> "ClusterView":
+        """The same picture with ``node`` in it, in place of what was known of it.
+
+        Cheap when its models are the same: who holds what is then not worked out again.
+        """
+        changed = ClusterView(self.cluster_id, self.self_id, {**self.nodes, node.id: node})
+        known = self.nodes.get(node.id)
+        if known is not None and known.models is node.models and "holders" in self.__dict__:
+            changed.__dict__["holders"] = self.holders
+        return changed
+
     def find(self, name_or_id: str) -> NodeView:
         """The node with this id or name; raises `NodeNotFound`."""
         for node in self.nodes.values():

@@ -53,13 +53,17 @@ class AttemptFailed(DistError):
 class BrokenOff(UpstreamCut):
     """An answer that had begun ended otherwise than well.
 
-    ``is_told`` is whether the engine's own words about it are among the bytes that were relayed.
+    ``is_told`` is whether the engine's own words about it are among the bytes that were relayed,
+    ``is_mid_record`` whether those bytes stop inside a line or an event.
     """
 
-    def __init__(self, result: Result, message: str, *, is_told: bool = False) -> None:
+    def __init__(
+        self, result: Result, message: str, *, is_told: bool = False, is_mid_record: bool = False
+    ) -> None:
         super().__init__(message)
         self.result = result
         self.is_told = is_told
+        self.is_mid_record = is_mid_record
 
 
 class Answer:
@@ -118,10 +122,9 @@ class _Rest:
     async def more(self) -> bytes:
         try:
             data = await self._connection.read(self._loop.time() + self._silence)
-        except UpstreamTimeout as stalled:
-            raise BrokenOff(Result.TIMEOUT, str(stalled)) from stalled
-        except UpstreamFailed as cut:
-            raise BrokenOff(Result.CUT, str(cut)) from cut
+        except UpstreamFailed as failure:
+            self.verdict = self._last_words(failure)
+            return b""
         if data:
             self._watch.feed(data)
         else:
@@ -131,13 +134,24 @@ class _Rest:
     def close(self) -> None:
         self._target.give_back(self._connection)
 
+    def _last_words(self, failure: UpstreamFailed) -> Verdict:
+        """The connection failed: no matter if the answer was over by then, else raises `BrokenOff`."""
+        verdict = self._watch.finish(clean=False)
+        if verdict.end is End.COMPLETE:
+            return verdict
+        if verdict.end is End.ERROR:
+            raise BrokenOff(verdict.result, verdict.message, is_told=True) from failure
+        result = Result.TIMEOUT if isinstance(failure, UpstreamTimeout) else Result.CUT
+        raise BrokenOff(result, str(failure), is_mid_record=self._watch.is_mid_record) from failure
+
 
 def ended_well(watch: EndWatch) -> Verdict:
     """The transport says the answer is over: raises `BrokenOff` unless the dialect says so too."""
     verdict = watch.finish(clean=True)
     if verdict.end is not End.COMPLETE:
         message = verdict.message or _ENDS.get(verdict.end, "the engine failed")
-        raise BrokenOff(verdict.result, message, is_told=verdict.end is End.ERROR)
+        is_told = verdict.end is End.ERROR
+        raise BrokenOff(verdict.result, message, is_told=is_told, is_mid_record=watch.is_mid_record)
     return verdict
 
 

@@ -1,0 +1,123 @@
+"""The public listener's handler: from a request line to whatever answers it.
+
+In order: redirects, browser guard, route table, key, then the row's own handler. Whatever goes wrong on the
+way ends here and is told in the caller's dialect.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from random import Random
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from ollama_dist.api.auth import Authorizer
+from ollama_dist.api.exchange import Exchange, Header
+from ollama_dist.api.guard import Guard, Judgement, Verdict
+from ollama_dist.api.routes import Route, Scope, Where
+from ollama_dist.api.table import Elsewhere, Matched, NoRoute, RouteTable, WrongMethod
+from ollama_dist.core.errors import DistError
+from ollama_dist.core.ids import new_request_id
+from ollama_dist.wire import gojson
+
+log = structlog.get_logger()
+
+Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
+
+_PLAIN: Final = "text/plain"
+_REDIRECTS: Final = {301: "Moved Permanently", 307: "Temporary Redirect"}
+
+
+class Internal(DistError):
+    """A mistake of ours. Its particulars are in the log, under the request's id."""
+
+
+class Front:
+    """Answers requests. ``handlers`` has one for each row, by `Route.name` where it has one, else by `Where`.
+
+    ``standing`` gives the headers that every answer carries.
+    """
+
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        handlers: Mapping[str, Handler],
+        *,
+        guard: Guard,
+        authorizer: Authorizer,
+        standing: Callable[[], list[Header]],
+        rng: Random,
+    ) -> None:
+        rows = list(routes)
+        self._table = RouteTable(rows)
+        self._handlers = {route.key: handlers[route.name or route.where] for route in rows}
+        self._guard = guard
+        self._authorizer = authorizer
+        self._standing = standing
+        self._rng = rng
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        found = self._table.find(request.method, request.raw_path)
+        if isinstance(found, Elsewhere):
+            return _redirect(request, found)
+        headers = request.headers
+        verdict = self._guard.judge(request.method, headers.get("Host", ""), headers.get("Origin", ""))
+        exchange = Exchange(
+            request,
+            found.route if isinstance(found, Matched) else _UNKNOWN,
+            new_request_id(self._rng),
+            headers=list(verdict.headers),
+            params=found.params if isinstance(found, Matched) else {},
+        )
+        if isinstance(found, WrongMethod):
+            exchange.headers.append(("Allow", found.allow))
+        if verdict.judgement is not Judgement.PASS:
+            return _turned_away(exchange, verdict)
+        exchange.headers += [("X-Request-ID", exchange.id), *self._standing()]
+        match found:
+            case NoRoute():
+                return exchange.reply(b"404 page not found", status=404, content_type=_PLAIN)
+            case WrongMethod():
+                return exchange.reply(b"405 method not allowed", status=405, content_type=_PLAIN)
+        with structlog.contextvars.bound_contextvars(request_id=exchange.id):
+            return await self._answer(exchange)
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+        try:
+            self._authorizer.check(exchange.route.scope, exchange.header("Authorization"))
+            return await self._handlers[exchange.route.key](exchange)
+        except DistError as error:
+            return exchange.failure(error)
+        except ConnectionError:
+            raise  # the client left while it was being written to
+        except Exception:
+            log.exception("request_failed", route=exchange.route.key)
+            return exchange.failure(Internal("something went wrong inside this node; see its log"))
+
+
+_UNKNOWN: Final = Route("", "", Where.HERE, Scope.PUBLIC)
+"""Stands for the row of a request that leads to none."""
+
+
+def _redirect(request: web.BaseRequest, found: Elsewhere) -> web.Response:
+    """As Go's ``http.Redirect``: with a link for those who fetch it, without a body for others."""
+    response = web.Response(status=found.status, headers={"Location": found.location})
+    response.headers.pop("Content-Type", None)
+    if request.method in ("GET", "HEAD"):
+        response.content_type, response.charset = "text/html", "utf-8"
+        response.body = f'<a href="{_escaped(found.location)}">{_REDIRECTS[found.status]}</a>.\n\n'.encode()
+    return response
+
+
+def _turned_away(exchange: Exchange, verdict: Verdict) -> web.Response:
+    if verdict.judgement is Judgement.PREFLIGHT:
+        return exchange.reply(status=204, content_type=None)
+    if verdict.judgement is Judgement.WRONG_ORIGIN:
+        return exchange.reply(status=403, content_type=None)  # only browsers send one: Ollama's bare answer
+    host = exchange.header("Host")[:100]
+    text = f"this node does not answer to the host name {host!r}; use its address, or a name that is its own"
+    return exchange.reply(gojson.encode({"error": text}), status=403)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&#34;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,130 @@
+"""The routes we add: what the cluster looks like, why requests went where they did, and the operator's switches."""
+
+from typing import Any, Final, Protocol
+
+import orjson
+from aiohttp import web
+
+from ollama_dist.api import reports
+from ollama_dist.api.exchange import Exchange
+from ollama_dist.core.errors import BadRequest, NotFound
+from ollama_dist.core.modes import Mode
+from ollama_dist.core.view import ClusterView
+from ollama_dist.node.dispatch import Dispatcher
+from ollama_dist.node.modes import Switches
+
+DECISIONS_SHOWN: Final = 100
+DECISIONS_LIMIT: Final = 1000
+
+
+class Operated(Protocol):
+    """What the handlers here need of the node."""
+
+    dispatcher: Dispatcher
+    switches: Switches
+
+    def view(self) -> ClusterView: ...
+
+    def report(self) -> reports.SelfReport: ...
+
+    def problems(self) -> list[reports.Problem]: ...
+
+    def seen_clusters(self) -> list[tuple[str, tuple[str, ...]]]: ...
+
+    def statistics(self) -> dict[str, Any]: ...
+
+    async def invite(self) -> dict[str, Any]: ...
+
+    async def join(self, code: str) -> dict[str, Any]: ...
+
+    async def leave(self) -> dict[str, Any]: ...
+
+
+class OwnRoutes:
+    """Handlers by the name of their row."""
+
+    def __init__(self, node: Operated) -> None:
+        self._node = node
+
+    async def healthz(self, exchange: Exchange) -> web.StreamResponse:
+        """200 as long as this process answers; what it can do is a matter for ``status``."""
+        return exchange.reply_json({"status": "ok"})
+
+    async def status(self, exchange: Exchange) -> web.StreamResponse:
+        node = self._node
+        return exchange.reply_json(
+            reports.status(node.view(), node.report(), node.problems(), node.seen_clusters())
+        )
+
+    async def nodes(self, exchange: Exchange) -> web.StreamResponse:
+        return exchange.reply_json(reports.nodes(self._node.view()))
+
+    async def models(self, exchange: Exchange) -> web.StreamResponse:
+        return exchange.reply_json(reports.models(self._node.view()))
+
+    async def decisions(self, exchange: Exchange) -> web.StreamResponse:
+        """The newest first, those that match ``model``, ``node`` (the winner) and ``outcome``, ``limit`` at most."""
+        query = exchange.request.query
+        limit = _limit(query.get("limit"))
+        wanted = {name: query[name] for name in ("model", "node", "outcome") if name in query}
+        found: list[dict[str, Any]] = []
+        for record in self._node.dispatcher.decisions.newest():
+            rendered = record.render()
+            if _matches(rendered, wanted):
+                found.append(rendered)
+            if len(found) == limit:
+                break
+        return exchange.reply_json({"decisions": found})
+
+    async def decision(self, exchange: Exchange) -> web.StreamResponse:
+        record = self._node.dispatcher.decisions.get(exchange.params["id"])
+        if record is None:
+            raise NotFound("no decision about a request with this id is remembered")
+        return exchange.reply_json({"decisions": [record.render()]})
+
+    async def invite(self, exchange: Exchange) -> web.StreamResponse:
+        await exchange.json()
+        return exchange.reply_json(await self._node.invite())
+
+    async def join(self, exchange: Exchange) -> web.StreamResponse:
+        code = (await exchange.json()).get("code")
+        if not isinstance(code, str) or not code:
+            raise BadRequest('"code" must be the code that `ollama-dist invite` printed')
+        return exchange.reply_json(await self._node.join(code))
+
+    async def leave(self, exchange: Exchange) -> web.StreamResponse:
+        await exchange.json()
+        return exchange.reply_json(await self._node.leave())
+
+    async def mode(self, exchange: Exchange) -> web.StreamResponse:
+        asked = (await exchange.json()).get("mode")
+        if asked not in set(Mode):
+            raise BadRequest(f'"mode" must be one of {", ".join(Mode)}')
+        previous = self._node.switches.mode
+        self._node.switches = self._node.switches.with_mode(Mode(asked))
+        return exchange.reply_json({"mode": asked, "previous": previous})
+
+    async def fallback(self, exchange: Exchange) -> web.StreamResponse:
+        enabled = (await exchange.json()).get("enabled")
+        if not isinstance(enabled, bool):
+            raise BadRequest('"enabled" must be true or false')
+        self._node.switches = self._node.switches.with_fallback(enabled)
+        return exchange.reply_json({"fallback": enabled})
+
+    async def stats(self, exchange: Exchange) -> web.StreamResponse:
+        body = orjson.dumps(self._node.statistics(), option=orjson.OPT_NON_STR_KEYS)
+        return exchange.reply(body)
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DECISIONS_SHOWN
+    if not text.isdigit() or not 0 < int(text) <= DECISIONS_LIMIT:
+        raise BadRequest(f'"limit" must be a number from 1 to {DECISIONS_LIMIT}')
+    return int(text)
+
+
+def _matches(rendered: dict[str, Any], wanted: dict[str, str]) -> bool:
+    outcome = rendered["outcome"] or {}
+    held = {"model": rendered["model"], "node": rendered["winner"], "outcome": outcome.get("result", "")}
+    return all(held[name] == value for name, value in wanted.items())

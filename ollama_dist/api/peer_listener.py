@@ -1,0 +1,110 @@
+"""What members may ask of this node: to serve a request here, and to say what it has and runs.
+
+A request that comes in here is never sent on: the node that sent it decides again when it is refused.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+from aiohttp import web
+
+from ollama_dist.api.exchange import JSON, Exchange
+from ollama_dist.api.inference import whole
+from ollama_dist.api.passthrough import Passthrough
+from ollama_dist.api.relay import relay
+from ollama_dist.api.routes import OLLAMA_ROUTES, Route, Scope, Where
+from ollama_dist.api.table import Matched, RouteTable
+from ollama_dist.backends.local import LocalEngine
+from ollama_dist.core.errors import DistError, NoCandidate
+from ollama_dist.core.ids import RequestId, is_request_id
+from ollama_dist.core.outcomes import Result
+from ollama_dist.node.answers import AttemptFailed
+from ollama_dist.node.dispatch import Dispatcher
+from ollama_dist.wire import gojson
+from ollama_dist.wire.inspection import inspect
+from ollama_dist.wire.relay_headers import REFUSAL, REQUEST_ID
+
+log = structlog.get_logger()
+
+PEER_ROUTES: Final = (
+    *(route for route in OLLAMA_ROUTES if route.where in (Where.SCHEDULED, Where.HOLDER)),
+    Route("GET", "/api/ps", Where.ENTRY, Scope.MODELS_READ),
+)
+"""Inference, questions about a model, and what runs here: nothing that changes this node."""
+
+
+class Home(Protocol):
+    """What is needed of the node here."""
+
+    engine: LocalEngine
+    dispatcher: Dispatcher
+
+
+class PeerListener:
+    """The handler of the node listener. ``admit`` raises unless the other side is a member."""
+
+    def __init__(
+        self, node: Home, passthrough: Passthrough, admit: Callable[[web.BaseRequest], None]
+    ) -> None:
+        self._node = node
+        self._passthrough = passthrough
+        self._admit = admit
+        self._table = RouteTable(PEER_ROUTES)
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        found = self._table.find(request.method, request.raw_path)
+        route = found.route if isinstance(found, Matched) else PEER_ROUTES[-1]
+        said = request.headers.get(REQUEST_ID, "")
+        request_id = RequestId(said if is_request_id(said) else "0" * 24)
+        exchange = Exchange(
+            request, route, request_id, [], found.params if isinstance(found, Matched) else {}
+        )
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                self._admit(request)
+                if not isinstance(found, Matched):
+                    return exchange.reply(b"404 page not found", status=404, content_type="text/plain")
+                if route.where is Where.SCHEDULED:
+                    return await self._serve(exchange)
+                return await self._ask_engine(exchange)
+            except AttemptFailed as failed:
+                return _refuse(exchange, failed)
+            except DistError as error:
+                return exchange.failure(error)
+
+    async def _serve(self, exchange: Exchange) -> web.StreamResponse:
+        body = await exchange.body()
+        path = exchange.route.path
+        encoding = exchange.header("Content-Encoding") or None
+        request = inspect(path, body, encoding=encoding).request(exchange.id, path)
+        async with self._node.dispatcher.serve_peer(request, exchange.passed_on(), body) as answer:
+            if answer.is_whole:
+                return whole(exchange, answer.status, answer.first, list(answer.headers))
+            return await relay(
+                exchange,
+                answer,
+                status=answer.status,
+                headers=answer.headers,
+                first=answer.first,
+                explain=False,
+            )
+
+    async def _ask_engine(self, exchange: Exchange) -> web.StreamResponse:
+        target = self._node.engine.target
+        if target is None:
+            raise NoCandidate("this node has no engine")
+        body = await exchange.body()
+        path = exchange.filled_path()
+        return await self._passthrough.send(exchange, f"http://{target.authority}", path, body)
+
+
+def _refuse(exchange: Exchange, failed: AttemptFailed) -> web.Response:
+    """Say why the request was not served here, in the engine's own words where it had some."""
+    said = failed.said
+    body = said.first if said else gojson.encode({"error": str(failed)})
+    status = said.status if said else 503 if failed.result is Result.BUSY else 502
+    headers = dict(said.headers) if said else {}
+    response = exchange.reply(body, status=status, content_type=headers.get("content-type", JSON))
+    response.headers[REFUSAL] = failed.result
+    return response
