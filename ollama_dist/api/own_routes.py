@@ -1,4 +1,4 @@
-"""The routes we add: what the cluster looks like, why requests went where they did, and the operator's switches."""
+"""The routes we add: what the cluster is, why requests went where they did, and the operator's switches."""
 
 from typing import Any, Final, Protocol
 
@@ -63,7 +63,7 @@ class OwnRoutes:
         return exchange.reply_json(reports.models(self._node.view()))
 
     async def decisions(self, exchange: Exchange) -> web.StreamResponse:
-        """The newest first, those that match ``model``, ``node`` (the winner) and ``outcome``, ``limit`` at most."""
+        """The newest first; ``model``, ``node`` (the winner) and ``outcome`` narrow it, ``limit`` bounds it."""
         query = exchange.request.query
         limit = _limit(query.get("limit"))
         wanted = {name: query[name] for name in ("model", "node", "outcome") if name in query}
