@@ -63,7 +63,7 @@ class OwnRoutes:
         return exchange.reply_json(reports.models(self._node.view()))
 
     async def decisions(self, exchange: Exchange) -> web.StreamResponse:
-        """The newest first; ``model``, ``node`` (the winner) and ``outcome`` narrow it, ``limit`` bounds it."""
+        """The newest first; ``model``, ``node`` (the winner) and ``outcome`` narrow it, ``limit`` cuts it."""
         query = exchange.request.query
         limit = _limit(query.get("limit"))
         wanted = {name: query[name] for name in ("model", "node", "outcome") if name in query}
