@@ -23,7 +23,7 @@ class GossipConfig:
     """Members asked to ping for us when a direct ping stays unanswered; missing ones become direct pings."""
 
     suspicion_mult: int = 6
-    """Suspicion lasts at least this many periods (times log10 of the size). More: slower death, fewer errors."""
+    """The shortest suspicion, in periods (times log10 of the size). More: slower death, fewer errors."""
 
     suspicion_max_mult: int = 6
     """And at most this many times longer, while nobody else confirms it. More: longer stalls are survived."""
