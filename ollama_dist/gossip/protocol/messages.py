@@ -184,8 +184,9 @@ class Envelope:
     """A request or a reply. Everything in it but ``kind`` may be empty."""
 
     kind: Kind
-    claim: Claim
-    """The sender's own newest: makes a stranger known, and clears suspicions of it."""
+    claim: Claim | None
+    """The sender's own newest: makes a stranger known, and clears suspicions of it. None while it is joining:
+    it looks around before it announces itself."""
     fingerprint: int = 0
     """Of all the sender knows, 64 bits: equal ones have nothing to tell each other."""
     rumours: tuple[Claim, ...] = ()

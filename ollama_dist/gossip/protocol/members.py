@@ -1,0 +1,126 @@
+"""The table of members: one row each, and what may change a row.
+
+Claims about one member are ordered (`Standing`); the greatest is believed. Only the member itself raises its
+generation and incarnation: what it signed is the floor below which nobody is believed about it any more.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ollama_dist.core.ids import NodeId
+from ollama_dist.core.view import MemberState
+from ollama_dist.gossip.protocol.cold import ColdState
+from ollama_dist.gossip.protocol.messages import Claim, DigestEntry, Hot, Rank, Standing
+from ollama_dist.gossip.protocol.suspicion import Suspicion
+
+STATES = {
+    Rank.ALIVE: MemberState.ALIVE,
+    Rank.SUSPECT: MemberState.SUSPECT,
+    Rank.DEAD: MemberState.DEAD,
+    Rank.LEFT: MemberState.LEFT,
+}
+
+
+@dataclass(slots=True)
+class Row:
+    """What is believed of one member. Times are monotonic seconds."""
+
+    id: NodeId
+    standing: Standing
+    signed: Claim
+    """The newest it signed itself (ALIVE or LEFT): the floor, and what others are shown as proof."""
+    since: float
+    reason: str
+    accusation: Claim | None = None
+    """The SUSPECT or DEAD claim that is believed, for the accused to answer."""
+    suspicion: Suspicion | None = None
+    is_condemned: bool = False
+    """Somebody says it is dead: the next failed probe of our own is enough."""
+    reach: bool = True
+    """Whether we can talk to it ourselves; it may live all the same."""
+    rtt: float | None = None
+    heard_at: float = float("-inf")
+    """When it last spoke to us itself."""
+    fingerprint: int | None = None
+    """The last one it told us."""
+    hot: Hot | None = None
+    hot_at: float = float("-inf")
+    """When its owner published `hot`, as far as can be told."""
+    cold: ColdState = field(default_factory=ColdState)
+
+    @property
+    def is_living(self) -> bool:
+        return not self.standing.rank.is_gone
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self.signed.contact.addresses if self.signed.contact else ()
+
+    @property
+    def state(self) -> MemberState:
+        return STATES[self.standing.rank]
+
+    def digest(self) -> DigestEntry:
+        return DigestEntry(
+            subject=self.id,
+            generation=self.standing.generation,
+            incarnation=self.standing.incarnation,
+            is_gone=not self.is_living,
+            hot=self.hot.version if self.hot else 0,
+            cold=self.cold.version,
+            gc=self.cold.gc,
+        )
+
+    def claims(self) -> tuple[Claim, ...]:
+        """All that somebody who knows nothing of it needs to believe what we do."""
+        return (self.signed,) if self.accusation is None else (self.signed, self.accusation)
+
+
+class Members:
+    """All rows, and one number over those that live: equal numbers, equal knowledge."""
+
+    def __init__(self) -> None:
+        self._rows: dict[NodeId, Row] = {}
+        self._hashes: dict[NodeId, int] = {}
+        self.fingerprint = 0
+        """Of the lives and the slow state of all living members. Load is left out: it changes all the time."""
+
+    def __contains__(self, member: NodeId) -> bool:
+        return member in self._rows
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows.values())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, member: NodeId) -> Row | None:
+        return self._rows.get(member)
+
+    def living(self) -> list[Row]:
+        return [row for row in self._rows.values() if row.is_living]
+
+    @property
+    def living_count(self) -> int:
+        return len(self._hashes)
+
+    def add(self, row: Row) -> None:
+        self._rows[row.id] = row
+        self.touch(row)
+
+    def drop(self, member: NodeId) -> None:
+        self._rows.pop(member, None)
+        self.fingerprint ^= self._hashes.pop(member, 0)
+
+    def touch(self, row: Row) -> None:
+        """The row changed: bring the fingerprint up to date."""
+        self.fingerprint ^= self._hashes.pop(row.id, 0)
+        if row.is_living:
+            self._hashes[row.id] = fresh = _hash(row)
+            self.fingerprint ^= fresh
+
+
+def _hash(row: Row) -> int:
+    text = f"{row.id} {row.standing.generation} {row.standing.incarnation} {row.cold.gc} {row.cold.version}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
