@@ -49,7 +49,7 @@ class ColdState:
         return True
 
     def delete(self, key: str, tombstones_max: int) -> bool:
-        """Delete; False if there is nothing to. Deletions beyond the last ``tombstones_max`` are forgotten."""
+        """Delete; False if there is nothing to. All but the last ``tombstones_max`` deletions are forgotten."""
         known = self._entries.get(key)
         if known is None or known.value is None:
             return False

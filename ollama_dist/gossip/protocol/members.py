@@ -84,7 +84,7 @@ class Members:
         self._rows: dict[NodeId, Row] = {}
         self._hashes: dict[NodeId, int] = {}
         self.fingerprint = 0
-        """Of the lives and the slow state of all living members. Load is left out: it changes all the time."""
+        """Of the lives and the slow state of all living members; without load, which changes all the time."""
 
     def __contains__(self, member: NodeId) -> bool:
         return member in self._rows
