@@ -1,0 +1,398 @@
+"""Every setting of a node: what it means, what it is when nobody says, and how a person can say it.
+
+For each setting the flag, the environment variable and the key in the YAML file go by one name
+(``--node-listen``, ``OLLAMA_DIST_NODE_LISTEN``, ``node_listen``), but for a few well-known variables. Each
+room is handed its own slice and never reads the environment. `config_sources` reads; this file says.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from ollama_dist.node.setting_values import (
+    NODE_PORT,
+    OLLAMA_PORT,
+    Address,
+    EngineChoice,
+    GossipProfile,
+    Listen,
+    LogFormat,
+    LogLevel,
+    Secret,
+    address_with,
+    listed,
+    listen_on,
+    one_of,
+    parse_bool,
+    parse_ip,
+    parse_node_name,
+    parse_ollama_address,
+    parse_path,
+    parse_secret,
+    parse_text,
+    whole_number,
+)
+
+ENV_PREFIX: Final = "OLLAMA_DIST_"
+
+
+class Source(StrEnum):
+    """Where a value came from, the stronger first."""
+
+    FLAG = "flag"
+    ENVIRONMENT = "environment"
+    FILE = "file"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the value in use came from."""
+
+    source: Source
+    place: str = ""
+    """The flag, the variable, or ``path:line``."""
+
+    def __str__(self) -> str:
+        return f"{self.source} {self.place}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a person needs to know of one setting, and how its text is read."""
+
+    meaning: str
+    parse: Callable[[str], Any]
+    unit: str = ""
+    default_text: str = ""
+    """What the default is, where the value itself does not tell."""
+    env: str = ""
+    has_flag: bool = True
+    in_file: bool = True
+    secret: bool = False
+    restart_only: bool = True
+    """False for what a running node could take over without a restart."""
+    key: str = ""
+    """Of the YAML file: the name of the field."""
+    slice: str = ""
+    """The field of `Settings` that holds it; empty for one of its own."""
+    default: Any = None
+    """None also where the machine decides."""
+
+    @property
+    def flag(self) -> str | None:
+        """The flag; one that is true by default is written as its opposite."""
+        if not self.has_flag:
+            return None
+        return f"--no-{self.dashed}" if self.default is True else f"--{self.dashed}"
+
+    @property
+    def dashed(self) -> str:
+        return self.key.replace("_", "-")
+
+    @property
+    def is_switch(self) -> bool:
+        return self.parse is parse_bool
+
+
+def about(meaning: str, parse: Callable[[str], Any], **more: Any) -> dict[str, Setting]:
+    """The metadata of a field that is a setting."""
+    return {"setting": Setting(meaning, parse, **more)}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """Who this node is and where clients find it."""
+
+    name: str = field(
+        metadata=about(
+            "What people call this node. Where two nodes share a name the younger is shown with a suffix.",
+            parse_node_name,
+            default_text="the machine's host name",
+        ),
+    )
+    state_dir: Path = field(
+        metadata=about(
+            "Folder for the node's identity, its keys, and what it last knew. One folder per node.",
+            parse_path,
+            default_text="the user's state folder for ollama-dist",
+        ),
+    )
+    listen: Listen = field(
+        default=Listen("127.0.0.1", OLLAMA_PORT, search=True),
+        metadata=about(
+            "Where clients connect. Loopback serves this machine only; anything else opens the node to the "
+            "network. Without a port: 11434, or the next free one.",
+            listen_on("127.0.0.1", OLLAMA_PORT),
+            default_text=f"127.0.0.1:{OLLAMA_PORT}, or the next free port",
+        ),
+    )
+    max_queue: int = field(
+        default=512,
+        metadata=about(
+            "Requests that may wait for a slot. More: longer waits. Fewer: sooner told that all is busy.",
+            whole_number(0, 100_000),
+            unit="requests",
+            env="OLLAMA_MAX_QUEUE",
+            restart_only=False,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """How this node finds the others, and what proves that it belongs to them."""
+
+    node_listen: Listen = field(
+        default=Listen("0.0.0.0", NODE_PORT, search=True),
+        metadata=about(
+            "Where other nodes connect, with mutual TLS from the first byte. Relayed requests use the next "
+            "free port after it. Without a port: 11436, or the next free one.",
+            listen_on("0.0.0.0", NODE_PORT),
+            default_text=f"every interface, {NODE_PORT} or the next free port",
+        ),
+    )
+    advertise: tuple[Address, ...] = field(
+        default=(),
+        metadata=about(
+            "Addresses by which other nodes reach this one, where that is not the listening address: behind "
+            "NAT, in a container, on a VPN. At most 4, separated by commas.",
+            listed(address_with(NODE_PORT), at_most=4),
+            default_text="the listening address, else those of the private interfaces",
+        ),
+    )
+    join: tuple[Address, ...] = field(
+        default=(),
+        metadata=about(
+            "Node listeners of members to find the cluster by, separated by commas; needed where multicast "
+            "does not reach. One that answers is enough.",
+            listed(address_with(NODE_PORT), at_most=64),
+            default_text="none; discovery and the peers of last time are tried anyway",
+        ),
+    )
+    cluster_key: Secret | None = field(
+        default=None,
+        metadata=about(
+            "The cluster's key itself, for machines set up by machines. People use `invite` and `join`.",
+            parse_secret,
+            has_flag=False,
+            in_file=False,
+            secret=True,
+            default_text="the key in the state folder; made on the first start",
+        ),
+    )
+    cluster_key_file: Path | None = field(
+        default=None,
+        metadata=about(
+            "File with the cluster's key, readable by its owner only.",
+            parse_path,
+            default_text="cluster.key in the state folder",
+        ),
+    )
+    mdns: bool = field(
+        default=True,
+        metadata=about(
+            "Announce this node on the local network and look for others. What is seen is not yet joined.",
+            parse_bool,
+        ),
+    )
+    mdns_interfaces: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "Addresses of the interfaces to announce on, separated by commas.",
+            listed(parse_ip, at_most=16),
+            default_text="all",
+        ),
+    )
+    gossip_profile: GossipProfile = field(
+        default=GossipProfile.LAN,
+        metadata=about(
+            "Timing of the membership protocol: lan; wan for slow links (times x 5); test (times / 10).",
+            one_of(GossipProfile),
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What runs models on this machine."""
+
+    engine: EngineChoice = field(
+        default=EngineChoice.AUTO,
+        metadata=about(
+            "What runs models here: ollama; llama.cpp, the embedded engine; none, to only pass requests on; "
+            "auto, Ollama where it is found, else the embedded engine where it is installed.",
+            one_of(EngineChoice),
+        ),
+    )
+    ollama: Address | None = field(
+        default=None,
+        metadata=about(
+            "Address of the local Ollama, as OLLAMA_HOST is written.",
+            parse_ollama_address,
+            env="OLLAMA_LOCAL_ADDR",
+            default_text="found: one that already listens, else one this node starts",
+        ),
+    )
+    ollama_bin: str = field(
+        default="ollama",
+        metadata=about(
+            "The ollama program, started on a private port when no Ollama is listening.",
+            parse_text,
+        ),
+    )
+    slots: int = field(
+        default=0,
+        metadata=about(
+            "Requests the local Ollama answers at once per model (its OLLAMA_NUM_PARALLEL). 0: find out.",
+            whole_number(0, 256),
+            unit="requests",
+        ),
+    )
+    engine_models: Path | None = field(
+        default=None,
+        metadata=about(
+            "Folder of GGUF files that the embedded engine serves.",
+            parse_path,
+            default_text="models in the state folder",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModeSettings:
+    """How much of the cluster this node uses when it starts."""
+
+    distributed: bool = field(
+        default=True,
+        metadata=about(
+            "False: pass everything to the local Ollama, unchanged, as if this program were not there.",
+            parse_bool,
+            env="OLLAMA_DISTRIBUTED",
+        ),
+    )
+    standalone: bool = field(
+        default=False,
+        metadata=about(
+            "True: use no peers, though the cluster's routes go on answering.",
+            parse_bool,
+            env="OLLAMA_STANDALONE",
+            restart_only=False,
+        ),
+    )
+    fallback: bool = field(
+        default=True,
+        metadata=about(
+            "False: a request that its first choice cannot serve fails instead of being tried elsewhere.",
+            parse_bool,
+            env="OLLAMA_FALLBACK",
+            restart_only=False,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSettings:
+    """What operators prove themselves with."""
+
+    admin_token: Secret | None = field(
+        default=None,
+        metadata=about(
+            "Bearer token of the admin routes.",
+            parse_secret,
+            env="OLLAMA_ADMIN_TOKEN",
+            has_flag=False,
+            secret=True,
+            default_text="the token in admin_token_file",
+        ),
+    )
+    admin_token_file: Path | None = field(
+        default=None,
+        metadata=about(
+            "File with the bearer token of the admin routes, readable by its owner only.",
+            parse_path,
+            default_text="admin.token in the state folder; made on the first start",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What is written to standard error."""
+
+    log_level: LogLevel = field(
+        default=LogLevel.INFO,
+        metadata=about(
+            "The least important events that are logged.",
+            one_of(LogLevel),
+            restart_only=False,
+        ),
+    )
+    log_format: LogFormat = field(
+        default=LogFormat.TEXT,
+        metadata=about(
+            "text for people, json for programs: one object per line.",
+            one_of(LogFormat),
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of one node, with the origin of every value by its key."""
+
+    node: NodeSettings
+    cluster: ClusterSettings = ClusterSettings()
+    engine: EngineSettings = EngineSettings()
+    mode: ModeSettings = ModeSettings()
+    admin: AdminSettings = AdminSettings()
+    log: LogSettings = LogSettings()
+    config: Path | None = field(
+        default=None,
+        metadata=about(
+            "YAML file with settings, by the same names.",
+            parse_path,
+            in_file=False,
+            default_text="config.yaml in the user's configuration folder for ollama-dist, if it is there",
+        ),
+    )
+    origins: Mapping[str, Origin] = field(default_factory=dict, hash=False)
+
+    def value(self, setting: Setting) -> Any:
+        """The value in use of one setting."""
+        holder = getattr(self, setting.slice) if setting.slice else self
+        return getattr(holder, setting.key)
+
+    def origin(self, key: str) -> Origin:
+        return self.origins.get(key, Origin(Source.DEFAULT))
+
+
+SLICES: Final[Mapping[str, type]] = {
+    item.name: item.type
+    for item in fields(Settings)
+    if isinstance(item.type, type) and is_dataclass(item.type)
+}
+"""The slices of `Settings` by their field's name."""
+
+
+@cache
+def all_settings() -> tuple[Setting, ...]:
+    """Every setting, in the order in which a person is told of them."""
+    found = [_described(item, "") for item in fields(Settings) if "setting" in item.metadata]
+    for name, slice_type in SLICES.items():
+        found += [_described(item, name) for item in fields(slice_type)]
+    return tuple(found)
+
+
+def _described(item: Field[Any], slice_name: str) -> Setting:
+    setting: Setting = item.metadata["setting"]
+    return replace(
+        setting,
+        key=item.name,
+        env=setting.env or ENV_PREFIX + item.name.upper(),
+        slice=slice_name,
+        default=None if item.default is MISSING else item.default,
+    )
