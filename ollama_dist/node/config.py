@@ -334,7 +334,7 @@ class LogSettings:
     log_format: LogFormat = field(
         default=LogFormat.TEXT,
         metadata=about(
-            "text for people, json for programs: one object per line.",
+            "How log lines are written: text for people; json for programs, one object per line.",
             one_of(LogFormat),
         ),
     )
