@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ollama_dist.core.errors import ConfigError
-from ollama_dist.node.config import Origin, Settings, Source, all_settings
+from ollama_dist.node.config import Origin, Setting, Settings, Source, all_settings
 from ollama_dist.node.config_sources import Machine, as_text, load_settings, this_machine
 from ollama_dist.node.setting_values import Address, EngineChoice, Listen, LogFormat, Secret
 
@@ -60,23 +60,22 @@ def test_flag_beats_variable_beats_file_beats_default(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("setting", all_settings(), ids=lambda setting: setting.key)
-def test_each_setting_means_the_same_from_every_source(machine: Machine, setting: object) -> None:
-    item = next(known for known in all_settings() if known is setting)
-    text = SAMPLES.get(item.key, "given")
-    if item.key == "config":
+def test_each_setting_means_the_same_from_every_source(machine: Machine, setting: Setting) -> None:
+    text = SAMPLES.get(setting.key, "given")
+    if setting.key == "config":
         (machine.folder / text).write_text("")
-    results = [load_settings({}, {item.env: text}, machine)]
-    if item.has_flag:
-        results.append(load_settings({item.key: text}, {}, machine))
-    if item.in_file:
-        machine.config_file.write_text(f"{item.key}: '{text}'\n")
+    results = [load_settings({}, {setting.env: text}, machine)]
+    if setting.has_flag:
+        results.append(load_settings({setting.key: text}, {}, machine))
+    if setting.in_file:
+        machine.config_file.write_text(f"{setting.key}: '{text}'\n")
         results.append(load_settings({}, {}, machine))
-    values = [settings.value(item) for settings in results]
+    values = [settings.value(setting) for settings in results]
     assert all(value == values[0] for value in values)
-    assert values[0] != load_settings({}, {}, replace_file(machine)).value(item)
+    assert values[0] != load_settings({}, {}, without_file(machine)).value(setting)
 
 
-def replace_file(machine: Machine) -> Machine:
+def without_file(machine: Machine) -> Machine:
     return Machine(machine.host_name, machine.state_dir, machine.folder / "absent.yaml", machine.folder)
 
 
