@@ -269,7 +269,7 @@ class ModeSettings:
     distributed: bool = field(
         default=True,
         metadata=about(
-            "False: pass everything to the local Ollama, unchanged, as if this program were not there.",
+            "Use the cluster. Off: everything is passed to the local Ollama, and nothing is added.",
             parse_bool,
             env="OLLAMA_DISTRIBUTED",
         ),
@@ -277,7 +277,7 @@ class ModeSettings:
     standalone: bool = field(
         default=False,
         metadata=about(
-            "True: use no peers, though the cluster's routes go on answering.",
+            "Use no peers, though the cluster's routes go on answering.",
             parse_bool,
             env="OLLAMA_STANDALONE",
             restart_only=False,
@@ -286,7 +286,7 @@ class ModeSettings:
     fallback: bool = field(
         default=True,
         metadata=about(
-            "False: a request that its first choice cannot serve fails instead of being tried elsewhere.",
+            "Try a request elsewhere when its first choice cannot serve it.",
             parse_bool,
             env="OLLAMA_FALLBACK",
             restart_only=False,

@@ -17,7 +17,7 @@ from ollama_dist.node.config import (
     Source,
     all_settings,
 )
-from ollama_dist.node.setting_values import Secret, did_you_mean
+from ollama_dist.node.setting_values import Listen, Secret, did_you_mean
 
 APP_NAME: Final = "ollama-dist"
 
@@ -158,6 +158,8 @@ def as_text(value: Any) -> str:
             return ",".join(as_text(item) for item in value)
         case Secret():
             return "(set, not shown)"
+        case Listen(search=True):
+            return value.host
     return str(value)
 
 

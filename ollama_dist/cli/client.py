@@ -1,0 +1,140 @@
+"""Talking to the running node: finding it, asking it, and saying plainly what went wrong."""
+
+import http.client
+import json
+import socket
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ollama_dist.cli.failures import Exit, Failure
+from ollama_dist.node.config import Settings, Source
+from ollama_dist.node.paths import StatePaths, is_in_use
+from ollama_dist.node.runtime_file import Runtime, read_runtime
+from ollama_dist.node.secret_files import find_admin_token
+from ollama_dist.node.setting_values import Address, Secret
+
+PATIENCE_S: Final = 3.0
+"""A node on this machine answers in milliseconds; one that does not within this time is stuck."""
+
+_BIGGEST_ANSWER: Final = 32 * 1024 * 1024
+
+
+class NotRunning(Failure):
+    """No node answers where it was looked for."""
+
+    def __init__(self, what: str, *, why: str = "", do: str = "ollama-dist serve") -> None:
+        super().__init__(what, why=why, do=do, exit_code=Exit.NOT_RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where the node is looked for, and what its state folder tells of it."""
+
+    address: Address
+    runtime: Runtime | None
+    in_use: bool
+    """A node holds the state folder right now."""
+    token: Secret | None
+    """Only where it is certain to reach the node it belongs to, or the person named both."""
+
+
+def locate(settings: Settings) -> Whereabouts:
+    """Where the node should be: the address that was set, else the one it wrote down, else the usual one."""
+    paths = StatePaths(settings.node.state_dir)
+    runtime, in_use = read_runtime(paths.runtime), is_in_use(paths)
+    listen = settings.node.listen
+    is_set = settings.origin("listen").source is not Source.DEFAULT and not listen.search
+    address = listen.reachable if is_set or runtime is None else runtime.address
+    is_ours = in_use and runtime is not None and runtime.address == address
+    token = find_admin_token(settings) if is_ours or settings.admin.admin_token else None
+    return Whereabouts(address, runtime, in_use, token)
+
+
+class NodeClient:
+    """One connection to a node; use it as a context."""
+
+    def __init__(self, where: Whereabouts, patience_s: float = PATIENCE_S) -> None:
+        self._where = where
+        self._patience_s = patience_s
+        self._connection = http.client.HTTPConnection(
+            where.address.host, where.address.port, timeout=patience_s
+        )
+
+    def __enter__(self) -> "NodeClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def get(self, path: str) -> Any:
+        """The JSON the node answers. Raises `Failure`; `NotRunning` when nobody or somebody else answers."""
+        return self._ask("GET", path, None)
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """As `get`; without an operators' token nothing is sent and `Failure` says so."""
+        if self._where.token is None and self._where.in_use:
+            raise Failure(
+                "there is no admin token to show to the node",
+                why="it is in a file of the user who started the node",
+                do="run this as that user, or set OLLAMA_ADMIN_TOKEN",
+                exit_code=Exit.NOT_ALLOWED,
+            )
+        return self._ask("POST", path, json.dumps(body).encode())
+
+    def _ask(self, method: str, path: str, body: bytes | None) -> Any:
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if self._where.token:
+            headers["Authorization"] = f"Bearer {self._where.token.reveal()}"
+        try:
+            self._connection.request(method, path, body, headers)
+            response = self._connection.getresponse()
+            content = response.read(_BIGGEST_ANSWER)
+        except ConnectionRefusedError as error:
+            raise self._absent() from error
+        except (TimeoutError, OSError, http.client.HTTPException) as error:
+            raise self._silent(error) from error
+        return _read(self._where.address, response.status, content)
+
+    def _absent(self) -> Failure:
+        if self._where.in_use:
+            return Failure(
+                f"the node does not listen at {self._where.address}",
+                why="a node uses the state folder, so it is starting, stopping, or listens elsewhere",
+                do="wait a moment, or name its address with --listen",
+            )
+        return NotRunning(f"no node is running at {self._where.address}")
+
+    def _silent(self, error: Exception) -> Failure:
+        if isinstance(error, socket.gaierror):
+            return NotRunning(
+                f"{self._where.address.host} is not a known host", do="ollama-dist status --listen HOST:PORT"
+            )
+        late = isinstance(error, TimeoutError)
+        why = f"no answer within {self._patience_s:g} s" if late else f"{type(error).__name__}: {error}"
+        return Failure(f"{self._where.address} did not answer properly", why=why, do="ollama-dist doctor")
+
+
+def _read(address: Address, status: int, content: bytes) -> Any:
+    try:
+        answer = json.loads(content)
+    except ValueError:
+        answer = None
+    if 200 <= status < 300 and isinstance(answer, dict):
+        return answer
+    if answer is None and content.strip() == b"404 page not found":
+        raise NotRunning(
+            f"an Ollama answers at {address}, but no node", why="it knows nothing of /api/distributed"
+        )
+    said = answer.get("error") if isinstance(answer, dict) else None
+    if status in (401, 403):
+        raise Failure(
+            "the node did not allow this",
+            why=str(said or "it wants another admin token"),
+            do="set OLLAMA_ADMIN_TOKEN to the token of that node",
+            exit_code=Exit.NOT_ALLOWED,
+        )
+    if said is None:
+        raise NotRunning(
+            f"what answers at {address} is not a node", why=f"it answered {status} to our question"
+        )
+    raise Failure(str(said), why=f"the node answered {status}")

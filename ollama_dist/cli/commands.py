@@ -1,0 +1,168 @@
+"""The commands as data: what each is called, does and takes, and where it is found when it is run."""
+
+from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Final, cast
+
+from ollama_dist.cli.arguments import Arguments, Parser
+
+FIND_NODE: Final = ("listen", "state_dir", "config")
+"""The settings by which a command finds the running node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command. Its module is imported when it is run, not before."""
+
+    name: str
+    summary: str
+    module: str
+    examples: tuple[tuple[str, str], ...]
+    """What to type, and what for."""
+    settings: tuple[str, ...] | None = FIND_NODE
+    """Keys of the settings it has flags for; None: every setting."""
+    add_arguments: Callable[[ArgumentParser], object] = lambda _: None
+    reads: bool = False
+    """It has ``--json``."""
+
+    def parser(self) -> Parser:
+        """The flags and arguments of this command."""
+        parser = Parser(f"ollama-dist {self.name}", self.summary, self.examples)
+        self.add_arguments(parser)
+        if self.reads:
+            parser.add_argument("--json", action="store_true", help="answer in JSON, for programs")
+        parser.add_argument(
+            "--debug", action="store_true", default=SUPPRESS, help="show the traceback of an error"
+        )
+        parser.add_settings(self.settings)
+        return parser
+
+    def run(self, arguments: Arguments) -> int:
+        """Do it; the exit code. Raises `Failure` and errors of the `DistError` tree."""
+        run = cast(Callable[[Arguments], int], import_module(f"ollama_dist.cli.{self.module}").run)
+        return run(arguments)
+
+
+def _code(parser: ArgumentParser) -> None:
+    parser.add_argument("code", metavar="CODE", help="what `ollama-dist invite` printed on a member")
+    parser.add_argument("--replace", action="store_true", help="leave the cluster this machine belongs to")
+
+
+def _yes(parser: ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _new(parser: ArgumentParser) -> None:
+    parser.add_argument("action", choices=("new",), metavar="new")
+
+
+def _show_check_init(parser: ArgumentParser) -> None:
+    parser.add_argument("action", choices=("show", "check", "init"), metavar="show|check|init")
+    parser.add_argument("--origin", action="store_true", help="with show: where each value comes from")
+
+
+COMMANDS: Final = (
+    Command(
+        "serve",
+        "start a node in the foreground",
+        "serve",
+        (
+            ("ollama-dist serve", "find Ollama, find the other nodes, serve clients on this machine"),
+            ("ollama-dist serve --listen 0.0.0.0", "serve clients on the network as well"),
+            (
+                "ollama-dist serve --join desk:11436",
+                "find the cluster by a member where multicast does not reach",
+            ),
+        ),
+        settings=None,
+    ),
+    Command(
+        "status",
+        "how the cluster is, and what is wrong with it",
+        "status",
+        (("ollama-dist status", ""), ("ollama-dist status --json | jq .problems", "for programs")),
+        reads=True,
+    ),
+    Command(
+        "nodes",
+        "the members: state, load, memory, round trip",
+        "nodes",
+        (("ollama-dist nodes", ""), ("ollama-dist nodes --json | jq '.nodes[].name'", "names only")),
+        reads=True,
+    ),
+    Command(
+        "models",
+        "which node has which model, and where it is loaded",
+        "models",
+        (("ollama-dist models", ""), ("ollama-dist models --json", "with digests, for programs")),
+        reads=True,
+    ),
+    Command(
+        "invite",
+        "make a code with which one machine can join",
+        "invite",
+        (("ollama-dist invite", "prints the command for the other machine"),),
+        reads=True,
+    ),
+    Command(
+        "join",
+        "join the cluster a code is from, whether the node runs or not",
+        "join",
+        (("ollama-dist join CODE", "CODE is what `ollama-dist invite` printed"),),
+        settings=(*FIND_NODE, "cluster_key_file"),
+        add_arguments=_code,
+    ),
+    Command(
+        "leave",
+        "leave the cluster; running requests end first",
+        "leave",
+        (("ollama-dist leave", ""), ("ollama-dist leave --yes", "without being asked")),
+        add_arguments=_yes,
+    ),
+    Command(
+        "doctor",
+        "look for what could keep this node from working",
+        "doctor",
+        (("ollama-dist doctor", "works whether the node runs or not"), ("ollama-dist doctor --json", "")),
+        settings=None,
+        reads=True,
+    ),
+    Command(
+        "config",
+        "show, check or write the settings",
+        "config",
+        (
+            ("ollama-dist config show --origin", "each setting, and where its value comes from"),
+            ("ollama-dist config check", "is there a mistake in flags, environment or file?"),
+            ("ollama-dist config init", "write a file with every setting, explained and commented out"),
+        ),
+        settings=None,
+        add_arguments=_show_check_init,
+        reads=True,
+    ),
+    Command(
+        "cluster-key",
+        "make a cluster key, for machines that are set up by machines",
+        "cluster_key",
+        (
+            (
+                "ollama-dist cluster-key new > cluster.key",
+                "give it to every node by OLLAMA_DIST_CLUSTER_KEY_FILE",
+            ),
+        ),
+        settings=(),
+        add_arguments=_new,
+    ),
+    Command(
+        "version",
+        "which version this is",
+        "version",
+        (("ollama-dist version", ""),),
+        settings=(),
+        reads=True,
+    ),
+)
+
+BY_NAME: Final = {command.name: command for command in COMMANDS}
