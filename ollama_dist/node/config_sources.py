@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from ollama_dist.node.config import (
     Source,
     all_settings,
 )
-from ollama_dist.node.setting_values import Listen, Secret, did_you_mean
+from ollama_dist.node.setting_values import Listen, Secret, did_you_mean, nearest
 
 APP_NAME: Final = "ollama-dist"
 
@@ -94,10 +94,17 @@ def _from_environment(environ: Mapping[str, str], folder: Path) -> Iterator[tupl
     for name in environ:
         # Without the last underscore, so that a misspelt OLLAMA_DISTRIBUTED is caught as well.
         if name.startswith(ENV_PREFIX.rstrip("_")) and name not in by_name and name not in NOT_SETTINGS:
-            raise ConfigError(f"{name} (environment) is not a setting{did_you_mean(name, by_name)}")
+            raise ConfigError(f"{name} (environment) is not a setting{_meant(name, by_name)}")
     for name, setting in by_name.items():
         if environ.get(name):
             yield setting.key, _Said(environ[name], Origin(Source.ENVIRONMENT, name), folder)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """The nearest variable; the prefix they all share says nothing about likeness."""
+    tails = {variable.removeprefix(ENV_PREFIX): variable for variable in known}
+    near = nearest(name.removeprefix(ENV_PREFIX), tails)
+    return f"; did you mean {tails[near]!r}?" if near else ""
 
 
 def _from_file(path: Path, environ: Mapping[str, str]) -> Iterator[tuple[str, _Said]]:
