@@ -1,6 +1,6 @@
 """The commands as data: what each is called, does and takes, and where it is found when it is run."""
 
-from argparse import SUPPRESS, ArgumentParser
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -33,9 +33,6 @@ class Command:
         self.add_arguments(parser)
         if self.reads:
             parser.add_argument("--json", action="store_true", help="answer in JSON, for programs")
-        parser.add_argument(
-            "--debug", action="store_true", default=SUPPRESS, help="show the traceback of an error"
-        )
         parser.add_settings(self.settings)
         return parser
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ollama_dist import __version__
 from ollama_dist.cli.commands import BY_NAME, COMMANDS
@@ -16,12 +16,18 @@ _INTERRUPTED = 130
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command in ``words``, or in the process's own arguments; the exit code."""
-    words = list(sys.argv[1:] if words is None else words)
+    return guarded(list(sys.argv[1:] if words is None else words), _run)
+
+
+def guarded(words: list[str], run: Callable[[list[str]], int]) -> int:
+    """Run a program on its arguments; whatever it raises becomes words on standard error and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
-        return _run(words)
+        code = run(words)
+        sys.stdout.flush()
+        return code
     except SystemExit as end:  # --help
         return int(end.code or 0)
     except KeyboardInterrupt:

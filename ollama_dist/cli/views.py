@@ -131,20 +131,22 @@ def state_of(node: Node) -> Cell:
 
 
 def _node_row(node: Node) -> Row:
-    return Row(
-        [
-            Cell(node.name + ("*" if node.is_self else "")),
-            state_of(node),
-            Cell(", ".join(node.loaded) or NOTHING),
-            Cell(f"{max(node.in_flight - node.waiting, 0)}/{node.waiting}"),
-            Cell(f"{node.tokens_per_s:.0f}" if node.tokens_per_s else NOTHING),
-            Cell(size(node.memory_free) if node.has_resources else NOTHING),
-            Cell(NOTHING if node.rtt_ms is None or node.is_self else milliseconds(node.rtt_ms)),
-            Cell(node.version or NOTHING),
-            Cell(ago(node.age_s)),
-        ],
-        note=_why(node),
-    )
+    is_gone = node.state in ("dead", "left")
+    figures = [NOTHING] * 5 if is_gone else _figures(node)
+    texts = [*figures, node.version or NOTHING, ago(node.age_s)]
+    name = Cell(node.name + ("*" if node.is_self else ""))
+    return Row([name, state_of(node), *map(Cell, texts)], note=_why(node))
+
+
+def _figures(node: Node) -> list[str]:
+    """What it does and has: only worth telling of a node that may still be there."""
+    return [
+        ", ".join(node.loaded) or NOTHING,
+        f"{max(node.in_flight - node.waiting, 0)}/{node.waiting}",
+        f"{node.tokens_per_s:.0f}" if node.tokens_per_s else NOTHING,
+        size(node.memory_free) if node.has_resources else NOTHING,
+        NOTHING if node.rtt_ms is None or node.is_self else milliseconds(node.rtt_ms),
+    ]
 
 
 def _why(node: Node) -> str:

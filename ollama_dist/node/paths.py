@@ -48,6 +48,11 @@ class StatePaths:
         return self.root / "membership.json"
 
     @property
+    def seeds(self) -> Path:
+        """Members named by the code this machine joined with: `seeds`."""
+        return self.root / "seeds"
+
+    @property
     def models(self) -> Path:
         """GGUF files for the embedded engine."""
         return self.root / "models"
