@@ -66,9 +66,9 @@ def _init(arguments: Arguments) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write("\n".join(template()) + "\n")
-    except FileExistsError as error:
-        raise Failure(f"{path} exists already", do="edit it, or name another with --config") from error
     except OSError as error:
+        if path.exists():
+            raise Failure(f"{path} exists already", do="edit it, or name another with --config") from error
         raise Failure(f"{path} cannot be written: {error.strerror}") from error
     print(f"wrote {path}: every setting, explained and commented out")
     return Exit.OK

@@ -58,7 +58,7 @@ def findings_text(findings: Sequence[Finding], terminal: Terminal) -> list[str]:
         (Result.FAIL, "failed"),
         (Result.SKIP, "skipped"),
     )
-    return [*lines, "", ", ".join(f"{numbers[result]} {word}" for result, word in said)]
+    return [*lines, "", *terminal.wrap(", ".join(f"{numbers[result]} {word}" for result, word in said))]
 
 
 def _situation(arguments: Arguments) -> Situation:

@@ -85,8 +85,10 @@ def load_settings(
 def _from_flags(flags: Mapping[str, str], folder: Path) -> Iterator[tuple[str, _Said]]:
     by_key = {setting.key: setting for setting in all_settings()}
     for key, text in flags.items():
+        setting = by_key[key]
+        flag = f"--no-{setting.dashed}" if setting.is_switch and text == "false" else f"--{setting.dashed}"
         if text:
-            yield key, _Said(text, Origin(Source.FLAG, f"--{by_key[key].dashed}"), folder)
+            yield key, _Said(text, Origin(Source.FLAG, flag), folder)
 
 
 def _from_environment(environ: Mapping[str, str], folder: Path) -> Iterator[tuple[str, _Said]]:
