@@ -1,6 +1,5 @@
 """Checks of what runs models here: the local Ollama and the embedded engine."""
 
-import http.client
 import json
 import re
 import shutil
@@ -8,6 +7,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from ollama_dist.cli.examination import Check, Situation, Verdict, failed, passed, skipped, warned
+from ollama_dist.cli.exchange import BadAnswer, ask
 from ollama_dist.node.setting_values import OLLAMA_PORT, Address, EngineChoice
 
 SAFE_OLLAMA: Final = (0, 17, 1)
@@ -70,10 +70,8 @@ def check_embedded_engine(situation: Situation) -> Verdict:
 
 def ask_version(address: Address) -> tuple[str | None, str]:
     """The version an Ollama answers at this address, or None and why there is none."""
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=_PATIENCE_S)
     try:
-        connection.request("GET", "/api/version")
-        answer = json.loads(connection.getresponse().read(65_536))
+        answer = json.loads(ask(address, "GET", "/api/version", patience_s=_PATIENCE_S).content)
         return str(answer["version"]), ""
     except ConnectionRefusedError:
         return None, "nobody is listening"
@@ -81,10 +79,8 @@ def ask_version(address: Address) -> tuple[str | None, str]:
         return None, f"no answer within {_PATIENCE_S:g} s"
     except OSError as error:
         return None, error.strerror or str(error)
-    except (ValueError, KeyError, TypeError, http.client.HTTPException):
+    except (BadAnswer, ValueError, KeyError, TypeError):
         return None, "what answers there is no Ollama"
-    finally:
-        connection.close()
 
 
 def _as_the_node_says(situation: Situation) -> Verdict:

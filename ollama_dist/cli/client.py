@@ -1,11 +1,11 @@
 """Talking to the running node: finding it, asking it, and saying plainly what went wrong."""
 
-import http.client
 import json
 import socket
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ollama_dist.cli.exchange import Answer, BadAnswer, ask
 from ollama_dist.cli.failures import Exit, Failure
 from ollama_dist.node.config import Settings, Source
 from ollama_dist.node.paths import StatePaths, is_in_use
@@ -15,8 +15,6 @@ from ollama_dist.node.setting_values import Address, Secret
 
 PATIENCE_S: Final = 3.0
 """A node on this machine answers in milliseconds; one that does not within this time is stuck."""
-
-_BIGGEST_ANSWER: Final = 32 * 1024 * 1024
 
 
 class NotRunning(Failure):
@@ -51,20 +49,11 @@ def locate(settings: Settings) -> Whereabouts:
 
 
 class NodeClient:
-    """One connection to a node; use it as a context."""
+    """Asks one node."""
 
     def __init__(self, where: Whereabouts, patience_s: float = PATIENCE_S) -> None:
         self._where = where
         self._patience_s = patience_s
-        self._connection = http.client.HTTPConnection(
-            where.address.host, where.address.port, timeout=patience_s
-        )
-
-    def __enter__(self) -> "NodeClient":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
 
     def get(self, path: str) -> Any:
         """The JSON the node answers. Raises `Failure`; `NotRunning` when nobody or somebody else answers."""
@@ -82,18 +71,17 @@ class NodeClient:
         return self._ask("POST", path, json.dumps(body).encode())
 
     def _ask(self, method: str, path: str, body: bytes | None) -> Any:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        if self._where.token:
-            headers["Authorization"] = f"Bearer {self._where.token.reveal()}"
+        token = self._where.token
+        bearer = token.reveal() if token else None
         try:
-            self._connection.request(method, path, body, headers)
-            response = self._connection.getresponse()
-            content = response.read(_BIGGEST_ANSWER)
+            answer = ask(
+                self._where.address, method, path, patience_s=self._patience_s, body=body, bearer=bearer
+            )
         except ConnectionRefusedError as error:
             raise self._absent() from error
-        except (TimeoutError, OSError, http.client.HTTPException) as error:
+        except (OSError, BadAnswer) as error:
             raise self._silent(error) from error
-        return _read(self._where.address, response.status, content)
+        return _read(self._where.address, answer)
 
     def _absent(self) -> Failure:
         if self._where.in_use:
@@ -114,7 +102,8 @@ class NodeClient:
         return Failure(f"{self._where.address} did not answer properly", why=why, do="ollama-dist doctor")
 
 
-def _read(address: Address, status: int, content: bytes) -> Any:
+def _read(address: Address, received: Answer) -> Any:
+    status, content = received.status, received.content
     try:
         answer = json.loads(content)
     except ValueError:

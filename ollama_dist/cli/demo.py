@@ -1,6 +1,5 @@
 """``scripts/run``: from nothing to a real answer, by one node in the foreground or a small cluster."""
 
-import http.client
 import json
 import os
 import sys
@@ -14,6 +13,7 @@ from ollama_dist.cli.arguments import Arguments, Parser
 from ollama_dist.cli.children import Children, Program, describe_exit, ended_by_signals
 from ollama_dist.cli.demo_cluster import Parts, run_cluster
 from ollama_dist.cli.demo_plan import MOST_NODES, SENTENCES, talk_text
+from ollama_dist.cli.exchange import BadAnswer, ask
 from ollama_dist.cli.failures import Exit
 from ollama_dist.cli.main import guarded
 from ollama_dist.cli.output import print_lines
@@ -70,14 +70,11 @@ def run_one(words: Sequence[str], arguments: Arguments, parts: Parts) -> int:
 
 def models_at(address: Address) -> list[str]:
     """The models that an Ollama or a node lists there; none where nobody answers."""
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=_PATIENCE_S)
     try:
-        connection.request("GET", "/api/tags")
-        return [str(row["name"]) for row in json.loads(connection.getresponse().read())["models"]]
-    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+        listed = json.loads(ask(address, "GET", "/api/tags", patience_s=_PATIENCE_S).content)
+        return [str(row["name"]) for row in listed["models"]]
+    except (OSError, BadAnswer, ValueError, KeyError, TypeError):
         return []
-    finally:
-        connection.close()
 
 
 def _engine_flags(settings: Settings, parts: Parts) -> list[str]:

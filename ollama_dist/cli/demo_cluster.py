@@ -131,10 +131,10 @@ def _models_when_met(nodes: Sequence[DemoNode]) -> tuple[Model, ...]:
     models: tuple[Model, ...] = ()
     try:
         for node in nodes:
-            with NodeClient(Whereabouts(node.listen, None, in_use=True, token=None)) as client:
-                if read_status(client.get("/api/distributed/status")).alive < len(nodes):
-                    return ()
-                models = read_models(client.get("/api/distributed/models"))
+            client = NodeClient(Whereabouts(node.listen, None, in_use=True, token=None))
+            if read_status(client.get("/api/distributed/status")).alive < len(nodes):
+                return ()
+            models = read_models(client.get("/api/distributed/models"))
     except Failure:
         return ()  # not listening yet
     holders = {replica.node for model in models for replica in model.replicas}

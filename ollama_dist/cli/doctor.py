@@ -69,9 +69,9 @@ def _situation(arguments: Arguments) -> Situation:
         error, settings = str(mistake), load_settings({"config": os.devnull}, {})
     where = locate(settings)
     try:
-        with NodeClient(where) as node:
-            status = read_status(node.get("/api/distributed/status"))
-            nodes = read_nodes(node.get("/api/distributed/nodes"))
+        node = NodeClient(where)
+        status = read_status(node.get("/api/distributed/status"))
+        nodes = read_nodes(node.get("/api/distributed/nodes"))
     except Failure as failure:
         said = f"{failure.what}: {failure.why}" if failure.why else failure.what
         return Situation(settings, os.environ, where, config_error=error, node_error=said)

@@ -9,8 +9,7 @@ from ollama_dist.cli.output import print_json
 
 
 def run(arguments: Arguments) -> int:
-    with NodeClient(locate(arguments.settings())) as node:
-        invite = node.post("/api/distributed/invite", {})
+    invite = NodeClient(locate(arguments.settings())).post("/api/distributed/invite", {})
     if arguments.json:
         print_json("invite", invite)
         return Exit.OK

@@ -26,9 +26,9 @@ def run(arguments: Arguments) -> int:
 
 
 def _join_now(where: Whereabouts, arguments: Arguments) -> None:
-    with NodeClient(where, _PATIENCE_S) as node:
-        replace = {"replace": True} if arguments.replace else {}
-        joined = node.post("/api/distributed/join", {"code": arguments.code, **replace})
+    replace = {"replace": True} if arguments.replace else {}
+    node = NodeClient(where, _PATIENCE_S)
+    joined = node.post("/api/distributed/join", {"code": arguments.code, **replace})
     nodes = count(int(joined["nodes"]), "node")
     print(f"joined cluster {joined['cluster']}, {nodes} with this one; see: ollama-dist status")
 

@@ -6,13 +6,15 @@ from ollama_dist.cli.arguments import Arguments
 from ollama_dist.cli.client import NodeClient, locate
 from ollama_dist.cli.failures import Exit, Failure
 
+_PATIENCE_S = 60.0
+"""Requests that run end first."""
+
 
 def run(arguments: Arguments) -> int:
-    where = locate(arguments.settings())
-    with NodeClient(where, patience_s=60) as node:
-        if not arguments.yes:
-            _ask()
-        node.post("/api/distributed/leave", {})
+    node = NodeClient(locate(arguments.settings()), _PATIENCE_S)
+    if not arguments.yes:
+        _ask()
+    node.post("/api/distributed/leave", {})
     print("left the cluster; requests that were running have ended, and the node goes on alone")
     return Exit.OK
 

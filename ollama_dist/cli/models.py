@@ -12,8 +12,7 @@ from ollama_dist.cli.views import models_text
 
 
 def run(arguments: Arguments) -> int:
-    with NodeClient(locate(arguments.settings())) as node:
-        answer = node.get("/api/distributed/models")
+    answer = NodeClient(locate(arguments.settings())).get("/api/distributed/models")
     if arguments.json:
         print_json("models", {"models": answer.get("models", [])})
     else:

@@ -12,8 +12,7 @@ from ollama_dist.cli.views import nodes_text
 
 
 def run(arguments: Arguments) -> int:
-    with NodeClient(locate(arguments.settings())) as node:
-        answer = node.get("/api/distributed/nodes")
+    answer = NodeClient(locate(arguments.settings())).get("/api/distributed/nodes")
     if arguments.json:
         print_json("nodes", {"nodes": answer.get("nodes", [])})
     else:

@@ -16,8 +16,8 @@ from ollama_dist.cli.views import not_running_text, status_text
 def run(arguments: Arguments) -> int:
     where = locate(arguments.settings())
     try:
-        with NodeClient(where) as node:
-            answer, listing = node.get("/api/distributed/status"), node.get("/api/distributed/nodes")
+        node = NodeClient(where)
+        answer, listing = node.get("/api/distributed/status"), node.get("/api/distributed/nodes")
     except NotRunning as down:
         return _not_running(arguments, where, down)
     status, nodes = read_status(answer), read_nodes(listing)

@@ -17,9 +17,8 @@ from ollama_dist.node.config import (
     Source,
     all_settings,
 )
+from ollama_dist.node.folders import config_folder, state_folder
 from ollama_dist.node.setting_values import Listen, Secret, did_you_mean, nearest
-
-APP_NAME: Final = "ollama-dist"
 
 NOT_SETTINGS: Final = frozenset({"OLLAMA_DIST_VENV"})
 """Variables of the development scripts, which share our prefix."""
@@ -47,12 +46,10 @@ class _Said:
 
 
 def this_machine() -> Machine:
-    import platformdirs  # only needed where a person's folders are
-
     return Machine(
         host_name=_usable_name(socket.gethostname()),
-        state_dir=platformdirs.user_state_path(APP_NAME, appauthor=False),
-        config_file=platformdirs.user_config_path(APP_NAME, appauthor=False) / "config.yaml",
+        state_dir=state_folder(),
+        config_file=config_folder() / "config.yaml",
         folder=Path.cwd(),
     )
 

@@ -1,12 +1,11 @@
 """The secrets a node keeps in files: where each is looked for, and how a missing one is made."""
 
-import secrets
 from pathlib import Path
 
 from ollama_dist.core.errors import ConfigError
 from ollama_dist.node.config import Settings
 from ollama_dist.node.paths import StatePaths, write_private
-from ollama_dist.node.setting_values import Secret
+from ollama_dist.node.setting_values import Secret, parse_secret
 
 
 def admin_token_file(settings: Settings) -> Path:
@@ -22,6 +21,8 @@ def make_admin_token(settings: Settings) -> Secret:
     """The operators' token; one of 256 bits is made and kept when there is none. Raises `ConfigError`."""
     token = find_admin_token(settings)
     if token is None:
+        import secrets  # for the node; commands only read
+
         token = Secret(secrets.token_urlsafe(32))
         write_secret(admin_token_file(settings), token)
     return token
@@ -49,7 +50,10 @@ def read_secret(path: Path) -> Secret | None:
         raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not text:
         raise ConfigError(f"{path} is empty; delete it or put the secret in it")
-    return Secret(text)
+    try:
+        return parse_secret(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} {error}") from error
 
 
 def write_secret(path: Path, secret: Secret) -> None:

@@ -21,6 +21,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 Item = TypeVar("Item")
 
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*\.?")
+_ONE_WORD = re.compile(r"[!-~]+")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -194,6 +195,8 @@ def parse_path(text: str) -> Path:
 
 
 def parse_secret(text: str) -> Secret:
+    if not _ONE_WORD.fullmatch(text.strip()):
+        raise ValueError("must be one word of plain characters")
     return Secret(text.strip())
 
 

@@ -12,7 +12,7 @@ from ollama_dist.node.config_sources import Machine, load_settings
 from ollama_dist.node.paths import StateLock, StatePaths, make_state_dir
 from ollama_dist.node.runtime_file import write_runtime
 from ollama_dist.node.setting_values import Address, Secret
-from tests.support.fake_node import STATUS, FakeNode
+from tests.support.fake_node import FakeNode
 from tests.unit.cli.test_views import KNOWN
 
 STATUS_PATH = "/api/distributed/status"
@@ -27,13 +27,11 @@ def at(port: int, *, token: str = "", in_use: bool = True) -> Whereabouts:
 
 
 def ask(port: int, patience_s: float = 3.0) -> Any:
-    with NodeClient(at(port), patience_s) as client:
-        return client.get(STATUS_PATH)
+    return NodeClient(at(port), patience_s).get(STATUS_PATH)
 
 
 def tell(port: int) -> Any:
-    with NodeClient(at(port, token="sesame")) as client:
-        return client.post("/x", {"a": 1})
+    return NodeClient(at(port, token="sesame")).post("/x", {"a": 1})
 
 
 @pytest.fixture
@@ -76,8 +74,8 @@ def test_the_token_is_shown_as_bearer() -> None:
 
 
 def test_without_a_token_nothing_is_asked_of_a_running_node() -> None:
-    with FakeNode() as node, NodeClient(at(node.port)) as client, pytest.raises(Failure) as caught:
-        client.post("/x", {})
+    with FakeNode() as node, pytest.raises(Failure) as caught:
+        NodeClient(at(node.port)).post("/x", {})
     assert caught.value.exit_code is Exit.NOT_ALLOWED
     assert node.requests == []
 
@@ -117,10 +115,10 @@ def test_somebody_else_on_the_port_is_no_node(answer: tuple[int, object], said: 
 def test_nobody_on_the_port_is_a_node_that_is_down_or_one_that_is_starting() -> None:
     with FakeNode() as node:
         port = node.port
-    with NodeClient(at(port, in_use=False)) as client, pytest.raises(NotRunning, match="no node is running"):
-        client.get(STATUS_PATH)
-    with NodeClient(at(port)) as client, pytest.raises(Failure, match="does not listen") as caught:
-        client.get(STATUS_PATH)
+    with pytest.raises(NotRunning, match="no node is running"):
+        NodeClient(at(port, in_use=False)).get(STATUS_PATH)
+    with pytest.raises(Failure, match="does not listen") as caught:
+        ask(port)
     assert caught.value.exit_code is Exit.FAILED
 
 
@@ -132,12 +130,5 @@ def test_a_node_that_hangs_is_not_waited_for_long() -> None:
 
 def test_an_unknown_host_is_named() -> None:
     where = Whereabouts(Address("no-such-host.invalid", 1), None, in_use=False, token=None)
-    with NodeClient(where) as client, pytest.raises(NotRunning, match=r"no-such-host\.invalid"):
-        client.get(STATUS_PATH)
-
-
-def test_one_connection_serves_several_questions() -> None:
-    with FakeNode() as node, NodeClient(at(node.port)) as client:
-        assert client.get(STATUS_PATH) == STATUS
-        assert client.get("/api/distributed/nodes")["nodes"]
-    assert len(node.requests) == 2
+    with pytest.raises(NotRunning, match=r"no-such-host\.invalid"):
+        NodeClient(where).get(STATUS_PATH)

@@ -50,6 +50,12 @@ def test_an_empty_secret_is_an_error_not_a_free_pass(settings: Settings) -> None
         make_admin_token(settings)
 
 
+def test_a_secret_is_one_word_so_that_it_cannot_forge_a_header(settings: Settings) -> None:
+    admin_token_file(settings).write_text("sesame\r\nX-Admin: yes\n")
+    with pytest.raises(ConfigError, match=r"admin\.token must be one word of plain characters"):
+        find_admin_token(settings)
+
+
 def test_the_cluster_key_comes_from_the_setting_else_from_its_file(tmp_path: Path) -> None:
     node = NodeSettings("desk", tmp_path)
     assert find_cluster_key(Settings(node=node)) is None

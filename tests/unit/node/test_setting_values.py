@@ -20,6 +20,7 @@ from ollama_dist.node.setting_values import (
     parse_node_name,
     parse_ollama_address,
     parse_path,
+    parse_secret,
     whole_number,
 )
 
@@ -191,6 +192,13 @@ def test_a_name_that_would_not_fit_a_header_or_a_table_is_refused(text: str) -> 
 def test_paths_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     assert parse_path("~/models") == Path("/home/ada/models")
+
+
+def test_a_secret_is_one_word() -> None:
+    assert parse_secret(" odk1-x ").reveal() == "odk1-x"
+    for text in ("", "two words", "a\nb", "schl\u00fcssel"):
+        with pytest.raises(ValueError, match="one word"):
+            parse_secret(text)
 
 
 def test_interfaces_are_named_by_address() -> None:
