@@ -1,18 +1,17 @@
 """What a node answers on ``/api/distributed``, read leniently: a node may be older or newer than the command.
 
 A key that is missing or of another kind counts as unknown; text loses what could steer a terminal.
+Named tuples, here and in `terminal`: to define a dataclass takes a command longer than to fill a hundred.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """Something that is not as it should be."""
 
     severity: str
@@ -21,16 +20,14 @@ class Problem:
     fix: str
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """A cluster nearby that this node does not belong to."""
 
     cluster: str
     addresses: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """``GET /api/distributed/status``; times in seconds."""
 
     cluster: str
@@ -61,8 +58,7 @@ class Status:
     seen: tuple[Seen, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """One row of ``GET /api/distributed/nodes``."""
 
     id: str
@@ -91,8 +87,7 @@ class Node:
         return self.state == "alive"
 
 
-@dataclass(frozen=True, slots=True)
-class Replica:
+class Replica(NamedTuple):
     node: str
     state: str
     loaded: bool
@@ -100,8 +95,7 @@ class Replica:
     """Share that has arrived, 0 to 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(NamedTuple):
     """One row of ``GET /api/distributed/models``."""
 
     name: str

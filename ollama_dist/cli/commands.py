@@ -1,12 +1,14 @@
 """The commands as data: what each is called, does and takes, and where it is found when it is run."""
 
-from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
-from ollama_dist.cli.arguments import Arguments, Parser
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+    from ollama_dist.cli.arguments import Arguments, Parser
 
 FIND_NODE: Final = ("listen", "state_dir", "config")
 """The settings by which a command finds the running node."""
@@ -23,12 +25,14 @@ class Command:
     """What to type, and what for."""
     settings: tuple[str, ...] | None = FIND_NODE
     """Keys of the settings it has flags for; None: every setting."""
-    add_arguments: Callable[[ArgumentParser], object] = lambda _: None
+    add_arguments: "Callable[[ArgumentParser], object]" = lambda _: None
     reads: bool = False
     """It has ``--json``."""
 
-    def parser(self) -> Parser:
+    def parser(self) -> "Parser":
         """The flags and arguments of this command."""
+        from ollama_dist.cli.arguments import Parser  # with all settings; the overview needs none
+
         parser = Parser(f"ollama-dist {self.name}", self.summary, self.examples)
         self.add_arguments(parser)
         if self.reads:
@@ -36,26 +40,26 @@ class Command:
         parser.add_settings(self.settings)
         return parser
 
-    def run(self, arguments: Arguments) -> int:
+    def run(self, arguments: "Arguments") -> int:
         """Do it; the exit code. Raises `Failure` and errors of the `DistError` tree."""
-        run = cast(Callable[[Arguments], int], import_module(f"ollama_dist.cli.{self.module}").run)
+        run = cast("Callable[[Arguments], int]", import_module(f"ollama_dist.cli.{self.module}").run)
         return run(arguments)
 
 
-def _code(parser: ArgumentParser) -> None:
+def _code(parser: "ArgumentParser") -> None:
     parser.add_argument("code", metavar="CODE", help="what `ollama-dist invite` printed on a member")
     parser.add_argument("--replace", action="store_true", help="leave the cluster this machine belongs to")
 
 
-def _yes(parser: ArgumentParser) -> None:
+def _yes(parser: "ArgumentParser") -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def _new(parser: ArgumentParser) -> None:
+def _new(parser: "ArgumentParser") -> None:
     parser.add_argument("action", choices=("new",), metavar="new")
 
 
-def _show_check_init(parser: ArgumentParser) -> None:
+def _show_check_init(parser: "ArgumentParser") -> None:
     parser.add_argument("action", choices=("show", "check", "init"), metavar="show|check|init")
     parser.add_argument("--origin", action="store_true", help="with show: where each value comes from")
 

@@ -8,7 +8,6 @@ from ollama_dist import __version__
 from ollama_dist.cli.commands import BY_NAME, COMMANDS
 from ollama_dist.cli.failures import Exit, Failure
 from ollama_dist.core.errors import ConfigError, DistError, Unauthorized
-from ollama_dist.node.setting_values import nearest
 
 _INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
@@ -49,6 +48,8 @@ def _run(words: list[str]) -> int:
     if name is None:
         return _without_command(words)
     if name not in BY_NAME:
+        from ollama_dist.node.setting_values import nearest
+
         near = nearest(name, BY_NAME)
         do = f"did you mean `ollama-dist {near}`?" if near else "ollama-dist --help"
         raise Failure(f"there is no command {name!r}", do=do, exit_code=Exit.USAGE)

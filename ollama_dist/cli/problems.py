@@ -1,7 +1,6 @@
 """What is wrong, as cause -> effect -> fix: told by the node, or plain from its answers."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ollama_dist.cli.answers import Node, Problem, Status
 
@@ -29,7 +28,7 @@ def engine_text(status: Status) -> str:
 
 
 def _engine_problem(status: Status) -> Problem:
-    cause = status.engine_error or f"{engine_text(replace(status, engine_state='ready'))} does not answer"
+    cause = status.engine_error or f"{engine_text(status._replace(engine_state='ready'))} does not answer"
     return Problem(
         "error", "engine_unreachable", f"{cause} -> its models are not served from here", "ollama serve"
     )

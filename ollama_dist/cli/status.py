@@ -23,7 +23,7 @@ def run(arguments: Arguments) -> int:
     status, nodes = read_status(answer), read_nodes(listing)
     problems = all_problems(status, nodes)
     if arguments.json:
-        told = {"problems": [asdict(problem) for problem in problems]}
+        told = {"problems": [problem._asdict() for problem in problems]}
         print_json("status", {"running": True, **answer, **told, "members": listing.get("nodes", [])})
     else:
         print_lines(status_text(status, nodes, terminal_of(sys.stdout)))

@@ -4,9 +4,8 @@ import os
 import shutil
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TextIO
+from typing import Final, NamedTuple, TextIO
 
 GAP: Final = "  "
 NOTHING: Final = "-"
@@ -23,8 +22,7 @@ class Tone(Enum):
     STRONG = "1"
 
 
-@dataclass(frozen=True, slots=True)
-class Terminal:
+class Terminal(NamedTuple):
     """What the reader's terminal can show."""
 
     width: int = 80
@@ -53,8 +51,7 @@ class Terminal:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """A column of a table. The one with the lowest ``keep`` goes first when the terminal is too narrow."""
 
     title: str
@@ -64,14 +61,12 @@ class Column:
     """It may be cut down to this width; None: it is shown whole."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(NamedTuple):
     text: str
     tone: Tone = Tone.PLAIN
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     cells: Sequence[Cell]
     note: str = ""
     """What the reader should know beside, in a line of its own below."""
