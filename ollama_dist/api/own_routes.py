@@ -12,6 +12,7 @@ from ollama_dist.core.modes import Mode
 from ollama_dist.core.view import ClusterView
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.modes import Switches
+from ollama_dist.node.reports import Problem, SelfReport
 
 DECISIONS_SHOWN: Final = 100
 DECISIONS_LIMIT: Final = 1000
@@ -25,9 +26,9 @@ class Operated(Protocol):
 
     def view(self) -> ClusterView: ...
 
-    def report(self) -> reports.SelfReport: ...
+    def report(self) -> SelfReport: ...
 
-    def problems(self) -> list[reports.Problem]: ...
+    def problems(self) -> list[Problem]: ...
 
     def seen_clusters(self) -> list[tuple[str, tuple[str, ...]]]: ...
 

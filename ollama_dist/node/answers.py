@@ -166,7 +166,7 @@ async def begin(target: Target, request: InferenceRequest, headers: Sequence[Hea
                 return await _begun(target, connection, head, request, deadline)
             return await _said_no(target, connection, head, request, deadline)
         except BaseException:
-            connection.close()
+            target.drop(connection)
             raise
     except UpstreamTimeout as error:
         raise AttemptFailed(Result.TIMEOUT, str(error)) from error

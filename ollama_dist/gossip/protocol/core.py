@@ -240,6 +240,7 @@ class Membership:
             hot=row.hot.data if row.hot else b"",
             hot_version=row.hot.version if row.hot else 0,
             hot_at=row.hot_at,
+            heard_at=row.heard_at,
             cold=row.cold.view(),
             cold_version=row.cold.version,
         )
