@@ -36,7 +36,7 @@ class Operated(Protocol):
 
     async def invite(self) -> dict[str, Any]: ...
 
-    async def join(self, code: str) -> dict[str, Any]: ...
+    async def join(self, code: str, *, replace_cluster: bool) -> dict[str, Any]: ...
 
     async def leave(self) -> dict[str, Any]: ...
 
@@ -88,10 +88,13 @@ class OwnRoutes:
         return exchange.reply_json(await self._node.invite())
 
     async def join(self, exchange: Exchange) -> web.StreamResponse:
-        code = (await exchange.json()).get("code")
+        said = await exchange.json()
+        code, replace = said.get("code"), said.get("replace", False)
         if not isinstance(code, str) or not code:
             raise BadRequest('"code" must be the code that `ollama-dist invite` printed')
-        return exchange.reply_json(await self._node.join(code))
+        if not isinstance(replace, bool):
+            raise BadRequest('"replace" must be true or false')
+        return exchange.reply_json(await self._node.join(code, replace_cluster=replace))
 
     async def leave(self, exchange: Exchange) -> web.StreamResponse:
         await exchange.json()
