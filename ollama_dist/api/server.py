@@ -93,9 +93,10 @@ def _guard(origins: Sequence[str]) -> Guard:
 
 
 def _own_addresses() -> list[str]:
-    found = []
-    for addresses in psutil.net_if_addrs().values():
-        for address in addresses:
-            if address.family in (socket.AF_INET, socket.AF_INET6):
-                found.append(str(ipaddress.ip_address(address.address.partition("%")[0])))
-    return found
+    families = (socket.AF_INET, socket.AF_INET6)
+    return [
+        str(ipaddress.ip_address(address.address.partition("%")[0]))
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family in families
+    ]
