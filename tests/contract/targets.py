@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -65,12 +66,11 @@ def real_ollama() -> Target:
     """The program OLLAMA_BIN names, held to the recordings of its own age."""
     binary = os.environ.get("OLLAMA_BIN", "")
     age = _age_of(binary)
-    if not binary or not shutil.which(binary):
+    needs = ""
+    if not shutil.which(binary):
         needs = "a real Ollama is tested where OLLAMA_BIN names one"
     elif age not in VERSIONS:
-        needs = f"there are no recordings of {age or binary}; there are of {', '.join(VERSIONS)}"
-    else:
-        needs = ""
+        needs = f"{binary} is of age {age!r}; there are recordings of {', '.join(VERSIONS)}"
     return Target(
         "real-ollama",
         age or VERSIONS[-1],
@@ -82,9 +82,15 @@ def real_ollama() -> Target:
 
 
 def _age_of(binary: str) -> str:
-    """OLLAMA_AGE where it is set, else what the program's name says."""
-    named = re.search(r"\d+\.\d+\.\d+(?:-rc\d+)?", Path(binary).name)
-    return os.environ.get("OLLAMA_AGE", "") or (named[0] if named else "")
+    """What the program says of itself; it warns that nobody listens, which is as well."""
+    if not shutil.which(binary):
+        return ""
+    alone = {"OLLAMA_HOST": "127.0.0.1:9", "HOME": "/nonexistent"}
+    told = subprocess.run(
+        [binary, "--version"], capture_output=True, text=True, env=alone, timeout=20, check=False
+    )
+    version = re.search(r"\d+\.\d+\.\d+(?:-rc\d+)?", told.stdout)
+    return version[0] if version else ""
 
 
 def _real(binary: str) -> Serving:
