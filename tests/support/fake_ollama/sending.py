@@ -12,6 +12,8 @@ from tests.support.fake_ollama.faults import Fault, Hang
 from tests.support.fake_ollama.journal import Journal, Seen
 from tests.support.fake_ollama.shapes import DEATH, Written
 
+BUSY = "server busy, please try again.  maximum pending requests exceeded"
+LOAD_FAILURE = "llama runner process has terminated: exit status 2"
 REPEATS = 31
 """How often a token comes before the repeat guard ends an answer."""
 
@@ -41,6 +43,20 @@ class Pace:
     def release(self) -> None:
         self._released.set()
         self._released = asyncio.Event()
+
+
+async def before_answer(fault: Fault, pace: Pace) -> None:
+    """What goes wrong before there is an answer; raises `Refused`."""
+    if fault.delay_s:
+        await asyncio.sleep(fault.delay_s)
+    if fault.hang is Hang.ANSWER:
+        await pace.hang()
+    if fault.busy:
+        raise Refused(503, BUSY)
+    if fault.load_failure:
+        raise Refused(500, LOAD_FAILURE)
+    if fault.status is not None:
+        raise Refused(fault.status, fault.message)
 
 
 class Sending:
