@@ -15,6 +15,7 @@ from typing import Final
 
 from tests.support.fake_ollama import FakeOllama
 from tests.support.recordings import VERSIONS
+from tests.support.solo_node import solo_node
 
 Serving = Callable[[Path], AbstractAsyncContextManager[tuple[str, int]]]
 """Starts a server on an empty store (a folder is given) and hands out its host and port."""
@@ -134,5 +135,36 @@ async def _until_it_listens(port: int) -> None:
             await asyncio.sleep(0.05)
 
 
-TARGETS: Final = (*FAKES, real_ollama())
-"""Another server joins by a row here: the embedded engine, and a node in front of any of these."""
+# A node in front of a fake
+
+
+def _node(age: str) -> Serving:
+    @contextlib.asynccontextmanager
+    async def serving(_folder: Path) -> AsyncIterator[tuple[str, int]]:
+        async with FakeOllama(age, models=()) as fake, solo_node(fake.port) as node:
+            yield "127.0.0.1", node.port
+
+    return serving
+
+
+NODE_DIFFERS: Final = {
+    "host-name|host-public-ip": "an empty refusal is taken for success by the Go client, so it is told why",
+}
+NODE_IS_YOUNGER: Final = {
+    "root-post|wrong-method-.*|ps-head|blob-get": "a node refuses methods as the newest servers do",
+    "origin-.*-preflight": "a node answers preflights as the newest servers do",
+}
+
+NODES: Final = tuple(
+    Target(
+        f"node-{age}",
+        age,
+        _node(age),
+        allowed=NODE_DIFFERS | (CHANCE_AT_0_5 | NODE_IS_YOUNGER if age == "0.5.13" else {}),
+        same_chunks=False,
+    )
+    for age in VERSIONS
+)
+
+TARGETS: Final = (*FAKES, *NODES, real_ollama())
+"""Another server joins by a row here."""
