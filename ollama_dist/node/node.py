@@ -91,7 +91,7 @@ class Node:
         options: NodeOptions,
         engine: LocalEngine,
         cluster: Cluster,
-        secure: Callable[[NodeId], Security] | None,
+        secure: Callable[[NodeId], Security | None],
     ) -> None:
         self.engine = engine
         self.cluster = cluster
@@ -159,7 +159,7 @@ class Node:
         if node == self._options.id:
             return self.engine.target
         peer = self.view().nodes.get(node)
-        if peer is None or peer.relay is None or self._secure is None:
+        if peer is None or peer.relay is None:
             return None
         known = self._targets.get(node)
         if known is None or (known.host, known.port) != peer.relay:

@@ -79,7 +79,7 @@ async def solo_node(
     """The node in front of ``engine_port`` on loopback, its engine ready unless that is not waited for."""
     settings = OllamaSettings(node_id(1), address=("127.0.0.1", engine_port), slots=slots)
     options = NodeOptions(node_id(1), "solo", max_queue, Switches())
-    node = Node(options, OllamaEngine(settings), Nobody(), None)
+    node = Node(options, OllamaEngine(settings), Nobody(), lambda _: None)
     passthrough = Passthrough()
     listener = Listener(public_front(node, passthrough, admin_token=ADMIN_TOKEN), bind("127.0.0.1", [0]))
     await node.start(0)
