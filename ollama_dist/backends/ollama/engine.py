@@ -114,6 +114,7 @@ class OllamaEngine:
                     program, self._settings.slots, self._settings.log_file, self._note_start
                 )
                 self._process.start()
+                self._note_start()
                 self._watch(self._process.host, self._process.port)
             case KeepLooking(reason):
                 self._reason = reason

@@ -1,0 +1,59 @@
+from dataclasses import replace
+
+import pytest
+
+from ollama_dist.backends.local import Snapshot
+from ollama_dist.core.view import Engine, EngineKind, EngineState, MemberState
+from ollama_dist.node.problems import find_problems
+from tests.support.views import node, view
+
+FINE = Snapshot(Engine(EngineKind.OLLAMA, "0.33.0-rc2", EngineState.READY))
+
+
+def codes(*nodes: object, engine: Snapshot = FINE) -> list[str]:
+    return [problem.code for problem in find_problems(view(*(nodes or (node(1),))), engine)]  # type: ignore[arg-type]
+
+
+def test_where_all_is_well_nothing_is_said() -> None:
+    assert codes(node(1, ["tiny"]), node(2, ["tiny"])) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("0.17.0", ["ollama_unsafe"]),
+        ("0.5.13", ["ollama_unsafe"]),
+        ("0.17.1", []),
+        ("0.33.0-rc2", []),
+        ("0.0.0", []),
+        ("", []),
+    ],
+)
+def test_an_ollama_that_tells_its_memory_is_named(version: str, expected: list[str]) -> None:
+    assert codes(engine=replace(FINE, engine=replace(FINE.engine, version=version))) == expected
+
+
+def test_an_engine_that_does_not_answer_is_an_error_and_comes_first() -> None:
+    gone = Snapshot(Engine(EngineKind.OLLAMA, "0.33.0", EngineState.UNREACHABLE), "refused")
+    found = find_problems(view(node(1), node(2, state=MemberState.DEAD, reason="probe failed")), gone)
+    assert [(problem.severity, problem.code) for problem in found] == [
+        ("error", "engine_unreachable"),
+        ("warning", "member_dead"),
+    ]
+    assert "refused" in found[0].message
+    assert all(problem.fix for problem in found)
+
+
+def test_members_that_are_doubtful_gone_or_half_deaf_are_named() -> None:
+    suspect = node(2, state=MemberState.SUSPECT)
+    deaf = node(3, reachable=False)
+    left = node(4, state=MemberState.LEFT)
+    assert codes(node(1), suspect, deaf, left) == ["member_suspect", "member_one_way"]
+
+
+def test_one_name_for_two_contents_is_named_once() -> None:
+    assert codes(node(1, ["tiny"]), node(2, ["tiny"], digest="b"), node(3, ["tiny"])) == ["model_conflict"]
+
+
+def test_a_machine_without_an_engine_is_told_what_to_do() -> None:
+    assert codes(engine=Snapshot(error="none found")) == ["engine_none"]

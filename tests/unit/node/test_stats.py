@@ -1,0 +1,40 @@
+import pytest
+
+from ollama_dist.core.outcomes import Attempt, Outcome, Result
+from ollama_dist.node.stats import MAX_NAMES, OTHERS, Latencies, Stats
+from tests.support.views import node_id
+
+
+def outcome(result: Result, *, attempts: int = 1, first_byte_s: float | None = 0.25) -> Outcome:
+    tried = tuple(Attempt(node_id(number), result) for number in range(attempts))
+    return Outcome(200, result, tried, first_byte_s, 1.0)
+
+
+def test_quantiles_are_exact_to_a_fifth() -> None:
+    latencies = Latencies()
+    for milliseconds in range(1, 1001):
+        latencies.add(milliseconds / 1000)
+    for part, true in [(0.5, 0.5), (0.9, 0.9), (0.99, 0.99)]:
+        found = latencies.quantile(part)
+        assert found is not None
+        assert true <= found <= true * 1.2
+    assert Latencies().quantile(0.5) is None
+
+
+def test_requests_are_counted_by_how_they_ended() -> None:
+    stats = Stats()
+    for result in (Result.OK, Result.REJECTED, Result.CUT, Result.CANCELLED):
+        stats.count("/api/chat", "tiny", "desk", outcome(result, attempts=2), is_fallback=result is Result.OK)
+    assert (stats.served, stats.failed, stats.fallbacks, stats.retries) == (2, 1, 1, 4)
+    rendered = stats.render()
+    assert rendered["outcomes"] == {"ok": 1, "rejected": 1, "cut": 1, "cancelled": 1}
+    assert rendered["latency"]["first_byte"]["p50_ms"] == pytest.approx(250, rel=0.2)
+
+
+def test_names_that_callers_invent_do_not_fill_the_memory() -> None:
+    stats = Stats()
+    for number in range(MAX_NAMES * 2):
+        stats.count("/api/chat", f"m{number}", "", outcome(Result.MISSING), is_fallback=False)
+    models = stats.render()["models"]
+    assert len(models) == MAX_NAMES + 1
+    assert models[OTHERS] == MAX_NAMES
