@@ -111,17 +111,18 @@ class OllamaEngine:
                 self._watch(host, port)
             case Start(program):
                 self._process = OllamaProcess(
-                    program, self._settings.slots, self._settings.log_file, self._note_start
+                    program, self._settings.slots, self._settings.log_file, self._note_life
                 )
                 self._process.start()
-                self._note_start()
+                self._note_life()
                 self._watch(self._process.host, self._process.port)
             case KeepLooking(reason):
                 self._reason = reason
                 return False
         return True
 
-    def _note_start(self) -> None:
+    def _note_life(self) -> None:
+        """The program was started, or has died and will be started again: it is about to be there."""
         self._started_at = asyncio.get_running_loop().time()
         self.nudge()
 

@@ -50,17 +50,17 @@ def _die_with_parent() -> None:
 
 
 class OllamaProcess:
-    """Keeps one ``ollama serve`` running on loopback. ``restarted`` is called at every start."""
+    """Keeps one ``ollama serve`` running on loopback. ``changed`` is called at every start and death."""
 
     def __init__(
-        self, program: str, slots: int, log_file: Path, restarted: Callable[[], None] = lambda: None
+        self, program: str, slots: int, log_file: Path, changed: Callable[[], None] = lambda: None
     ) -> None:
         self.host = "127.0.0.1"
         self.port = free_port(self.host)
         self._program = program
         self._slots = slots
         self._log_file = log_file
-        self._restarted = restarted
+        self._changed = changed
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -86,12 +86,11 @@ class OllamaProcess:
             except OSError as error:
                 log.error("ollama_not_started", program=self._program, error=str(error))
             else:
-                self._restarted()
+                self._changed()
                 log.info("ollama_started", pid=self._process.pid, port=self.port)
-                await self._copy_output(self._process)
-                status = await self._process.wait()
-                _end_group(self._process, kill=True)
+                status = await self._live(self._process)
                 log.warning("ollama_died", status=status, restart_in_s=pause)
+                self._changed()
             if loop.time() - began > STEADY_S:
                 pause = FIRST_PAUSE_S
             await asyncio.sleep(pause)
@@ -115,6 +114,16 @@ class OllamaProcess:
         if self._slots:
             environment["OLLAMA_NUM_PARALLEL"] = str(self._slots)
         return environment
+
+    async def _live(self, process: asyncio.subprocess.Process) -> int:
+        """Wait for its end, and end the runners it leaves behind; its exit status."""
+        copying = background(self._copy_output(process), "ollama-output")
+        try:
+            status = await process.wait()
+            _end_group(process, kill=True)
+            return status
+        finally:
+            await end(copying)
 
     async def _copy_output(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None

@@ -12,7 +12,7 @@ from ollama_dist.backends.ollama.engine import OllamaEngine, OllamaSettings
 from ollama_dist.backends.ollama.finder import Listening
 from ollama_dist.core.view import EngineKind, EngineState
 from tests.support.fake_ollama import FakeOllama
-from tests.support.views import key, node_id
+from tests.support.views import node_id
 from tests.support.wait import until
 
 BINARY = os.environ.get("OLLAMA_BIN", "")
@@ -71,16 +71,17 @@ async def test_a_real_one_is_started_watched_brought_back_and_stopped(
         OllamaSettings(node_id(1), program=BINARY, slots=3, log_file=tmp_path / "ollama.log")
     )
     await engine.start(lambda: None)
-    assert state(engine) is EngineState.STARTING
-    await until(lambda: state(engine) is EngineState.READY, seconds=30)
-    await until(lambda: engine.slots == 3, what="its slots' being found")
-    assert key("tiny") not in engine.snapshot.models
     process = engine._process
     assert process is not None
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    await until(lambda: state(engine) is EngineState.STARTING, seconds=5)
-    await until(lambda: state(engine) is EngineState.READY, seconds=30)
-    pid = process.pid
-    await engine.stop()
+    try:
+        assert state(engine) is EngineState.STARTING
+        await until(lambda: state(engine) is EngineState.READY, seconds=30)
+        await until(lambda: engine.slots == 3, what="its slots' being found")
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        await until(lambda: state(engine) is EngineState.STARTING, seconds=5)
+        await until(lambda: state(engine) is EngineState.READY, seconds=30)
+        pid = process.pid
+    finally:
+        await engine.stop()
     assert not psutil.pid_exists(pid)
