@@ -143,6 +143,16 @@ class OllamaProcess:
             log.warning("ollama_killed", pid=process.pid)
         _end_group(process, kill=True)
         await process.wait()
+        await _until_silent(process)
+
+
+async def _until_silent(process: asyncio.subprocess.Process) -> None:
+    """Its output ends when the last of its group is gone, a moment after the signal."""
+    assert process.stdout is not None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(STOP_S):
+            while await process.stdout.read(64 * 1024):
+                pass
 
 
 def _end_group(process: asyncio.subprocess.Process, *, kill: bool) -> None:
