@@ -94,7 +94,7 @@ class Discovery:
         return tuple(sorted(self._clusters.values(), key=lambda seen: -seen.last_seen))
 
     async def start(self) -> None:
-        """Begin to announce and to listen. Where multicast cannot be had, that is logged and nothing found."""
+        """Begin to announce and to listen; where multicast cannot be had, that is logged, no more."""
         ip_version = _ip_version([*self._interfaces, *self._me.addresses])
         try:
             if self._interfaces:
