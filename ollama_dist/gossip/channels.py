@@ -1,0 +1,220 @@
+"""Channels to peers: each to one proven certificate, replaced when it goes quiet, the least used let go."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import grpc
+import structlog
+
+from ollama_dist.core.ids import NodeId
+from ollama_dist.gossip.calls import CallFailed, Failure, Method
+from ollama_dist.gossip.dialing import HTTP2, Met, meet, meet_peer
+from ollama_dist.gossip.identity import Identity, node_name
+from ollama_dist.gossip.tasks import Tasks
+from ollama_dist.gossip.tls import client_context, grpc_channel_credentials
+
+log = structlog.get_logger()
+
+SERVICE: Final = "ollama_dist.rpc.v1.Membership"
+MAX_MESSAGE: Final = 64 * 1024
+MAX_CHANNELS: Final = 64
+CONNECT_S: Final = 1.0
+QUIET_CALLS: Final = 2
+"""Calls in a row without an answer after which a connection is taken for stuck, and a new one is made."""
+
+_OPTIONS: Final = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.service_config_disable_resolution", 1),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 2000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.bdp_probe", 0),  # it answers each message with a ping; ours are too small to gain by it
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+_KINDS: Final = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: Failure.TIMEOUT,
+    grpc.StatusCode.UNAVAILABLE: Failure.UNREACHABLE,
+    grpc.StatusCode.CANCELLED: Failure.UNREACHABLE,
+}
+"""Every other status was said by the peer: it is there, and would not have the call."""
+
+_BROKEN: Final = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN)
+
+
+class Channels:
+    """Calls to peers. At most one connection is open, or being made, to each.
+
+    ``lost`` is told of a peer whose connection broke while nothing was being asked of it.
+    """
+
+    def __init__(
+        self, identity: Identity, lost: Callable[[NodeId], None], *, limit: int = MAX_CHANNELS
+    ) -> None:
+        self._identity = identity
+        self._context = client_context(identity, protocols=[HTTP2])
+        self._lost = lost
+        self._limit = limit
+        self._channels: OrderedDict[NodeId, _Channel] = OrderedDict()
+        self._opening: dict[NodeId, asyncio.Task[_Channel | CallFailed]] = {}
+        self._tasks = Tasks()
+        self._is_stopped = False
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    async def meet(self, address: str, timeout: float) -> NodeId:
+        """Who is at ``address``; a channel to it is kept if there was none. Raises `CallFailed`."""
+        met = await meet(address, self._context, timeout)
+        if met.node not in self._channels:
+            await self._keep(met)
+        return met.node
+
+    async def call(
+        self, peer: NodeId, addresses: Sequence[str], method: Method, payload: bytes, timeout: float
+    ) -> bytes:
+        """The peer's reply. Raises `CallFailed`; a connection that turns out broken is made anew, once."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        channel = await self._channel(peer, addresses, timeout)
+        try:
+            return await self._ask(channel, method, payload, timeout)
+        except CallFailed as failure:
+            if failure.kind is not Failure.UNREACHABLE:
+                raise
+        left = deadline - asyncio.get_running_loop().time()
+        channel = await self._channel(peer, addresses, left)
+        return await self._ask(channel, method, payload, left)
+
+    def address(self, peer: NodeId) -> str | None:
+        """The address the channel to ``peer`` was opened with, if there is one."""
+        channel = self._channels.get(peer)
+        return channel.met.address if channel else None
+
+    async def stop(self) -> None:
+        """Close all channels; calls under way and later ones fail."""
+        self._is_stopped = True
+        await self._tasks.stop()
+        for peer in list(self._channels):
+            await self._drop(peer)
+
+    async def _ask(self, channel: "_Channel", method: Method, payload: bytes, timeout: float) -> bytes:
+        try:
+            reply = await channel.call(method, payload, timeout)
+        except CallFailed as failure:
+            channel.quiet = channel.quiet + 1 if failure.kind is Failure.TIMEOUT else 0
+            is_stuck = channel.quiet >= QUIET_CALLS or failure.kind is Failure.UNREACHABLE
+            if is_stuck and self._channels.get(channel.peer) is channel:
+                await self._drop(channel.peer)
+            raise
+        channel.quiet = 0
+        return reply
+
+    async def _channel(self, peer: NodeId, addresses: Sequence[str], timeout: float) -> "_Channel":
+        channel = self._channels.get(peer)
+        if channel is not None:
+            self._channels.move_to_end(peer)
+            return channel
+        opening = self._opening.get(peer)
+        if self._is_stopped:
+            raise CallFailed(Failure.UNREACHABLE, "this node is stopping")
+        if opening is None:
+            opening = self._tasks.start(self._open(peer, addresses), name=f"connect {peer}")
+            self._opening[peer] = opening
+            opening.add_done_callback(lambda _: self._opening.pop(peer, None))
+        # Being made outlives this call: a short deadline would else never see a slow connection finished.
+        await asyncio.wait({opening}, timeout=timeout)
+        if not opening.done():
+            raise CallFailed(Failure.TIMEOUT, f"no connection to {peer} yet")
+        if opening.cancelled():
+            raise CallFailed(Failure.UNREACHABLE, "this node is stopping")
+        outcome = opening.result()
+        if isinstance(outcome, CallFailed):
+            raise CallFailed(outcome.kind, str(outcome)) from outcome
+        return outcome
+
+    async def _open(self, peer: NodeId, addresses: Sequence[str]) -> "_Channel | CallFailed":
+        try:
+            return await self._keep(await meet_peer(peer, addresses, self._context, CONNECT_S))
+        except CallFailed as failure:
+            return failure
+
+    async def _keep(self, met: Met) -> "_Channel":
+        if met.node in self._channels:
+            await self._drop(met.node)
+        while len(self._channels) >= self._limit:
+            await self._drop(next(iter(self._channels)))
+        channel = _Channel(self._identity, met)
+        self._channels[met.node] = channel
+        self._tasks.start(self._watch(channel), name=f"watch {met.node}")
+        return channel
+
+    async def _watch(self, channel: "_Channel") -> None:
+        """Tell of a connection that broke by itself; the next call makes a new one."""
+        await channel.broken()
+        if self._channels.get(channel.peer) is channel:
+            await self._drop(channel.peer)
+            self._lost(channel.peer)
+
+    async def _drop(self, peer: NodeId) -> None:
+        await self._channels.pop(peer).close()
+
+
+class _Channel:
+    """One gRPC channel to one peer at one address."""
+
+    def __init__(self, identity: Identity, met: Met) -> None:
+        self.peer = met.node
+        self.met = met
+        self.quiet = 0
+        """Calls in a row that got no answer in time."""
+        scheme, host = ("ipv6", f"[{met.host}]") if ":" in met.host else ("ipv4", met.host)
+        self._channel = grpc.aio.secure_channel(
+            f"{scheme}:{host}:{met.port}",
+            grpc_channel_credentials(identity, met.certificate),
+            options=[*_OPTIONS, ("grpc.ssl_target_name_override", node_name(met.node))],
+        )
+        self._calls: dict[Method, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {
+            method: self._channel.unary_unary(f"/{SERVICE}/{method}") for method in Method
+        }
+        self._is_closed = False
+
+    async def call(self, method: Method, payload: bytes, timeout: float) -> bytes:
+        """Raises `CallFailed`."""
+        try:
+            reply: bytes = await self._calls[method](payload, timeout=max(timeout, 0.0))
+        except grpc.aio.AioRpcError as error:
+            kind = _KINDS.get(error.code(), Failure.REJECTED)
+            raise CallFailed(kind, f"{method} to {self.peer}: {error.details()}") from error
+        except asyncio.CancelledError as error:
+            if self._is_closed and not _is_being_cancelled():
+                raise CallFailed(Failure.UNREACHABLE, f"the channel to {self.peer} was closed") from error
+            raise
+        return reply
+
+    async def broken(self) -> None:
+        """Returns once a connection that was there is there no more, or could not be made."""
+        state = self._channel.get_state(try_to_connect=True)
+        was_ready = False
+        while state not in _BROKEN and not (was_ready and state is not grpc.ChannelConnectivity.READY):
+            was_ready = was_ready or state is grpc.ChannelConnectivity.READY
+            await self._channel.wait_for_state_change(state)
+            state = self._channel.get_state()
+
+    async def close(self) -> None:
+        self._is_closed = True
+        await self._channel.close()
+
+
+def _is_being_cancelled() -> bool:
+    """Whether it is the caller who is cancelled, and not only the call it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,42 @@
+"""How much one peer may ask of us. Pure."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from ollama_dist.core.ids import NodeId
+
+MESSAGES_PER_S: Final = 50.0
+BURST: Final = 100.0
+MAX_PEERS: Final = 1024
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    since: float
+
+
+class RateLimit:
+    """A token bucket per peer: ``rate`` messages a second, ``burst`` at once.
+
+    Bounded: the peer that was silent longest is forgotten, whose bucket is the fullest.
+    """
+
+    def __init__(self, rate: float = MESSAGES_PER_S, burst: float = BURST) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._buckets: OrderedDict[NodeId, _Bucket] = OrderedDict()
+
+    def allows(self, peer: NodeId, now: float) -> bool:
+        """Whether one more message of ``peer`` is taken at ``now``, seconds of any steady clock."""
+        bucket = self._buckets.pop(peer, None) or _Bucket(self._burst, now)
+        bucket.tokens = min(self._burst, bucket.tokens + (now - bucket.since) * self._rate)
+        bucket.since = now
+        while len(self._buckets) >= MAX_PEERS:
+            self._buckets.popitem(last=False)
+        self._buckets[peer] = bucket
+        if bucket.tokens < 1.0:
+            return False
+        bucket.tokens -= 1.0
+        return True

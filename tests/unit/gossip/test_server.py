@@ -1,0 +1,73 @@
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+from structlog.testing import capture_logs
+
+from ollama_dist.core.errors import ConfigError
+from ollama_dist.gossip.calls import CallFailed, Failure, Method
+from ollama_dist.gossip.channels import Channels
+from ollama_dist.gossip.server import Refused
+from tests.support.members import Answering, answering, member
+
+
+async def failure(channels: Channels, peer: Answering) -> CallFailed:
+    with pytest.raises(CallFailed) as caught:
+        await channels.call(peer.identity.id, [peer.address], Method.SYNC, b"?", 5.0)
+    return caught.value
+
+
+async def test_it_takes_the_next_port_when_one_is_taken(tmp_path: Path) -> None:
+    async with answering(member(tmp_path, "first")) as first:
+        second = Answering(member(tmp_path, "second"))
+        port = await second.server.start("127.0.0.1", [first.port, 0])
+        assert port not in (0, first.port)
+        await second.server.stop()
+        with pytest.raises(ConfigError, match=f"port {first.port}"):
+            await second.server.start("127.0.0.1", [first.port])
+
+
+async def test_a_flood_is_refused_and_counted_and_does_not_reach_the_node(tmp_path: Path) -> None:
+    channels = Channels(member(tmp_path, "me"), lambda peer: None)
+    async with answering(member(tmp_path, "peer")) as peer:
+        a_few = asyncio.Semaphore(4)
+
+        async def ask() -> bytes:
+            async with a_few:
+                return await channels.call(peer.identity.id, [peer.address], Method.PING, b"?", 10.0)
+
+        outcomes = await asyncio.gather(*(ask() for _ in range(150)), return_exceptions=True)
+        refused = [outcome for outcome in outcomes if isinstance(outcome, CallFailed)]
+        assert 100 <= len(peer.asked) < 150
+        assert len(refused) == 150 - len(peer.asked) == peer.counts["rate_limited"]
+        assert {each.kind for each in refused} == {Failure.REJECTED}
+        await channels.stop()
+
+
+async def test_what_the_node_refuses_the_peer_hears_as_rejected(tmp_path: Path) -> None:
+    channels = Channels(member(tmp_path, "me"), lambda peer: None)
+    async with answering(member(tmp_path, "peer")) as peer:
+
+        async def refuse(payload: bytes) -> bytes:
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT)
+
+        peer.answer = refuse
+        assert (await failure(channels, peer)).kind is Failure.REJECTED
+        await channels.stop()
+
+
+async def test_our_own_mistakes_are_logged_here_and_not_told_there(tmp_path: Path) -> None:
+    channels = Channels(member(tmp_path, "me"), lambda peer: None)
+    async with answering(member(tmp_path, "peer")) as peer:
+
+        async def fail(payload: bytes) -> bytes:
+            raise ZeroDivisionError("a secret detail")
+
+        peer.answer = fail
+        with capture_logs() as logs:
+            told = await failure(channels, peer)
+        assert told.kind is Failure.REJECTED
+        assert "secret" not in str(told)
+        assert [line["event"] for line in logs] == ["call_failed"]
+        await channels.stop()
