@@ -1,0 +1,115 @@
+"""What a node remembers of its cluster across restarts: its generation, and where it last saw the others.
+
+A disk that fails costs a slower start next time, never the node: it is said and lived with.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import structlog
+
+from ollama_dist.core.errors import ConfigError
+from ollama_dist.core.ids import NodeId, is_node_id
+from ollama_dist.gossip.private_files import read_private, write_private
+
+log = structlog.get_logger()
+
+FORMAT: Final = 1
+MAX_PEERS: Final = 64
+MAX_ADDRESSES: Final = 4
+MAX_GENERATION: Final = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPeer:
+    """Where a member was last seen."""
+
+    node: NodeId
+    addresses: tuple[str, ...]
+    """``host:port``, the one that worked first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """All that is remembered."""
+
+    generation: int = 0
+    """Of the last start; 0 before the first."""
+    peers: tuple[KnownPeer, ...] = ()
+    """At most `MAX_PEERS` of them are kept."""
+
+
+class Store:
+    """One file. Saving happens off the event loop, one at a time, and only the newest of several."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._saving = asyncio.Lock()
+        self._newest: Memory | None = None
+        self.problem = ""
+        """Why the last save failed; empty when it did not."""
+
+    def load(self) -> Memory:
+        """What was saved last; nothing, and a line in the log, when that cannot be read."""
+        try:
+            data = read_private(self._path)
+            return Memory() if data is None else _decode(data)
+        except (ConfigError, ValueError) as error:
+            log.warning("membership_forgotten", path=str(self._path), error=str(error))
+            return Memory()
+
+    async def save(self, memory: Memory) -> None:
+        """Put ``memory`` on disk, or note in `problem` why not."""
+        self._newest = memory
+        async with self._saving:
+            newest = self._take_newest()
+            if newest is None:
+                return  # whoever had the lock before saved what is newer
+            try:
+                await asyncio.to_thread(write_private, self._path, _encode(newest))
+            except OSError as error:
+                self._report(str(error.strerror or error))
+            else:
+                self.problem = ""
+
+    def _take_newest(self) -> Memory | None:
+        newest, self._newest = self._newest, None
+        return newest
+
+    def _report(self, problem: str) -> None:
+        if problem != self.problem:
+            log.error("membership_not_saved", path=str(self._path), error=problem)
+        self.problem = problem
+
+
+def _encode(memory: Memory) -> bytes:
+    peers = [
+        {"id": peer.node, "addresses": list(peer.addresses[:MAX_ADDRESSES])}
+        for peer in memory.peers[:MAX_PEERS]
+    ]
+    return orjson.dumps({"format": FORMAT, "generation": memory.generation, "peers": peers})
+
+
+def _decode(data: bytes) -> Memory:
+    """Raises `ValueError` for what is not ours; peers that make no sense are left out."""
+    said = orjson.loads(data)
+    if not isinstance(said, dict) or said.get("format") != FORMAT:
+        raise ValueError("not in the form this version writes")
+    generation = said.get("generation")
+    if not isinstance(generation, int) or not 0 <= generation < MAX_GENERATION:
+        raise ValueError("no generation")
+    peers = said.get("peers")
+    known = (_peer(each) for each in (peers if isinstance(peers, list) else [])[:MAX_PEERS])
+    return Memory(generation, tuple(peer for peer in known if peer is not None))
+
+
+def _peer(said: Any) -> KnownPeer | None:
+    if not isinstance(said, dict) or not isinstance(said.get("addresses"), list):
+        return None
+    addresses = tuple(each for each in said["addresses"][:MAX_ADDRESSES] if isinstance(each, str))
+    if not addresses or not isinstance(said.get("id"), str) or not is_node_id(said["id"]):
+        return None
+    return KnownPeer(NodeId(said["id"]), addresses)

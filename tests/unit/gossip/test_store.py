@@ -1,0 +1,92 @@
+import asyncio
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from ollama_dist.core.ids import NodeId
+from ollama_dist.gossip import store as store_module
+from ollama_dist.gossip.store import MAX_PEERS, KnownPeer, Memory, Store
+
+PEER = KnownPeer(NodeId("0123456789abcdef"), ("10.0.0.1:11436", "[fd00::2]:11436"))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "membership.json"
+
+
+async def test_what_is_saved_is_loaded_after_a_restart(path: Path) -> None:
+    await Store(path).save(Memory(17, (PEER,)))
+    assert Store(path).load() == Memory(17, (PEER,))
+
+
+async def test_before_the_first_start_nothing_is_remembered(path: Path) -> None:
+    assert Store(path).load() == Memory()
+
+
+async def test_of_many_saves_at_once_the_newest_stays(path: Path) -> None:
+    store = Store(path)
+    await asyncio.gather(*(store.save(Memory(number)) for number in range(50)))
+    assert store.load() == Memory(49)
+
+
+async def test_a_failing_disk_is_said_once_and_lived_with(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(target: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    store = Store(path)
+    with capture_logs() as logs, monkeypatch.context() as patched:
+        patched.setattr(store_module, "write_private", full)
+        await store.save(Memory(1))
+        await store.save(Memory(2))
+    assert [line["event"] for line in logs] == ["membership_not_saved"]
+    assert store.problem == "No space left on device"
+    await store.save(Memory(3))
+    assert (store.problem, store.load()) == ("", Memory(3))
+
+
+async def test_no_more_than_so_many_peers_are_kept(path: Path) -> None:
+    peers = tuple(KnownPeer(NodeId(f"{number:016x}"), ("a:1",)) for number in range(MAX_PEERS + 5))
+    await Store(path).save(Memory(1, peers))
+    assert Store(path).load().peers == peers[:MAX_PEERS]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"format":2,"generation":1}',
+        b'{"format":1}',
+        b'{"format":1,"generation":-1}',
+        b"\xff",
+    ],
+)
+def test_a_spoilt_file_is_as_none_and_that_is_said(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    path.chmod(0o600)
+    with capture_logs() as logs:
+        assert Store(path).load() == Memory()
+    assert [line["event"] for line in logs] == ["membership_forgotten"]
+
+
+@given(
+    st.recursive(
+        st.one_of(st.none(), st.integers(0, 9), st.text(max_size=5), st.sampled_from(["id", PEER.node])),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3),
+            st.dictionaries(st.sampled_from(["id", "addresses"]), inner, max_size=2),
+        ),
+    )
+)
+def test_peers_that_make_no_sense_are_left_out(peers: object) -> None:
+    memory = store_module._decode(orjson.dumps({"format": 1, "generation": 5, "peers": peers}))
+    assert memory.generation == 5
+    assert all(peer.node == PEER.node and peer.addresses for peer in memory.peers)
