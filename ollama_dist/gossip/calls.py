@@ -1,24 +1,22 @@
-"""What a call between members is called, and how it can fail."""
+"""How a call between members can fail, and the names calls have on the wire."""
 
-from enum import StrEnum
+from typing import Final
 
+from ollama_dist.gossip.protocol.effects import Failure
+from ollama_dist.gossip.protocol.messages import Kind
 
-class Method(StrEnum):
-    PING = "Ping"
-    PING_REQ = "PingReq"
-    SYNC = "Sync"
-    GOSSIP = "Gossip"
-    LEAVE = "Leave"
+SERVICE: Final = "ollama_dist.rpc.v1.Membership"
 
+METHODS: Final = {
+    Kind.PING: "Ping",
+    Kind.PING_REQ: "PingReq",
+    Kind.SYNC: "Sync",
+    Kind.GOSSIP: "Gossip",
+    Kind.LEAVE: "Leave",
+}
 
-class Failure(StrEnum):
-    REFUSED = "refused"
-    """Nobody listens there."""
-    TIMEOUT = "timeout"
-    UNREACHABLE = "unreachable"
-    """No way there, or the connection broke."""
-    REJECTED = "rejected"
-    """Somebody answered and would not have it."""
+MAX_MESSAGE: Final = 64 * 1024
+"""Bytes, checked before anything parses them."""
 
 
 class CallFailed(Exception):

@@ -9,16 +9,16 @@ import grpc
 import structlog
 
 from ollama_dist.core.ids import NodeId
-from ollama_dist.gossip.calls import CallFailed, Failure, Method
+from ollama_dist.gossip.calls import MAX_MESSAGE, METHODS, SERVICE, CallFailed
 from ollama_dist.gossip.dialing import HTTP2, Met, meet, meet_peer
 from ollama_dist.gossip.identity import Identity, node_name
+from ollama_dist.gossip.protocol.effects import Failure
+from ollama_dist.gossip.protocol.messages import Kind
 from ollama_dist.gossip.tasks import Tasks
 from ollama_dist.gossip.tls import client_context, grpc_channel_credentials
 
 log = structlog.get_logger()
 
-SERVICE: Final = "ollama_dist.rpc.v1.Membership"
-MAX_MESSAGE: Final = 64 * 1024
 MAX_CHANNELS: Final = 64
 CONNECT_S: Final = 1.0
 QUIET_CALLS: Final = 2
@@ -41,7 +41,7 @@ _OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
-_KINDS: Final = {
+_FAILURES: Final = {
     grpc.StatusCode.DEADLINE_EXCEEDED: Failure.TIMEOUT,
     grpc.StatusCode.UNAVAILABLE: Failure.UNREACHABLE,
     grpc.StatusCode.CANCELLED: Failure.UNREACHABLE,
@@ -80,19 +80,19 @@ class Channels:
         return met.node
 
     async def call(
-        self, peer: NodeId, addresses: Sequence[str], method: Method, payload: bytes, timeout: float
+        self, peer: NodeId, addresses: Sequence[str], kind: Kind, payload: bytes, timeout: float
     ) -> bytes:
         """The peer's reply. Raises `CallFailed`; a connection that turns out broken is made anew, once."""
         deadline = asyncio.get_running_loop().time() + timeout
         channel = await self._channel(peer, addresses, timeout)
         try:
-            return await self._ask(channel, method, payload, timeout)
+            return await self._ask(channel, kind, payload, timeout)
         except CallFailed as failure:
             if failure.kind is not Failure.UNREACHABLE:
                 raise
         left = deadline - asyncio.get_running_loop().time()
         channel = await self._channel(peer, addresses, left)
-        return await self._ask(channel, method, payload, left)
+        return await self._ask(channel, kind, payload, left)
 
     def address(self, peer: NodeId) -> str | None:
         """The address the channel to ``peer`` was opened with, if there is one."""
@@ -106,9 +106,9 @@ class Channels:
         for peer in list(self._channels):
             await self._drop(peer)
 
-    async def _ask(self, channel: "_Channel", method: Method, payload: bytes, timeout: float) -> bytes:
+    async def _ask(self, channel: "_Channel", kind: Kind, payload: bytes, timeout: float) -> bytes:
         try:
-            reply = await channel.call(method, payload, timeout)
+            reply = await channel.call(kind, payload, timeout)
         except CallFailed as failure:
             channel.quiet = channel.quiet + 1 if failure.kind is Failure.TIMEOUT else 0
             is_stuck = channel.quiet >= QUIET_CALLS or failure.kind is Failure.UNREACHABLE
@@ -182,18 +182,18 @@ class _Channel:
             grpc_channel_credentials(identity, met.certificate),
             options=[*_OPTIONS, ("grpc.ssl_target_name_override", node_name(met.node))],
         )
-        self._calls: dict[Method, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {
-            method: self._channel.unary_unary(f"/{SERVICE}/{method}") for method in Method
+        self._calls: dict[Kind, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {
+            kind: self._channel.unary_unary(f"/{SERVICE}/{method}") for kind, method in METHODS.items()
         }
         self._is_closed = False
 
-    async def call(self, method: Method, payload: bytes, timeout: float) -> bytes:
+    async def call(self, kind: Kind, payload: bytes, timeout: float) -> bytes:
         """Raises `CallFailed`."""
         try:
-            reply: bytes = await self._calls[method](payload, timeout=max(timeout, 0.0))
+            reply: bytes = await self._calls[kind](payload, timeout=max(timeout, 0.0))
         except grpc.aio.AioRpcError as error:
-            kind = _KINDS.get(error.code(), Failure.REJECTED)
-            raise CallFailed(kind, f"{method} to {self.peer}: {error.details()}") from error
+            failure = _FAILURES.get(error.code(), Failure.REJECTED)
+            raise CallFailed(failure, f"{kind} to {self.peer}: {error.details()}") from error
         except asyncio.CancelledError as error:
             if self._is_closed and not _is_being_cancelled():
                 raise CallFailed(Failure.UNREACHABLE, f"the channel to {self.peer} was closed") from error

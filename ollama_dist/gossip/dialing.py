@@ -13,7 +13,8 @@ from typing import Final
 
 from ollama_dist.core.errors import Unauthorized
 from ollama_dist.core.ids import NodeId
-from ollama_dist.gossip.calls import CallFailed, Failure
+from ollama_dist.gossip.calls import CallFailed
+from ollama_dist.gossip.protocol.effects import Failure
 from ollama_dist.gossip.tls import peer_certificate, peer_id
 
 STAGGER_S: Final = 0.1

@@ -11,9 +11,9 @@ import structlog
 
 from ollama_dist.core.errors import ConfigError, Unauthorized
 from ollama_dist.core.ids import NodeId
-from ollama_dist.gossip.calls import Method
-from ollama_dist.gossip.channels import MAX_MESSAGE, SERVICE
+from ollama_dist.gossip.calls import MAX_MESSAGE, METHODS, SERVICE
 from ollama_dist.gossip.identity import Identity
+from ollama_dist.gossip.protocol.messages import Kind
 from ollama_dist.gossip.rate import RateLimit
 from ollama_dist.gossip.tls import grpc_server_credentials, peer_id
 
@@ -36,7 +36,7 @@ _OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
-Answer = Callable[[NodeId, Method, bytes], Awaitable[bytes]]
+Answer = Callable[[NodeId, Kind, bytes], Awaitable[bytes]]
 """The reply to a member's message; raises `Refused`."""
 
 
@@ -86,11 +86,12 @@ class Server:
     def _handlers(self) -> grpc.GenericRpcHandler:
         # Bytes in, bytes out: what cannot be read is for the codec to refuse, in one place.
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            method.value: grpc.unary_unary_rpc_method_handler(self._handler(method)) for method in Method
+            method: grpc.unary_unary_rpc_method_handler(self._handler(kind))
+            for kind, method in METHODS.items()
         }
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
-    def _handler(self, method: Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    def _handler(self, kind: Kind) -> Callable[[bytes, Any], Awaitable[bytes]]:
         async def handle(payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             try:
                 (certificate,) = context.auth_context()["x509_pem_cert"]
@@ -98,14 +99,14 @@ class Server:
                 if not self._rate.allows(peer, asyncio.get_running_loop().time()):
                     self._count("rate_limited")
                     raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED)
-                return await self._answer(peer, method, payload)
+                return await self._answer(peer, kind, payload)
             except Unauthorized:
                 self._count("unauthorized")
                 status = grpc.StatusCode.UNAUTHENTICATED
             except Refused as refused:
                 status = refused.status
             except Exception:
-                log.exception("call_failed", method=method)  # and not a word of it to the peer
+                log.exception("call_failed", kind=kind)  # and not a word of it to the peer
                 status = grpc.StatusCode.INTERNAL
             await context.abort(status)
             raise AssertionError  # abort raises

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from ollama_dist.core.ids import NodeId
-from ollama_dist.gossip.calls import Method
 from ollama_dist.gossip.identity import Identity
 from ollama_dist.gossip.keys import ClusterKey
+from ollama_dist.gossip.protocol.messages import Kind
 from ollama_dist.gossip.server import Server
 
 KEY = ClusterKey("9f2c41d0", 1, bytes(range(32)))
@@ -26,7 +26,7 @@ class Answering:
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
-        self.asked: list[tuple[NodeId, Method, bytes]] = []
+        self.asked: list[tuple[NodeId, Kind, bytes]] = []
         self.counts: Counter[str] = Counter()
         self.answer: Callable[[bytes], Awaitable[bytes]] = self.echo
         self.server = Server(identity, self._answer, self._count)
@@ -46,8 +46,8 @@ class Answering:
         await asyncio.sleep(60)
         return payload
 
-    async def _answer(self, peer: NodeId, method: Method, payload: bytes) -> bytes:
-        self.asked.append((peer, method, payload))
+    async def _answer(self, peer: NodeId, kind: Kind, payload: bytes) -> bytes:
+        self.asked.append((peer, kind, payload))
         return await self.answer(payload)
 
     def _count(self, reason: str) -> None:

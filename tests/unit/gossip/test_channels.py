@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from ollama_dist.core.ids import NodeId
-from ollama_dist.gossip.calls import CallFailed, Failure, Method
-from ollama_dist.gossip.channels import MAX_MESSAGE, Channels
+from ollama_dist.gossip.calls import MAX_MESSAGE, CallFailed
+from ollama_dist.gossip.channels import Channels
 from ollama_dist.gossip.identity import Identity
+from ollama_dist.gossip.protocol.effects import Failure
+from ollama_dist.gossip.protocol.messages import Kind
 from tests.support.members import OTHER_KEY, Answering, answering, black_hole, free_address, member
 from tests.support.wait import until
 
@@ -24,14 +26,14 @@ async def channels_of(identity: Identity, **how: int) -> AsyncIterator[tuple[Cha
 
 
 async def ask(channels: Channels, peer: Answering, payload: bytes = b"?", timeout: float = 5.0) -> bytes:
-    return await channels.call(peer.identity.id, [peer.address], Method.PING, payload, timeout)
+    return await channels.call(peer.identity.id, [peer.address], Kind.PING, payload, timeout)
 
 
 async def test_a_call_arrives_from_who_made_it_and_is_answered(tmp_path: Path) -> None:
     me = member(tmp_path, "me")
     async with answering(member(tmp_path, "peer")) as peer, channels_of(me) as (channels, _):
         assert await ask(channels, peer, b"hello") == b"hello"
-        assert peer.asked == [(me.id, Method.PING, b"hello")]
+        assert peer.asked == [(me.id, Kind.PING, b"hello")]
         assert channels.address(peer.identity.id) == peer.address
 
 
@@ -51,7 +53,7 @@ async def test_meeting_at_an_address_says_who_is_there(tmp_path: Path) -> None:
         channels_of(member(tmp_path, "me")) as (channels, _),
     ):
         assert await channels.meet(peer.address, 5.0) == peer.identity.id
-        assert await channels.call(peer.identity.id, [], Method.SYNC, b"?", 5.0) == b"?"
+        assert await channels.call(peer.identity.id, [], Kind.SYNC, b"?", 5.0) == b"?"
 
 
 async def test_a_silent_peer_is_a_timeout_and_after_two_the_connection_is_replaced(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ async def test_another_member_at_the_same_address_is_not_taken_for_the_peer(tmp_
         usurper = Answering(member(tmp_path, "usurper"))
         await usurper.start(port)
         with pytest.raises(CallFailed) as caught:
-            await channels.call(peer.identity.id, [usurper.address], Method.PING, b"secret", 5.0)
+            await channels.call(peer.identity.id, [usurper.address], Kind.PING, b"secret", 5.0)
         assert caught.value.kind is Failure.REJECTED
         assert usurper.asked == []
         await usurper.server.stop()
@@ -144,7 +146,7 @@ async def test_a_slow_connection_is_a_timeout_for_the_call_and_made_all_the_same
         channels_of(member(tmp_path, "me")) as (channels, _),
     ):
         with pytest.raises(CallFailed) as caught:
-            await channels.call(peer.identity.id, [silent, peer.address], Method.PING, b"?", 0.01)
+            await channels.call(peer.identity.id, [silent, peer.address], Kind.PING, b"?", 0.01)
         assert caught.value.kind is Failure.TIMEOUT
         await until(lambda: len(channels) == 1, what="the connection being made")
 
@@ -206,4 +208,4 @@ async def test_a_peer_nobody_can_reach_is_told_with_the_reason(tmp_path: Path) -
     async with channels_of(member(tmp_path, "me")) as (channels, _):
         address = free_address()
         with pytest.raises(CallFailed, match=address):
-            await channels.call(NodeId("0" * 16), [address], Method.PING, b"?", 5.0)
+            await channels.call(NodeId("0" * 16), [address], Kind.PING, b"?", 5.0)

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from ollama_dist.gossip.calls import CallFailed, Failure
+from ollama_dist.gossip.calls import CallFailed
 from ollama_dist.gossip.dialing import HTTP2, meet, meet_peer, split_host_port
 from ollama_dist.gossip.identity import Identity
+from ollama_dist.gossip.protocol.effects import Failure
 from ollama_dist.gossip.tls import client_context
 from tests.support.members import OTHER_KEY, answering, black_hole, free_address, member
 

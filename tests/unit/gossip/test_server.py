@@ -6,15 +6,17 @@ import pytest
 from structlog.testing import capture_logs
 
 from ollama_dist.core.errors import ConfigError
-from ollama_dist.gossip.calls import CallFailed, Failure, Method
+from ollama_dist.gossip.calls import CallFailed
 from ollama_dist.gossip.channels import Channels
+from ollama_dist.gossip.protocol.effects import Failure
+from ollama_dist.gossip.protocol.messages import Kind
 from ollama_dist.gossip.server import Refused
 from tests.support.members import Answering, answering, member
 
 
 async def failure(channels: Channels, peer: Answering) -> CallFailed:
     with pytest.raises(CallFailed) as caught:
-        await channels.call(peer.identity.id, [peer.address], Method.SYNC, b"?", 5.0)
+        await channels.call(peer.identity.id, [peer.address], Kind.SYNC, b"?", 5.0)
     return caught.value
 
 
@@ -35,7 +37,7 @@ async def test_a_flood_is_refused_and_counted_and_does_not_reach_the_node(tmp_pa
 
         async def ask() -> bytes:
             async with a_few:
-                return await channels.call(peer.identity.id, [peer.address], Method.PING, b"?", 10.0)
+                return await channels.call(peer.identity.id, [peer.address], Kind.PING, b"?", 10.0)
 
         outcomes = await asyncio.gather(*(ask() for _ in range(150)), return_exceptions=True)
         refused = [outcome for outcome in outcomes if isinstance(outcome, CallFailed)]
