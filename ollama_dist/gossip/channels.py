@@ -20,6 +20,7 @@ from ollama_dist.gossip.tls import client_context, grpc_channel_credentials
 log = structlog.get_logger()
 
 MAX_CHANNELS: Final = 64
+MAX_REMEMBERED: Final = 1024
 CONNECT_S: Final = 1.0
 QUIET_CALLS: Final = 2
 """Calls in a row without an answer after which a connection is taken for stuck, and a new one is made."""
@@ -66,6 +67,7 @@ class Channels:
         self._limit = limit
         self._channels: OrderedDict[NodeId, _Channel] = OrderedDict()
         self._opening: dict[NodeId, asyncio.Task[_Channel | CallFailed]] = {}
+        self._working: dict[NodeId, str] = {}
         self._tasks = Tasks()
         self._is_stopped = False
 
@@ -94,10 +96,9 @@ class Channels:
         channel = await self._channel(peer, addresses, left)
         return await self._ask(channel, kind, payload, left)
 
-    def address(self, peer: NodeId) -> str | None:
-        """The address the channel to ``peer`` was opened with, if there is one."""
-        channel = self._channels.get(peer)
-        return channel.met.address if channel else None
+    def working_address(self, peer: NodeId) -> str | None:
+        """The address of ``peer`` that answered last."""
+        return self._working.get(peer)
 
     async def stop(self) -> None:
         """Close all channels; calls under way and later ones fail."""
@@ -142,8 +143,10 @@ class Channels:
         return outcome
 
     async def _open(self, peer: NodeId, addresses: Sequence[str]) -> "_Channel | CallFailed":
+        working = self._working.get(peer)
+        ordered = sorted(addresses, key=lambda address: address != working)
         try:
-            return await self._keep(await meet_peer(peer, addresses, self._context, CONNECT_S))
+            return await self._keep(await meet_peer(peer, ordered, self._context, CONNECT_S))
         except CallFailed as failure:
             return failure
 
@@ -154,8 +157,15 @@ class Channels:
             await self._drop(next(iter(self._channels)))
         channel = _Channel(self._identity, met)
         self._channels[met.node] = channel
+        self._note_working(met)
         self._tasks.start(self._watch(channel), name=f"watch {met.node}")
         return channel
+
+    def _note_working(self, met: Met) -> None:
+        self._working.pop(met.node, None)
+        while len(self._working) >= MAX_REMEMBERED:
+            del self._working[next(iter(self._working))]
+        self._working[met.node] = met.address
 
     async def _watch(self, channel: "_Channel") -> None:
         """Tell of a connection that broke by itself; the next call makes a new one."""

@@ -113,7 +113,8 @@ class Discovery:
             question_type=DNSQuestionType.QM,  # answers by multicast: all responders share the port
         )
         self._record = _service_info(self._me)
-        self._tasks.start(self._announce(self._zeroconf, self._record), name="mdns announcement")
+        if self._record is not None:
+            self._tasks.start(self._announce(self._zeroconf, self._record), name="mdns announcement")
 
     async def stop(self) -> None:
         """Say goodbye and let the sockets go."""
@@ -180,12 +181,16 @@ class Discovery:
         )
 
 
-def _service_info(me: Sighting) -> AsyncServiceInfo:
+def _service_info(me: Sighting) -> AsyncServiceInfo | None:
+    """None for who has no address to announce."""
+    addresses = [address for address in me.addresses if _is_usable(address)]
+    if not addresses:
+        return None
     return AsyncServiceInfo(
         SERVICE_TYPE,
         f"{me.node_id}.{SERVICE_TYPE}",
         port=me.port,
-        parsed_addresses=list(me.addresses),
+        parsed_addresses=addresses,
         server=f"{me.node_id}.local.",
         properties={"v": VERSION, "c": me.cluster_id, "i": me.node_id, "p": str(me.port)},
     )

@@ -24,6 +24,9 @@ MAX_CALLS: Final = 256
 
 MAX_CALLS_PER_CONNECTION: Final = 8
 
+STOP_S: Final = 0.2
+"""For calls under way to be answered when the listener closes."""
+
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -81,7 +84,7 @@ class Server:
     async def stop(self) -> None:
         server, self._server = self._server, None
         if server is not None:
-            await server.stop(None)
+            await server.stop(STOP_S)
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         # Bytes in, bytes out: what cannot be read is for the codec to refuse, in one place.

@@ -6,30 +6,20 @@ A disk that fails costs a slower start next time, never the node: it is said and
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 import structlog
 
 from ollama_dist.core.errors import ConfigError
-from ollama_dist.core.ids import NodeId, is_node_id
 from ollama_dist.gossip.private_files import read_private, write_private
+from ollama_dist.gossip.protocol.messages import GENERATION_LIMIT
 
 log = structlog.get_logger()
 
 FORMAT: Final = 1
 MAX_PEERS: Final = 64
-MAX_ADDRESSES: Final = 4
-MAX_GENERATION: Final = 2**62
-
-
-@dataclass(frozen=True, slots=True)
-class KnownPeer:
-    """Where a member was last seen."""
-
-    node: NodeId
-    addresses: tuple[str, ...]
-    """``host:port``, the one that worked first."""
+MAX_ADDRESS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +28,13 @@ class Memory:
 
     generation: int = 0
     """Of the last start; 0 before the first."""
-    peers: tuple[KnownPeer, ...] = ()
-    """At most `MAX_PEERS` of them are kept."""
+    cluster_id: str = ""
+    peers: tuple[str, ...] = ()
+    """Where its members were, ``host:port``; at most `MAX_PEERS` are kept."""
+
+    def peers_in(self, cluster_id: str) -> tuple[str, ...]:
+        """Where to look for that cluster: what is remembered of another is of no use."""
+        return self.peers if cluster_id == self.cluster_id else ()
 
 
 class Store:
@@ -86,11 +81,13 @@ class Store:
 
 
 def _encode(memory: Memory) -> bytes:
-    peers = [
-        {"id": peer.node, "addresses": list(peer.addresses[:MAX_ADDRESSES])}
-        for peer in memory.peers[:MAX_PEERS]
-    ]
-    return orjson.dumps({"format": FORMAT, "generation": memory.generation, "peers": peers})
+    said = {
+        "format": FORMAT,
+        "generation": memory.generation,
+        "cluster": memory.cluster_id,
+        "peers": memory.peers[:MAX_PEERS],
+    }
+    return orjson.dumps(said)
 
 
 def _decode(data: bytes) -> Memory:
@@ -99,17 +96,9 @@ def _decode(data: bytes) -> Memory:
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         raise ValueError("not in the form this version writes")
     generation = said.get("generation")
-    if not isinstance(generation, int) or not 0 <= generation < MAX_GENERATION:
+    if not isinstance(generation, int) or not 0 <= generation < GENERATION_LIMIT:
         raise ValueError("no generation")
     peers = said.get("peers")
-    known = (_peer(each) for each in (peers if isinstance(peers, list) else [])[:MAX_PEERS])
-    return Memory(generation, tuple(peer for peer in known if peer is not None))
-
-
-def _peer(said: Any) -> KnownPeer | None:
-    if not isinstance(said, dict) or not isinstance(said.get("addresses"), list):
-        return None
-    addresses = tuple(each for each in said["addresses"][:MAX_ADDRESSES] if isinstance(each, str))
-    if not addresses or not isinstance(said.get("id"), str) or not is_node_id(said["id"]):
-        return None
-    return KnownPeer(NodeId(said["id"]), addresses)
+    listed = peers if isinstance(peers, list) else []
+    sensible = [each for each in listed if isinstance(each, str) and 0 < len(each) <= MAX_ADDRESS]
+    return Memory(generation, str(said.get("cluster", "")), tuple(sensible[:MAX_PEERS]))

@@ -103,6 +103,8 @@ class Membership:
         if sender == self._context.me:
             if pending.purpose is Purpose.CLONE_CHECK:
                 self._joining.clone_answered(sender)
+            elif pending.purpose is Purpose.JOIN:
+                self._joining.failed(pending)  # an address of our own by another name
             return self._done()
         before = self._context.members.fingerprint
         self._hear(sender, envelope)

@@ -122,9 +122,16 @@ class Exchange:
     # Digests and deltas
 
     def digest(self) -> tuple[DigestEntry, ...]:
-        """What we know, in numbers; of the dead only those that died lately."""
+        """What we know, in numbers; of the dead only those that died lately.
+
+        Before we have announced ourselves, nothing of us: others shall say what they know under our identity.
+        """
         oldest = self._context.now - self._context.config.dead_in_digest
-        return tuple(row.digest() for row in self._context.members if row.is_living or row.since > oldest)
+        return tuple(
+            row.digest()
+            for row in self._context.members
+            if (row.is_living or row.since > oldest) and (row is not self._own.row or self._own.is_announced)
+        )
 
     def deltas_for(self, digest: tuple[DigestEntry, ...], budget: int) -> tuple[MemberDelta, ...]:
         """What the owner of ``digest`` lacks: members never heard of first, then the smallest pieces."""

@@ -1,0 +1,374 @@
+"""Carries out what the membership state machine decides: calls, timers, files, and telling the node.
+
+It decides nothing itself. Each input is handed in with the loop's time; what comes back is done in order.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import SystemRandom
+from typing import Final
+
+import grpc
+import structlog
+
+from ollama_dist.core.ids import NodeId
+from ollama_dist.core.view import MemberState
+from ollama_dist.gossip import codec
+from ollama_dist.gossip.addresses import announced, interface_addresses
+from ollama_dist.gossip.calls import CallFailed
+from ollama_dist.gossip.channels import Channels
+from ollama_dist.gossip.dialing import split_host_port
+from ollama_dist.gossip.discovery import Discovery, SeenCluster, Sighting, join_host_port
+from ollama_dist.gossip.identity import Identity, verify
+from ollama_dist.gossip.protocol.config import LAN, GossipConfig
+from ollama_dist.gossip.protocol.core import Membership
+from ollama_dist.gossip.protocol.effects import (
+    Call,
+    Count,
+    Effect,
+    Event,
+    EventKind,
+    Failure,
+    MemberView,
+    Persist,
+    Respond,
+    WakeAt,
+)
+from ollama_dist.gossip.protocol.messages import Contact, Envelope, Kind
+from ollama_dist.gossip.server import Refused, Server
+from ollama_dist.gossip.store import Memory, Store
+from ollama_dist.gossip.tasks import Tasks
+
+log = structlog.get_logger()
+
+STALL_PERIODS: Final = 2
+"""A tick that comes so many probe periods late means that this process did not run (rule 8)."""
+
+GOODBYE_S: Final = 1.0
+"""Saying good-bye takes no longer, whoever hears it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GossipSettings:
+    """What a node is told about its membership."""
+
+    host: str = "0.0.0.0"
+    """Where to listen for members."""
+    ports: Sequence[int] = (0,)
+    """The first free one is taken; 0 is any."""
+    advertise: tuple[str, ...] = ()
+    """``host:port`` to announce, at most four; empty: found out (`addresses`)."""
+    seeds: tuple[str, ...] = ()
+    """``host:port`` of members to find the cluster by."""
+    mdns: bool = True
+    mdns_interfaces: tuple[str, ...] = ()
+    """Addresses of the interfaces to use; empty: all, or loopback alone for who listens on loopback alone."""
+    memory: Path | None = None
+    """The file that remembers the cluster; None remembers nothing."""
+    config: GossipConfig = LAN
+
+
+class Driver:
+    """One life of one member. Start it once, stop it once."""
+
+    def __init__(self, identity: Identity, settings: GossipSettings) -> None:
+        self.identity = identity
+        self._settings = settings
+        self._core: Membership | None = None
+        self._counters: Counter[str] = Counter()
+        self._channels = Channels(identity, self.hint)
+        self._server = Server(identity, self._answer, self._count)
+        self._store = Store(settings.memory) if settings.memory is not None else None
+        self._discovery: Discovery | None = None
+        self._tasks = Tasks()
+        self._requests: dict[int, asyncio.Future[Envelope]] = {}
+        self._request = 0
+        self._wake: asyncio.TimerHandle | None = None
+        self._wake_at = float("inf")
+        self._period = settings.config.period(1)
+        self._subscribers: list[Callable[[], None]] = []
+        self._has_news = False
+        self._departed = asyncio.Event()
+        self._last_input = float("-inf")
+        self.addresses: tuple[str, ...] = ()
+        """Under which others reach this member, once it is started."""
+        self.is_clone = False
+        """Whether another process runs under this identity: then this one stays outside."""
+
+    # Life
+
+    async def start(self) -> None:
+        """Listen, look for the cluster, take part. Raises `ConfigError` when no port can be had."""
+        settings = self._settings
+        port = await self._server.start(settings.host, settings.ports)
+        self.addresses = announced(settings.advertise, settings.host, port, interface_addresses())
+        contact = Contact(self.addresses, self.identity.public_key, secrets.randbits(64))
+        core = Membership(
+            self.identity.id,
+            contact,
+            sign=self.identity.sign,
+            verify=verify,
+            config=settings.config,
+            rng=SystemRandom(),
+        )
+        memory = self._store.load() if self._store is not None else Memory()
+        now = time.monotonic()
+        for address in (*settings.seeds, *memory.peers_in(self.identity.cluster_id)):
+            self._do(core.candidate(now, address, is_lasting=True))
+        # A first start takes the time for a number that is surely new; it is never compared with a clock.
+        generation = memory.generation + 1 if memory.generation else int(time.time() * 1000)
+        effects = core.start(now, generation)
+        self._core = core
+        self._do(effects)
+        log.info("membership_started", node=self.identity.id, port=port, addresses=self.addresses)
+        await self._discover(port)
+
+    async def stop(self, *, leave: bool = True) -> None:
+        """End it; with ``leave`` the others are told first, which takes `GOODBYE_S` at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_S), asyncio.TaskGroup() as goodbyes:
+                if leave and self._core is not None and self._core.is_member:
+                    self._input(lambda core, now: core.leave(now))
+                    goodbyes.create_task(self._departed.wait())
+                if self._discovery is not None:
+                    goodbyes.create_task(self._discovery.stop())
+        self._withdraw()
+        await self._channels.stop()
+        await self._server.stop()
+        await self._tasks.stop()
+
+    def _withdraw(self) -> None:
+        """Take no more part; whoever calls is told that nobody is here."""
+        self._core = None
+        for waiting in self._requests.values():
+            if not waiting.done():
+                waiting.set_exception(Refused(grpc.StatusCode.UNAVAILABLE))
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+            self._wake_at = float("inf")
+
+    # What the node may ask and say
+
+    @property
+    def id(self) -> NodeId:
+        return self.identity.id
+
+    @property
+    def cluster_id(self) -> str:
+        return self.identity.cluster_id
+
+    def members(self) -> tuple[MemberView, ...]:
+        """All members, this one and the dead of the last day included; the address that works comes first."""
+        if self._core is None:
+            return ()
+        return tuple(self._with_working_address(view) for view in self._core.members())
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """``changed`` is called soon after something about members changed, once for all that changed."""
+        self._subscribers.append(changed)
+
+    def set_load(self, data: bytes) -> None:
+        """This member's load, opaque, at most 64 bytes; told to the others when the pace allows."""
+        self._input(lambda core, now: core.set_load(now, data))
+
+    def set_state(self, key: str, value: bytes | None) -> None:
+        """An entry of this member's slow state, opaque, at most 4 KiB; None takes it away."""
+        self._input(lambda core, now: core.set_state(now, key, value))
+
+    def hint(self, member: NodeId) -> None:
+        """A connection to ``member`` was lost or refused: have a look at once."""
+        self._input(lambda core, now: core.hint(now, member))
+
+    def add_seed(self, address: str) -> None:
+        """Somebody of the cluster may be at ``address`` (``host:port``): try it, again and again."""
+        self._add_candidate(address, is_lasting=True)
+
+    def seen_clusters(self) -> tuple[SeenCluster, ...]:
+        """Other clusters on this network, seen and not joined."""
+        return self._discovery.seen_clusters if self._discovery is not None else ()
+
+    def counters(self) -> dict[str, int]:
+        """What happened how often since the start, and how many channels are open."""
+        return {**self._counters, "channels": len(self._channels)}
+
+    # Inputs
+
+    def _input(self, step: Callable[[Membership, float], list[Effect]]) -> None:
+        """Hand something in, and before it how long this process stood still, if it did."""
+        core = self._core
+        if core is None:
+            return
+        now = time.monotonic()
+        try:
+            if (gap := self._gap(now)) > STALL_PERIODS * self._period:
+                log.warning("stalled", seconds=round(gap, 3))
+                self._count("stalls")
+                self._do(core.stall(now, gap))
+            self._do(step(core, now))
+        except Exception:  # membership goes on without this input rather than end unnoticed
+            self._count("failed_inputs")
+            log.exception("membership_failed")
+        self._last_input = now
+
+    def _gap(self, now: float) -> float:
+        """For how long nothing ran here although something was to be done."""
+        return now - max(self._wake_at, self._last_input)
+
+    def _tick(self, number: int) -> None:
+        ringing = self._wake
+        self._input(lambda core, now: core.tick(now, number))
+        if self._wake is ringing and self._core is not None:  # it wishes for nothing more, or it failed
+            self._set_wake(time.monotonic() + self._period, number)
+
+    def _set_wake(self, when: float, number: int) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+        self._wake_at = when
+        delay = max(0.0, when - time.monotonic())  # the loop's own clock may be another one, and coarser
+        self._wake = asyncio.get_running_loop().call_later(delay, self._tick, number)
+
+    def _count(self, what: str) -> None:
+        self._counters[what] += 1
+
+    # Effects
+
+    def _do(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Call():
+                    self._tasks.start(self._call(effect), f"{effect.kind} {effect.peer or effect.addresses}")
+                case Respond(request, envelope):
+                    waiting = self._requests.pop(request, None)
+                    if waiting is not None and not waiting.done():
+                        waiting.set_result(envelope)
+                case WakeAt(when, number):
+                    self._set_wake(when, number)
+                case Event():
+                    self._note(effect)
+                case Persist(generation, peers):
+                    if self._store is not None:
+                        memory = Memory(generation, self.cluster_id, peers)
+                        self._tasks.start(self._store.save(memory), "save membership")
+                case Count(what):
+                    self._count(what)
+
+    def _note(self, event: Event) -> None:
+        self._count(f"event_{event.kind}")
+        if event.kind is not EventKind.UPDATED:
+            tell = log.warning if event.kind in _ALARMING else log.info
+            tell(f"member_{event.kind}", member=event.member, detail=event.detail)
+            self._resize()
+        if event.kind is EventKind.DEPARTED:
+            self._departed.set()
+        if event.kind is EventKind.CLONE:
+            self.is_clone = True
+            self._withdraw()
+        if not self._has_news:
+            self._has_news = True
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._has_news = False
+        for changed in self._subscribers:
+            try:
+                changed()
+            except Exception:
+                log.exception("subscriber_failed")
+
+    def _resize(self) -> None:
+        """The probe period depends on how many live."""
+        living = (MemberState.ALIVE, MemberState.SUSPECT)
+        members = self._core.members() if self._core is not None else ()
+        self._period = self._settings.config.period(sum(view.state in living for view in members))
+
+    # Calls to others
+
+    async def _call(self, call: Call) -> None:
+        try:
+            sender, envelope = await self._ask(call)
+        except CallFailed as failure:
+            kind = failure.kind
+            self._count(f"call_{kind}")
+            log.debug("call_failed", kind=call.kind, peer=call.peer, failure=kind, detail=str(failure))
+            self._input(lambda core, now: core.call_failed(now, call.token, kind))
+        else:
+            self._input(lambda core, now: core.reply(now, call.token, sender, envelope))
+
+    async def _ask(self, call: Call) -> tuple[NodeId, Envelope]:
+        """Who replied, and what. Raises `CallFailed`."""
+        try:
+            payload = codec.encode(call.envelope)
+            sender = call.peer
+            if sender is None:
+                sender = await self._channels.meet(call.addresses[0], self._left(call))
+            reply = await self._channels.call(sender, call.addresses, call.kind, payload, self._left(call))
+            return sender, codec.decode(call.kind, reply)
+        except (codec.Malformed, codec.TooLong) as error:
+            self._count("malformed" if isinstance(error, codec.Malformed) else "too_long")
+            raise CallFailed(Failure.REJECTED, str(error)) from error
+
+    def _left(self, call: Call) -> float:
+        return call.deadline - time.monotonic()
+
+    # Calls from others
+
+    async def _answer(self, peer: NodeId, kind: Kind, payload: bytes) -> bytes:
+        if self._core is None:
+            raise Refused(grpc.StatusCode.UNAVAILABLE)
+        try:
+            envelope = codec.decode(kind, payload)
+        except codec.Malformed as error:
+            self._count("malformed")
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT) from error
+        self._request += 1
+        request = self._request
+        answer = self._requests[request] = asyncio.get_running_loop().create_future()
+        self._input(lambda core, now: core.message(now, request, peer, envelope))
+        try:
+            async with asyncio.timeout(self._settings.config.sync_timeout):
+                return codec.encode(await answer)
+        except TimeoutError as error:
+            raise Refused(grpc.StatusCode.DEADLINE_EXCEEDED) from error
+        except codec.TooLong as error:
+            self._count("too_long")
+            raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED) from error
+        finally:
+            self._requests.pop(request, None)
+
+    # Finding each other
+
+    async def _discover(self, port: int) -> None:
+        if not self._settings.mdns:
+            return
+        # What is asked to be announced may lie beyond this network: here it is told where it really listens.
+        local = announced((), self._settings.host, port, interface_addresses())
+        hosts = tuple(split_host_port(address)[0] for address in local)
+        is_loopback = self._settings.host in ("127.0.0.1", "localhost")
+        interfaces = self._settings.mdns_interfaces or (("127.0.0.1",) if is_loopback else ())
+        me = Sighting(self.cluster_id, self.id, hosts, port)
+        self._discovery = Discovery(me, self._sighted, interfaces)
+        await self._discovery.start()
+
+    def _sighted(self, sighting: Sighting) -> None:
+        for host in sighting.addresses:
+            self._add_candidate(join_host_port(host, sighting.port), is_lasting=False)
+
+    def _add_candidate(self, address: str, *, is_lasting: bool) -> None:
+        self._input(lambda core, now: core.candidate(now, address, is_lasting=is_lasting))
+
+    def _with_working_address(self, view: MemberView) -> MemberView:
+        working = self._channels.working_address(view.id)
+        if working is None or view.addresses[:1] == (working,) or working not in view.addresses:
+            return view
+        others = (address for address in view.addresses if address != working)
+        return replace(view, addresses=(working, *others))
+
+
+_ALARMING: Final = (EventKind.DEAD, EventKind.REACH, EventKind.CLONE)
