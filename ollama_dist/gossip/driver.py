@@ -85,6 +85,7 @@ class Driver:
         self._channels = Channels(identity, self.hint)
         self._server = Server(identity, self._answer, self._count)
         self._store = Store(settings.memory) if settings.memory is not None else None
+        self._memory = Memory()
         self._discovery: Discovery | None = None
         self._tasks = Tasks()
         self._requests: dict[int, asyncio.Future[Envelope]] = {}
@@ -96,6 +97,8 @@ class Driver:
         self._has_news = False
         self._departed = asyncio.Event()
         self._last_input = float("-inf")
+        self.port = 0
+        """Where it listens, once it is started."""
         self.addresses: tuple[str, ...] = ()
         """Under which others reach this member, once it is started."""
         self.is_clone = False
@@ -106,8 +109,8 @@ class Driver:
     async def start(self) -> None:
         """Listen, look for the cluster, take part. Raises `ConfigError` when no port can be had."""
         settings = self._settings
-        port = await self._server.start(settings.host, settings.ports)
-        self.addresses = announced(settings.advertise, settings.host, port, interface_addresses())
+        self.port = await self._server.start(settings.host, settings.ports)
+        self.addresses = announced(settings.advertise, settings.host, self.port, interface_addresses())
         contact = Contact(self.addresses, self.identity.public_key, secrets.randbits(64))
         core = Membership(
             self.identity.id,
@@ -117,7 +120,7 @@ class Driver:
             config=settings.config,
             rng=SystemRandom(),
         )
-        memory = self._store.load() if self._store is not None else Memory()
+        memory = self._memory = self._store.load() if self._store is not None else Memory()
         now = time.monotonic()
         for address in (*settings.seeds, *memory.peers_in(self.identity.cluster_id)):
             self._do(core.candidate(now, address, is_lasting=True))
@@ -126,8 +129,8 @@ class Driver:
         effects = core.start(now, generation)
         self._core = core
         self._do(effects)
-        log.info("membership_started", node=self.identity.id, port=port, addresses=self.addresses)
-        await self._discover(port)
+        log.info("membership_started", node=self.id, port=self.port, addresses=self.addresses)
+        await self._discover()
 
     async def stop(self, *, leave: bool = True) -> None:
         """End it; with ``leave`` the others are told first, which takes `GOODBYE_S` at most."""
@@ -142,6 +145,10 @@ class Driver:
         await self._channels.stop()
         await self._server.stop()
         await self._tasks.stop()
+        if self._store is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await self._store.save(self._memory)
 
     def _withdraw(self) -> None:
         """Take no more part; whoever calls is told that nobody is here."""
@@ -170,9 +177,13 @@ class Driver:
             return ()
         return tuple(self._with_working_address(view) for view in self._core.members())
 
-    def subscribe(self, changed: Callable[[], None]) -> None:
-        """``changed`` is called soon after something about members changed, once for all that changed."""
+    def subscribe(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """``changed`` is called soon after something about members changed, once for all that changed.
+
+        Calling what is returned ends that.
+        """
         self._subscribers.append(changed)
+        return lambda: self._subscribers.remove(changed)
 
     def set_load(self, data: bytes) -> None:
         """This member's load, opaque, at most 64 bytes; told to the others when the pace allows."""
@@ -253,9 +264,9 @@ class Driver:
                 case Event():
                     self._note(effect)
                 case Persist(generation, peers):
+                    self._memory = self._memory.renewed(generation, self.cluster_id, peers)
                     if self._store is not None:
-                        memory = Memory(generation, self.cluster_id, peers)
-                        self._tasks.start(self._store.save(memory), "save membership")
+                        self._tasks.start(self._store.save(self._memory), "save membership")
                 case Count(what):
                     self._count(what)
 
@@ -276,7 +287,7 @@ class Driver:
 
     def _tell(self) -> None:
         self._has_news = False
-        for changed in self._subscribers:
+        for changed in list(self._subscribers):
             try:
                 changed()
             except Exception:
@@ -344,15 +355,15 @@ class Driver:
 
     # Finding each other
 
-    async def _discover(self, port: int) -> None:
+    async def _discover(self) -> None:
         if not self._settings.mdns:
             return
         # What is asked to be announced may lie beyond this network: here it is told where it really listens.
-        local = announced((), self._settings.host, port, interface_addresses())
+        local = announced((), self._settings.host, self.port, interface_addresses())
         hosts = tuple(split_host_port(address)[0] for address in local)
         is_loopback = self._settings.host in ("127.0.0.1", "localhost")
         interfaces = self._settings.mdns_interfaces or (("127.0.0.1",) if is_loopback else ())
-        me = Sighting(self.cluster_id, self.id, hosts, port)
+        me = Sighting(self.cluster_id, self.id, hosts, self.port)
         self._discovery = Discovery(me, self._sighted, interfaces)
         await self._discovery.start()
 

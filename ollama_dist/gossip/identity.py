@@ -1,5 +1,6 @@
 """Who this node is: a key pair made here that never leaves, the id that follows from it, its certificate."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -119,6 +120,14 @@ def issue_certificate(key: ec.EllipticCurvePrivateKey, authority: Authority) -> 
         .add_extension(issuer, critical=False)
         .sign(authority.key, SHA256())
     )
+
+
+def set_aside_key(folder: Path) -> Path:
+    """Put the node's key where no start finds it: the next makes a new node. Where it is now."""
+    aside = folder / "node.key.copied"
+    with suppress(FileNotFoundError):
+        (folder / "node.key").replace(aside)
+    return aside
 
 
 def _load_or_make_key(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -19,6 +19,9 @@ log = structlog.get_logger()
 
 FORMAT: Final = 1
 MAX_PEERS: Final = 64
+MAX_GONE: Final = 16
+"""Peers remembered that are there no more; each costs an attempt now and then."""
+
 MAX_ADDRESS: Final = 300
 
 
@@ -30,11 +33,20 @@ class Memory:
     """Of the last start; 0 before the first."""
     cluster_id: str = ""
     peers: tuple[str, ...] = ()
-    """Where its members were, ``host:port``; at most `MAX_PEERS` are kept."""
+    """Where its members were, ``host:port``, those that were there last first."""
 
     def peers_in(self, cluster_id: str) -> tuple[str, ...]:
         """Where to look for that cluster: what is remembered of another is of no use."""
         return self.peers if cluster_id == self.cluster_id else ()
+
+    def renewed(self, generation: int, cluster_id: str, peers: tuple[str, ...]) -> "Memory":
+        """With ``peers`` as they are now, and some that were there before.
+
+        Where all nodes are switched off in the evening, each sees the others leave, and yet they have to find
+        each other in the morning.
+        """
+        gone = [peer for peer in self.peers_in(cluster_id) if peer not in peers]
+        return Memory(generation, cluster_id, (*peers[:MAX_PEERS], *gone[:MAX_GONE]))
 
 
 class Store:
@@ -85,7 +97,7 @@ def _encode(memory: Memory) -> bytes:
         "format": FORMAT,
         "generation": memory.generation,
         "cluster": memory.cluster_id,
-        "peers": memory.peers[:MAX_PEERS],
+        "peers": memory.peers,
     }
     return orjson.dumps(said)
 
@@ -101,4 +113,4 @@ def _decode(data: bytes) -> Memory:
     peers = said.get("peers")
     listed = peers if isinstance(peers, list) else []
     sensible = [each for each in listed if isinstance(each, str) and 0 < len(each) <= MAX_ADDRESS]
-    return Memory(generation, str(said.get("cluster", "")), tuple(sensible[:MAX_PEERS]))
+    return Memory(generation, str(said.get("cluster", "")), tuple(sensible[: MAX_PEERS + MAX_GONE]))

@@ -6,12 +6,13 @@ is who the hash of its public key says it is, and the name has to agree.
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ollama_dist.core.errors import Unauthorized
@@ -31,6 +32,36 @@ def client_context(identity: Identity, protocols: Sequence[str] = ()) -> ssl.SSL
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     return _between_members(context, identity, protocols)
+
+
+def following_server_context(identity: Callable[[], Identity]) -> ssl.SSLContext:
+    """A `server_context` for a listener that stays when the node moves to another cluster.
+
+    Each handshake is by the identity of that moment: its certificate, and its authority for the other's.
+    """
+    contexts: dict[bytes, ssl.SSLContext] = {}
+
+    def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        current = identity()
+        serial = current.certificate.fingerprint(SHA256())
+        if serial not in contexts:
+            contexts.clear()
+            contexts[serial] = server_context(current)
+        connection.context = contexts[serial]
+
+    front = server_context(identity())
+    front.sni_callback = choose
+    return front
+
+
+def expect(node: NodeId) -> Callable[[asyncio.BaseTransport], None]:
+    """A check that a new connection leads to ``node`` and nobody else; it raises `Unauthorized`."""
+
+    def check(transport: asyncio.BaseTransport) -> None:
+        if (peer := verified_peer(transport)) != node:
+            raise Unauthorized(f"{peer} is there, not {node}")
+
+    return check
 
 
 def verified_peer(transport: asyncio.BaseTransport) -> NodeId:

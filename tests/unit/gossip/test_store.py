@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from ollama_dist.gossip import store as store_module
-from ollama_dist.gossip.store import MAX_PEERS, Memory, Store
+from ollama_dist.gossip.store import MAX_GONE, MAX_PEERS, Memory, Store
 
 MEMORY = Memory(17, "9f2c41d0", ("10.0.0.1:11436", "[fd00::2]:11436"))
 
@@ -55,10 +55,20 @@ async def test_a_failing_disk_is_said_once_and_lived_with(
     assert (store.problem, store.load()) == ("", Memory(3))
 
 
-async def test_no_more_than_so_many_peers_are_kept(path: Path) -> None:
-    peers = tuple(f"10.0.0.{number}:1" for number in range(MAX_PEERS + 5))
-    await Store(path).save(Memory(1, "9f2c41d0", peers))
-    assert Store(path).load().peers == peers[:MAX_PEERS]
+def test_peers_that_went_are_remembered_after_those_that_are_there() -> None:
+    later = MEMORY.renewed(18, "9f2c41d0", ("10.0.0.9:11436",))
+    assert later == Memory(18, "9f2c41d0", ("10.0.0.9:11436", *MEMORY.peers))
+    assert later.renewed(18, "9f2c41d0", ()).peers == later.peers
+    assert MEMORY.renewed(18, "abcdef01", ()).peers == ()
+
+
+async def test_no_more_than_so_many_peers_are_remembered(path: Path) -> None:
+    memory = Memory()
+    for start in range(0, 2000, 100):
+        memory = memory.renewed(1, "9f2c41d0", tuple(f"host{start + number}:1" for number in range(100)))
+    assert len(memory.peers) == MAX_PEERS + MAX_GONE
+    await Store(path).save(memory)
+    assert Store(path).load() == memory
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ollama_dist.core.errors import Unauthorized
 from ollama_dist.core.ids import NodeId
-from ollama_dist.gossip.identity import Identity, issue_certificate
+from ollama_dist.gossip.identity import Identity, issue_certificate, node_name
 from ollama_dist.gossip.keys import ClusterKey
-from ollama_dist.gossip.tls import client_context, peer_id, server_context, verified_peer
+from ollama_dist.gossip.tls import (
+    client_context,
+    expect,
+    following_server_context,
+    peer_id,
+    server_context,
+    verified_peer,
+)
 
 KEY = ClusterKey("9f2c41d0", 1, bytes(range(32)))
 
@@ -94,6 +101,36 @@ async def test_nothing_older_than_tls_1_3_is_spoken(make: Make) -> None:
     async with listener(server_context(make("server"))) as (port, _):
         with pytest.raises((ssl.SSLError, ConnectionResetError)):
             await connect(port, old)
+
+
+async def test_a_listener_that_stays_follows_its_node_into_another_cluster(
+    make: Make, tmp_path: Path
+) -> None:
+    other = ClusterKey.make()
+    current = make("server")
+    old, new = make("old"), Identity.load(tmp_path / "new", other)
+    careless = client_context(old)
+    careless.verify_mode = ssl.CERT_NONE
+    async with listener(following_server_context(lambda: current)) as (port, seen):
+        assert await connect(port, client_context(old)) == current.id
+        current = Identity.load(tmp_path / "server", other)
+        assert await connect(port, client_context(new)) == current.id
+        assert [await seen.get(), await seen.get()] == [old.id, new.id]
+        with pytest.raises((ssl.SSLError, ConnectionResetError)):
+            await connect(port, careless)
+        assert seen.empty()
+
+
+async def test_a_connection_is_checked_to_lead_to_one_node(make: Make) -> None:
+    server, client = make("server"), make("client")
+    async with listener(server_context(server)) as (port, _):
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=client_context(client), server_hostname=node_name(server.id)
+        )
+        expect(server.id)(writer.transport)
+        with pytest.raises(Unauthorized, match=f"{server.id} is there, not {client.id}"):
+            expect(client.id)(writer.transport)
+        writer.close()
 
 
 def test_a_name_without_its_key_is_refused(make: Make) -> None:

@@ -1,0 +1,230 @@
+"""The node's place in a cluster, and its ways from one cluster into another: invite, join, leave.
+
+Each cluster a node is in is one life of a `Driver`, with a certificate of that cluster; what the node says
+about itself outlives them.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from ollama_dist.core.errors import BadRequest, ConfigError
+from ollama_dist.core.ids import NodeId
+from ollama_dist.core.view import MemberState
+from ollama_dist.gossip import invite
+from ollama_dist.gossip.dialing import split_host_port
+from ollama_dist.gossip.driver import Driver, GossipSettings
+from ollama_dist.gossip.identity import Identity, set_aside_key
+from ollama_dist.gossip.invite_code import InviteCode
+from ollama_dist.gossip.keys import ClusterKey, keep_cluster_key
+from ollama_dist.gossip.protocol.effects import MemberView
+
+log = structlog.get_logger()
+
+MEETING_S: Final = 5.0
+"""How long somebody who joined waits to see a member before saying so."""
+
+ADDRESSES_TOLD: Final = 16
+"""Members' addresses that a newcomer is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """Where a node keeps what it is, and how it takes part."""
+
+    folder: Path
+    """State folder: the node's own key is in it."""
+    gossip: GossipSettings
+    key_file: Path | None = None
+    """Where the cluster key is kept; None when it was given otherwise, and the node cannot change it."""
+    invite_ports: range = field(default=range(1))
+    """For the door of an invitation; the first free one."""
+
+
+class GossipCluster:
+    """One node in the cluster whose key it has."""
+
+    def __init__(self, key: ClusterKey, options: ClusterOptions) -> None:
+        self._options = options
+        self._key = key
+        self._load: bytes | None = None
+        self._state: dict[str, bytes] = {}
+        self._subscribers: list[Callable[[], None]] = []
+        self._moving = asyncio.Lock()
+        self._settle(key, options.gossip)
+
+    def _settle(self, key: ClusterKey, gossip: GossipSettings) -> None:
+        self._key = key
+        self.identity = Identity.load(self._options.folder, key)
+        self._driver = Driver(self.identity, gossip)
+        self._driver.subscribe(self._yield_to_twin)
+        for changed in self._subscribers:
+            self._driver.subscribe(changed)
+        self._door = invite.Door(
+            self.identity,
+            key,
+            listen=(gossip.host, self._options.invite_ports),
+            hosts=lambda: [split_host_port(address)[0] for address in self._driver.addresses],
+            members=self._listeners,
+        )
+
+    # Life
+
+    async def start(self) -> None:
+        """Listen and look for the others. Raises `ConfigError` when no port can be had."""
+        await self._driver.start()
+        if self._load is not None:
+            self._driver.set_load(self._load)
+        for key, value in self._state.items():
+            self._driver.set_state(key, value)
+
+    async def stop(self, *, leave: bool = True) -> None:
+        """End taking part; with ``leave`` the others are told."""
+        await self._door.stop()
+        await self._driver.stop(leave=leave)
+
+    # What is known
+
+    @property
+    def id(self) -> str:
+        """The cluster's id."""
+        return self.identity.cluster_id
+
+    @property
+    def node_id(self) -> NodeId:
+        return self.identity.id
+
+    @property
+    def address(self) -> str:
+        """Where members connect, ``host:port``; empty before the start."""
+        return next(iter(self._driver.addresses), "")
+
+    def members(self) -> tuple[MemberView, ...]:
+        return self._driver.members()
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """``changed`` is called soon after something about members changed, once for all that changed."""
+        self._subscribers.append(changed)
+        self._driver.subscribe(changed)
+
+    def seen_clusters(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Other clusters on this network and where their nodes are: seen, not joined."""
+        return [(seen.cluster_id, seen.addresses) for seen in self._driver.seen_clusters()]
+
+    def counters(self) -> dict[str, int]:
+        return self._driver.counters()
+
+    # What the node says
+
+    def set_load(self, data: bytes) -> None:
+        self._load = data
+        self._driver.set_load(data)
+
+    def set_state(self, key: str, value: bytes | None) -> None:
+        if value is None:
+            self._state.pop(key, None)
+        else:
+            self._state[key] = value
+        self._driver.set_state(key, value)
+
+    def hint(self, member: NodeId) -> None:
+        self._driver.hint(member)
+
+    def add_seed(self, address: str) -> None:
+        self._driver.add_seed(address)
+
+    # From cluster to cluster
+
+    async def invite(self) -> dict[str, Any]:
+        """A code that lets one machine in for ten minutes. Raises `ConfigError` when no port can be had."""
+        invitation = await self._door.invite()
+        expires_at = datetime.fromtimestamp(invitation.expires_at, UTC)
+        return {
+            "code": invitation.code,
+            "command": f"ollama-dist join {invitation.code}",
+            "expires_at": expires_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        }
+
+    async def join(self, code: str, *, replace: bool = False) -> dict[str, Any]:
+        """Move into the cluster the code is from. Whether others are left behind is the caller's to ask.
+
+        Raises `InviteFailed`, `CodeMistyped`, `BadRequest` or `ConfigError`; nothing has changed then.
+        """
+        key_file = self._own_key_file()
+        async with self._moving:
+            if InviteCode.parse(code).cluster_id == self.id:
+                raise BadRequest(f"this node is a member of cluster {self.id} already")
+            if not replace and len(self._living()) > 1:
+                raise BadRequest(f"this node is in cluster {self.id} with other members; leave that first")
+            joined = await invite.join(code)
+            await self._move(key_file, ClusterKey.parse(joined.cluster_key), joined.addresses)
+        await self._meet_somebody()
+        return {"cluster": self.id, "nodes": len(self._living())}
+
+    async def leave(self) -> dict[str, Any]:
+        """Say good-bye and go on in a new cluster of one: coming back takes a code."""
+        key_file = self._own_key_file()
+        async with self._moving:
+            left = self.id
+            await self._move(key_file, ClusterKey.make(), ())
+        return {"left": left, "cluster": self.id}
+
+    def _own_key_file(self) -> Path:
+        if self._options.key_file is None:
+            raise ConfigError("the cluster key is set from outside; change it there and start the node again")
+        return self._options.key_file
+
+    async def _move(self, key_file: Path, key: ClusterKey, seeds: tuple[str, ...]) -> None:
+        """End this life and begin one under ``key``, at the same port if it can be."""
+        keep_cluster_key(key_file, key)
+        gossip = self._options.gossip
+        if self._driver.addresses:
+            gossip = replace(gossip, ports=(self._driver.port, *gossip.ports))
+        log.info("cluster_changed", left=self.id, joined=key.cluster_id)
+        await self.stop()
+        self._settle(key, replace(gossip, seeds=seeds))
+        await self.start()
+
+    async def _meet_somebody(self) -> None:
+        met = asyncio.Event()
+
+        def look() -> None:
+            if len(self._living()) > 1:
+                met.set()
+
+        unsubscribe = self._driver.subscribe(look)
+        look()
+        try:
+            async with asyncio.timeout(MEETING_S):
+                await met.wait()
+        except TimeoutError:
+            log.warning("nobody_met", cluster=self.id, note="the key is kept; members are looked for")
+        finally:
+            unsubscribe()
+
+    # Shared
+
+    def _living(self) -> list[MemberView]:
+        return [view for view in self.members() if view.state in (MemberState.ALIVE, MemberState.SUSPECT)]
+
+    def _listeners(self) -> list[str]:
+        """Where a newcomer may knock, this node first."""
+        others = [view.addresses[0] for view in self._living() if view.addresses and not view.is_self]
+        return [*self._driver.addresses, *others][:ADDRESSES_TOLD]
+
+    def _yield_to_twin(self) -> None:
+        """Another process runs with a copy of our key. It was there first: the next start makes a new one."""
+        if self._driver.is_clone:
+            aside = set_aside_key(self._options.folder)
+            log.error(
+                "identity_in_use",
+                node=self.node_id,
+                note="another node runs from a copy of this state folder; this one stays out of the cluster "
+                "until it is started again, then with an identity of its own",
+                old_key=str(aside),
+            )
