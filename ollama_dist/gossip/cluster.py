@@ -5,12 +5,13 @@ about itself outlives them.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
 import structlog
 
 from ollama_dist.core.errors import BadRequest, ConfigError
@@ -47,10 +48,19 @@ class ClusterOptions:
 
 
 class GossipCluster:
-    """One node in the cluster whose key it has."""
+    """One node in the cluster whose key it has.
 
-    def __init__(self, key: ClusterKey, options: ClusterOptions) -> None:
+    ``services`` are further gRPC services for members, on the same listener.
+    """
+
+    def __init__(
+        self,
+        key: ClusterKey,
+        options: ClusterOptions,
+        services: Sequence[grpc.GenericRpcHandler] = (),
+    ) -> None:
         self._options = options
+        self._services = services
         self._key = key
         self._load: bytes | None = None
         self._state: dict[str, bytes] = {}
@@ -61,7 +71,7 @@ class GossipCluster:
     def _settle(self, key: ClusterKey, gossip: GossipSettings) -> None:
         self._key = key
         self.identity = Identity.load(self._options.folder, key)
-        self._driver = Driver(self.identity, gossip)
+        self._driver = Driver(self.identity, gossip, self._services)
         self._driver.subscribe(self._yield_to_twin)
         for changed in self._subscribers:
             self._driver.subscribe(changed)

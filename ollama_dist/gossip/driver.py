@@ -75,15 +75,23 @@ class GossipSettings:
 
 
 class Driver:
-    """One life of one member. Start it once, stop it once."""
+    """One life of one member. Start it once, stop it once.
 
-    def __init__(self, identity: Identity, settings: GossipSettings) -> None:
+    ``services`` are further gRPC services for members, on the same listener.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        settings: GossipSettings,
+        services: Sequence[grpc.GenericRpcHandler] = (),
+    ) -> None:
         self.identity = identity
         self._settings = settings
         self._core: Membership | None = None
         self._counters: Counter[str] = Counter()
         self._channels = Channels(identity, self.hint)
-        self._server = Server(identity, self._answer, self._count)
+        self._server = Server(identity, self._answer, self._count, services)
         self._store = Store(settings.memory) if settings.memory is not None else None
         self._memory = Memory()
         self._discovery: Discovery | None = None

@@ -52,12 +52,22 @@ class Refused(Exception):
 
 
 class Server:
-    """Listens for members. ``count`` is told in a word of each call that was not taken."""
+    """Listens for members. ``count`` is told in a word of each call that was not taken.
 
-    def __init__(self, identity: Identity, answer: Answer, count: Callable[[str], None]) -> None:
+    ``services`` are served beside membership, behind the same proof of who calls (`peer_of`).
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        answer: Answer,
+        count: Callable[[str], None],
+        services: Sequence[grpc.GenericRpcHandler] = (),
+    ) -> None:
         self._identity = identity
         self._answer = answer
         self._count = count
+        self._services = tuple(services)
         self._rate = RateLimit()
         self._server: grpc.aio.Server | None = None
 
@@ -65,7 +75,7 @@ class Server:
         """Listen on the first of ``ports`` that is free (0: any) and say which. Raises `ConfigError`."""
         for port in ports:
             server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
-            server.add_generic_rpc_handlers((self._handlers(),))
+            server.add_generic_rpc_handlers((self._handlers(), *self._services))
             try:
                 bound = server.add_secure_port(
                     f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
@@ -97,8 +107,7 @@ class Server:
     def _handler(self, kind: Kind) -> Callable[[bytes, Any], Awaitable[bytes]]:
         async def handle(payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             try:
-                (certificate,) = context.auth_context()["x509_pem_cert"]
-                peer = _peer(certificate)
+                peer = peer_of(context)
                 if not self._rate.allows(peer, asyncio.get_running_loop().time()):
                     self._count("rate_limited")
                     raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -115,6 +124,12 @@ class Server:
             raise AssertionError  # abort raises
 
         return handle
+
+
+def peer_of(context: grpc.aio.ServicerContext[Any, Any]) -> NodeId:
+    """The member that makes a call; raises `Unauthorized`."""
+    (certificate,) = context.auth_context()["x509_pem_cert"]
+    return _peer(certificate)
 
 
 @lru_cache(maxsize=1024)

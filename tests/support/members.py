@@ -3,9 +3,11 @@
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import grpc
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.identity import Identity
@@ -24,12 +26,12 @@ def member(folder: Path, name: str, key: ClusterKey = KEY) -> Identity:
 class Answering:
     """A member's listener that answers as it is told and remembers what it was asked."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, services: Sequence[grpc.GenericRpcHandler] = ()) -> None:
         self.identity = identity
         self.asked: list[tuple[NodeId, Kind, bytes]] = []
         self.counts: Counter[str] = Counter()
         self.answer: Callable[[bytes], Awaitable[bytes]] = self.echo
-        self.server = Server(identity, self._answer, self._count)
+        self.server = Server(identity, self._answer, self._count, services)
         self.port = 0
 
     @property
@@ -55,8 +57,10 @@ class Answering:
 
 
 @asynccontextmanager
-async def answering(identity: Identity) -> AsyncIterator[Answering]:
-    listener = Answering(identity)
+async def answering(
+    identity: Identity, services: Sequence[grpc.GenericRpcHandler] = ()
+) -> AsyncIterator[Answering]:
+    listener = Answering(identity, services)
     await listener.start()
     try:
         yield listener

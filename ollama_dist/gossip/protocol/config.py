@@ -63,7 +63,7 @@ class GossipConfig:
     join_alone_after: float = 2.0
     """A starting member that finds nobody for so long serves alone and goes on trying."""
 
-    join_retry_low: float = 1.0
+    join_retry_low: float = 0.2
     join_retry_high: float = 30.0
     """Between two tries of the same address while alone, doubling."""
 

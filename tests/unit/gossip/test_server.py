@@ -8,9 +8,10 @@ from structlog.testing import capture_logs
 from ollama_dist.core.errors import ConfigError
 from ollama_dist.gossip.calls import CallFailed
 from ollama_dist.gossip.channels import Channels
+from ollama_dist.gossip.identity import node_name
 from ollama_dist.gossip.protocol.effects import Failure
 from ollama_dist.gossip.protocol.messages import Kind
-from ollama_dist.gossip.server import Refused
+from ollama_dist.gossip.server import Refused, peer_of
 from tests.support.members import Answering, answering, member
 
 
@@ -73,3 +74,24 @@ async def test_our_own_mistakes_are_logged_here_and_not_told_there(tmp_path: Pat
         assert "secret" not in str(told)
         assert [line["event"] for line in logs] == ["call_failed"]
         await channels.stop()
+
+
+async def test_further_services_are_served_to_members_who_are_known_by_their_key(tmp_path: Path) -> None:
+    me = member(tmp_path, "me")
+
+    async def who(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        return peer_of(context).encode()
+
+    control = grpc.method_handlers_generic_handler(
+        "test.Control", {"Who": grpc.unary_unary_rpc_method_handler(who)}
+    )
+    async with answering(member(tmp_path, "peer"), [control]) as peer:
+        credentials = grpc.ssl_channel_credentials(
+            peer.identity.authority.pem,
+            me.key_file.read_bytes(),
+            me.certificate_file.read_bytes(),
+        )
+        name = ("grpc.ssl_target_name_override", node_name(peer.identity.id))
+        async with grpc.aio.secure_channel(peer.address, credentials, options=[name]) as channel:
+            ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/test.Control/Who")
+            assert await ask(b"", timeout=5) == me.id.encode()
