@@ -16,7 +16,7 @@ from ollama_dist.api.relay import relay
 from ollama_dist.api.routes import OLLAMA_ROUTES, Route, Scope, Where
 from ollama_dist.api.table import Matched, RouteTable
 from ollama_dist.backends.local import LocalEngine
-from ollama_dist.core.errors import DistError, NoCandidate
+from ollama_dist.core.errors import DistError, NoCandidate, Unauthorized
 from ollama_dist.core.ids import RequestId, is_request_id
 from ollama_dist.core.outcomes import Result
 from ollama_dist.node.answers import AttemptFailed
@@ -70,6 +70,9 @@ class PeerListener:
                 return await self._ask_engine(exchange)
             except AttemptFailed as failed:
                 return _refuse(exchange, failed)
+            except Unauthorized as stranger:
+                log.warning("stranger_refused", reason=str(stranger))
+                return _refuse(exchange, AttemptFailed(Result.REFUSED, str(stranger)))
             except DistError as error:
                 return exchange.failure(error)
 

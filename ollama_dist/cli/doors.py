@@ -39,7 +39,7 @@ class _Tiny(Protocol):
 
 def run_node(settings: Settings) -> int:
     """Serve until told to stop; the exit code. Raises `DistError` for what kept the node from starting."""
-    return cast(_Node, import_module("ollama_dist.node.main")).run(settings)
+    return cast(_Node, import_module("ollama_dist.cli.serving")).run(settings)
 
 
 def redeem_invitation(code: str) -> Joined:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from random import SystemRandom
 from typing import Any, Final, Protocol
@@ -98,6 +98,8 @@ class Node:
         self.switches = options.switches
         self.listen = ""
         """Where clients connect; for reports."""
+        self.on_moved: Callable[[], Awaitable[None]] | None = None
+        """Called when the node is in another cluster than before, with other certificates."""
         self._options = options
         self._secure = secure
         self._relay_port = 0
@@ -127,9 +129,9 @@ class Node:
         self._relay_port = relay_port
         self._resources = await asyncio.to_thread(self._telemetry.sample)
         await self.engine.start(self._engine_changed)
-        self._engine_changed()
         self.cluster.subscribe(self._members_changed)
         await self.cluster.start()
+        self._engine_changed()
         self._members_changed()
         self._tasks = [
             background(self._refresh(), "view-refresh"),
@@ -305,10 +307,24 @@ class Node:
                 f"this node belongs to cluster {self.view().cluster_id} already, with other members; "
                 'leave it first, or say "replace": true'
             )
-        return await self.cluster.join(code, replace=replace_cluster)
+        joined = await self.cluster.join(code, replace=replace_cluster)
+        await self._moved()
+        return joined
 
     async def leave(self) -> dict[str, Any]:
-        return await self.cluster.leave()
+        """Leave the cluster; this node goes on in one of its own."""
+        left = await self.cluster.leave()
+        await self._moved()
+        return {**left, "left": True}
+
+    async def _moved(self) -> None:
+        for target in self._targets.values():
+            target.fail()
+        self._targets.clear()
+        self._views = ViewStore(self.cluster.id, self._myself())
+        self._members_changed()
+        if self.on_moved is not None:
+            await self.on_moved()
 
     @property
     def mode(self) -> Mode:

@@ -1,0 +1,125 @@
+"""Puts a node together from its settings: the one place that knows every part."""
+
+import asyncio
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Final
+
+from ollama_dist.backends.local import LocalEngine
+from ollama_dist.backends.none import NoEngine
+from ollama_dist.backends.ollama.engine import OllamaEngine, OllamaSettings
+from ollama_dist.backends.ollama.finder import WELL_KNOWN, Listening, find_program, who_listens
+from ollama_dist.backends.target import Security
+from ollama_dist.core.errors import UpstreamRefused
+from ollama_dist.core.ids import NodeId
+from ollama_dist.core.modes import Mode
+from ollama_dist.gossip.cluster import ClusterOptions, GossipCluster
+from ollama_dist.gossip.driver import GossipSettings
+from ollama_dist.gossip.identity import Identity
+from ollama_dist.gossip.keys import ClusterKey, load_or_make_cluster_key
+from ollama_dist.gossip.protocol.config import LAN, TEST, WAN, GossipConfig
+from ollama_dist.gossip.tls import client_context, verified_peer
+from ollama_dist.node.config import Settings
+from ollama_dist.node.modes import Switches
+from ollama_dist.node.node import Node, NodeOptions
+from ollama_dist.node.paths import StatePaths
+from ollama_dist.node.secret_files import cluster_key_file
+from ollama_dist.node.seeds import read_seeds
+from ollama_dist.node.setting_values import EngineChoice, GossipProfile
+
+PROFILES: Final[dict[GossipProfile, GossipConfig]] = {
+    GossipProfile.LAN: LAN,
+    GossipProfile.WAN: WAN,
+    GossipProfile.TEST: TEST,
+}
+
+
+def make_cluster(settings: Settings, paths: StatePaths) -> GossipCluster:
+    """The node's place in its cluster; a first start alone makes one. Raises `ConfigError`."""
+    wanted = settings.cluster
+    given, key_file = wanted.cluster_key, cluster_key_file(settings)
+    key = ClusterKey.parse(given.reveal()) if given is not None else load_or_make_cluster_key(key_file)
+    seeds = (*wanted.join, *read_seeds(paths))
+    gossip = GossipSettings(
+        host=wanted.node_listen.host,
+        ports=wanted.node_listen.ports(),
+        advertise=tuple(map(str, wanted.advertise)),
+        seeds=tuple(dict.fromkeys(map(str, seeds))),
+        mdns=wanted.mdns,
+        mdns_interfaces=wanted.mdns_interfaces,
+        memory=paths.membership,
+        config=PROFILES[wanted.gossip_profile],
+    )
+    options = ClusterOptions(paths.root, gossip, key_file=None if given is not None else key_file)
+    return GossipCluster(key, options)
+
+
+async def make_engine(settings: Settings, paths: StatePaths, node: NodeId) -> LocalEngine:
+    """What runs models here, as chosen: by default an Ollama where there is one, else the embedded engine."""
+    match settings.engine.engine:
+        case EngineChoice.NONE:
+            return NoEngine()
+        case EngineChoice.LLAMACPP:
+            return _embedded(settings, paths, node)
+        case EngineChoice.AUTO if not await _has_ollama(settings) and _has_embedded():
+            return _embedded(settings, paths, node)
+    address = settings.engine.ollama
+    return OllamaEngine(
+        OllamaSettings(
+            node,
+            address=(address.host, address.port) if address else None,
+            program=settings.engine.ollama_bin,
+            slots=settings.engine.slots,
+            log_file=paths.root / "ollama.log",
+        )
+    )
+
+
+def make_node(settings: Settings, cluster: GossipCluster, engine: LocalEngine) -> Node:
+    mode = Mode.STANDALONE if settings.mode.standalone else Mode.DISTRIBUTED
+    options = NodeOptions(
+        id=cluster.node_id,
+        name=settings.node.name,
+        max_queue=settings.node.max_queue,
+        switches=Switches(mode, settings.mode.fallback),
+    )
+    return Node(options, engine, cluster, secured_by(lambda: cluster.identity))
+
+
+def secured_by(identity: Callable[[], Identity]) -> Callable[[NodeId], Security]:
+    """How connections to a member are secured: with our certificate of the moment, and to nobody else."""
+
+    def secure(node: NodeId) -> Security:
+        def verify(transport: asyncio.Transport) -> None:
+            found = verified_peer(transport)
+            if found != node:
+                raise UpstreamRefused(f"{found} answers where {node} was meant")
+
+        return Security(client_context(identity()), f"{node}.ollama-dist", verify)
+
+    return secure
+
+
+async def _has_ollama(settings: Settings) -> bool:
+    if settings.engine.ollama is not None or find_program(settings.engine.ollama_bin) is not None:
+        return True
+    return await who_listens(*WELL_KNOWN) is Listening.OLLAMA
+
+
+def _has_embedded() -> bool:
+    return find_spec("xllamacpp") is not None
+
+
+def _embedded(settings: Settings, paths: StatePaths, node: NodeId) -> LocalEngine:
+    from ollama_dist.backends.llamacpp.engine import LlamaCppEngine  # slow to import, and seldom wanted
+    from ollama_dist.backends.llamacpp.settings import LlamaCppSettings
+
+    return LlamaCppEngine(
+        node,
+        LlamaCppSettings(
+            models_dir=settings.engine.engine_models or paths.models,
+            state_dir=paths.root,
+            slots=settings.engine.slots or 1,
+            max_waiting=settings.node.max_queue,
+        ),
+    )
