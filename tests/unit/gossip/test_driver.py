@@ -4,6 +4,7 @@ Less would suspect members for no other reason than that the machine is busy.
 """
 
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,13 @@ import pytest
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
 from ollama_dist.gossip import discovery
+from ollama_dist.gossip.calls import CallFailed
+from ollama_dist.gossip.channels import Channels
 from ollama_dist.gossip.driver import Driver, GossipSettings
 from ollama_dist.gossip.keys import ClusterKey
 from ollama_dist.gossip.protocol.config import LAN
-from ollama_dist.gossip.protocol.effects import MemberView
+from ollama_dist.gossip.protocol.effects import Effect, Failure, MemberView
+from ollama_dist.gossip.protocol.messages import Kind
 from tests.support.members import KEY, OTHER_KEY, free_address, member
 from tests.support.wait import until
 
@@ -242,3 +246,55 @@ async def test_members_find_each_other_by_multicast_alone(
     await until(lambda: bool(a.seen_clusters()), what="the other cluster being seen")
     seen = a.seen_clusters()[0]
     assert (seen.cluster_id, seen.addresses) == (OTHER_KEY.cluster_id, stranger.addresses)
+
+
+async def test_a_process_that_stood_still_judges_nobody_by_what_it_missed(members: Members) -> None:
+    a, b, c = await members.three()
+    time.sleep(1.0)  # noqa: ASYNC251
+    await until(lambda: a.counters().get("stalls", 0) > 0, what="the stall's being noticed")
+    await agree(a, b, c)
+    assert all(driver.counters().get("event_dead", 0) == 0 for driver in (a, b, c))
+
+
+async def test_what_cannot_be_read_is_refused_and_counted(members: Members, tmp_path: Path) -> None:
+    a = await members.start("a")
+    channels = Channels(member(tmp_path, "rogue"), lambda peer: None)
+    with pytest.raises(CallFailed) as caught:
+        await channels.call(a.id, a.addresses, Kind.SYNC, b"\xffgarbage", 5.0)
+    assert caught.value.kind is Failure.REJECTED
+    assert a.counters()["malformed"] == 1
+    assert len(a.members()) == 1
+    await channels.stop()
+
+
+async def test_a_mistake_in_one_input_does_not_end_membership(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, c = await members.three()
+
+    def fail(*arguments: object) -> list[Effect]:
+        raise ZeroDivisionError
+
+    assert a._core is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(a._core, "tick", fail)
+        await until(lambda: a.counters().get("failed_inputs", 0) >= 2, what="two failed inputs")
+    a.set_state("model", b"llama3")
+    await until(lambda: view(b, a.id).cold == {"model": b"llama3"})
+    await agree(a, b, c)
+
+
+async def test_a_disk_that_fails_keeps_nobody_from_taking_part(members: Members, tmp_path: Path) -> None:
+    a = await members.start("a")
+    settings = replace(SETTINGS, seeds=(address(a),), memory=tmp_path / "no such folder" / "memory.json")
+    b = Driver(member(tmp_path, "b"), settings)
+    await b.start()
+    await agree(a, b)
+    await b.stop()
+
+
+async def test_the_next_port_is_taken_when_one_is_not_free(members: Members) -> None:
+    a = await members.start("a")
+    b = await members.start("b", address(a), settings=replace(SETTINGS, ports=(a.port, 0)))
+    assert b.port != a.port
+    await agree(a, b)
