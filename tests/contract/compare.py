@@ -41,7 +41,7 @@ def differences(
     """In what ``answer`` differs from the one on record; nothing is what one hopes for.
 
     ``same_chunks``: every flush of the recorded server has to be one here. ``same_digests``: models made from
-    files have the recorded digests (up to 0.17 a manifest names its store's folder, so elsewhere they differ).
+    files have the recorded digests (up to 0.17 a manifest names the folder of its store).
     """
     found = _header_differences(answer, recorded)
     if answer.status != recorded.status:

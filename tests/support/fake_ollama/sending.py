@@ -67,8 +67,8 @@ class Sending:
         self._response.headers["Content-Type"] = written.content_type
         if is_stream and self._seen.path in ("/v1/responses", "/v1/messages"):
             self._response.headers["Cache-Control"] = "no-cache"
-        if written.opening:
-            await self._write(b"".join(written.opening))
+        for opening in written.opening:
+            await self._write(opening)
         for number, token in enumerate(tokens):
             if self._fault.hang is Hang.STREAM and number >= self._fault.at_token:
                 await self._pace.hang()
@@ -77,8 +77,8 @@ class Sending:
             self._seen.tokens_sent += 1
         if self._fault.reset:
             await self._reset()
-        if closing:
-            await self._write(b"".join(closing))
+        for part in closing:
+            await self._write(part)
         await self._begin()
         self._seen.end = "died" if self._fault.die else "cut" if self._is_cut else "answered"
         await self._response.write_eof()

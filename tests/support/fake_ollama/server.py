@@ -214,7 +214,7 @@ class FakeOllama:
     # Being told what to do, outside of Ollama's surface
 
     async def _control(self, request: web.Request, path: str) -> web.Response:
-        """GET ``/fake/journal``, POST or DELETE ``/fake/faults``, POST ``/fake/settings``, ``/fake/install``."""
+        """``/fake/journal`` (GET), ``/fake/faults`` (POST, DELETE), ``/fake/settings``, ``/fake/install``."""
         match (request.method, path):
             case ("GET", "/fake/journal"):
                 return web.json_response(self.journal.to_json())

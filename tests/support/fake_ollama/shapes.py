@@ -165,8 +165,7 @@ def _openai_chat(
         closing += _sse(usage_chunk | shared | {"usage": _openai_usage(speech)})
     written = Written("text/event-stream", tokens=tokens, closing=[closing + b"data: [DONE]\n\n"])
     written.repeat = piece
-    if "role" in second["choices"][0]["delta"]:  # an old server ends with an empty chunk that names no model
-        written.dying = [piece("").replace(b'"model":"%b"' % model.encode(), b'"model":""')]
+    written.dying = [_nameless(piece(""), model)]
     return written
 
 
@@ -203,7 +202,13 @@ def _openai_completion(
         closing=[closing + b"data: [DONE]\n\n"],
     )
     written.repeat = piece
+    written.dying = [_nameless(piece(""), model)]
     return written
+
+
+def _nameless(chunk: bytes, model: str) -> bytes:
+    """What becomes of an error inside a stream: a chunk without words that names no model."""
+    return chunk.replace(b'"model":%b' % gojson.encode(model), b'"model":""')
 
 
 def _openai_call(call: Record) -> Record:

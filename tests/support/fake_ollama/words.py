@@ -73,7 +73,8 @@ def speak(
     if origin == "tiny-think" and not thinks:
         words = ("\n\n" + words[0], *words[1:])
     said, reason = _bounded(words, bound, options.get("stop"))
-    output_tokens = len(said) + len(thinking) + (2 if thinking else 0) + (reason == "stop")
+    ran_out = said == words  # and said the token that ends a text
+    output_tokens = len(said) + len(thinking) + (2 if thinking else 0) + ran_out
     return Speech(said, thinking, None, reason, prompt_tokens, output_tokens)
 
 
