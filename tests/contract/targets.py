@@ -1,0 +1,132 @@
+"""Who is held to the contract, and where each is allowed to differ: as data, with the reason."""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.support.fake_ollama import FakeOllama
+from tests.support.recordings import VERSIONS
+
+Serving = Callable[[Path], AbstractAsyncContextManager[tuple[str, int]]]
+"""Starts a server on an empty store (a folder is given) and hands out its host and port."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server under test. ``age`` says whose recordings it is held to."""
+
+    name: str
+    age: str
+    serving: Serving
+    allowed: Mapping[str, str] = field(default_factory=dict)
+    """Exchanges that may differ: a pattern of their ids, and why."""
+    same_chunks: bool = True
+    same_digests: bool = True
+    needs: str = ""
+    """What is missing for this target here; empty where nothing is."""
+
+    def reason_to_differ(self, exchange_id: str) -> str | None:
+        return next(
+            (reason for pattern, reason in self.allowed.items() if re.fullmatch(pattern, exchange_id)), None
+        )
+
+
+def _fake(age: str) -> Serving:
+    @contextlib.asynccontextmanager
+    async def serving(_folder: Path) -> AsyncIterator[tuple[str, int]]:
+        async with FakeOllama(age, models=()) as fake:
+            yield "127.0.0.1", fake.port
+
+    return serving
+
+
+CHANCE_AT_0_5: Final = {"ps-after-.*": "which of the idle models 0.5 evicts, and their order, is chance"}
+
+FAKES: Final = tuple(
+    Target(f"fake-{age}", age, _fake(age), allowed=CHANCE_AT_0_5 if age == "0.5.13" else {})
+    for age in VERSIONS
+)
+
+
+# A real Ollama, where OLLAMA_BIN names one
+
+REAL_START_S: Final = 30.0
+
+
+def real_ollama() -> Target:
+    """The program OLLAMA_BIN names, held to the recordings of its own age."""
+    binary = os.environ.get("OLLAMA_BIN", "")
+    age = _age_of(binary)
+    if not binary or not shutil.which(binary):
+        needs = "a real Ollama is tested where OLLAMA_BIN names one"
+    elif age not in VERSIONS:
+        needs = f"there are no recordings of {age or binary}; there are of {', '.join(VERSIONS)}"
+    else:
+        needs = ""
+    return Target(
+        "real-ollama",
+        age or VERSIONS[-1],
+        _real(binary),
+        allowed=CHANCE_AT_0_5 if age == "0.5.13" else {},
+        same_digests=False,
+        needs=needs,
+    )
+
+
+def _age_of(binary: str) -> str:
+    """OLLAMA_AGE where it is set, else what the program's name says."""
+    named = re.search(r"\d+\.\d+\.\d+(?:-rc\d+)?", Path(binary).name)
+    return os.environ.get("OLLAMA_AGE", "") or (named[0] if named else "")
+
+
+def _real(binary: str) -> Serving:
+    @contextlib.asynccontextmanager
+    async def serving(folder: Path) -> AsyncIterator[tuple[str, int]]:
+        port = _free_port()
+        environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": str(folder),
+            "OLLAMA_HOST": f"127.0.0.1:{port}",
+            "OLLAMA_MODELS": str(folder / "models"),
+        }
+        quiet = asyncio.subprocess.DEVNULL
+        process = await asyncio.create_subprocess_exec(
+            binary, "serve", env=environment, stdout=quiet, stderr=quiet
+        )
+        try:
+            await _until_it_listens(port)
+            yield "127.0.0.1", port
+        finally:
+            process.terminate()
+            await process.wait()
+
+    return serving
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+async def _until_it_listens(port: int) -> None:
+    """Raises TimeoutError."""
+    async with asyncio.timeout(REAL_START_S):
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                return
+            await asyncio.sleep(0.05)
+
+
+TARGETS: Final = (*FAKES, real_ollama())
+"""Another server joins by a row here: the embedded engine, and a node in front of any of these."""
