@@ -1,7 +1,8 @@
 """What Ollama's listings tell of a model, worked out from the head of its GGUF file and the notes beside it.
 
-Notes are what a Modelfile says elsewhere, as JSON: ``parameters``, ``system``, ``template`` (Jinja, in place of the
-file's own), ``messages``, ``license``. Sources: Ollama's ``server/images.go`` (capabilities), ``format/format.go``.
+Notes are what a Modelfile says elsewhere, as JSON: ``parameters``, ``system``, ``template`` (Jinja, in place
+of the file's own), ``messages``, ``license``. Sources: Ollama's ``server/images.go`` (capabilities) and
+``format/format.go``.
 """
 
 from collections.abc import Mapping

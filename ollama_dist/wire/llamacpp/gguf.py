@@ -1,7 +1,7 @@
 """The head of a GGUF file: its metadata and the list of its tensors, without reading the tensors.
 
-Format: ggml's ``docs/gguf.md``, versions 2 and 3, little-endian. Everything is bounded, so that a broken or hostile
-file costs a moment and a line.
+Format: ggml's ``docs/gguf.md``, versions 2 and 3, little-endian. Everything is bounded, so that a broken or
+hostile file costs a moment and a line.
 """
 
 import struct
@@ -112,7 +112,7 @@ class _Cursor:
         return self.take(self._length(limit)).decode()
 
     def skip_texts(self, count: int) -> None:
-        """Pass over ``count`` texts: a vocabulary has hundreds of thousands, so this looks only at lengths."""
+        """Pass over ``count`` texts: a vocabulary has hundreds of thousands, so only lengths are read."""
         while count:
             buffer, offset = self._buffer, self._offset
             last = len(buffer) - _U64.size

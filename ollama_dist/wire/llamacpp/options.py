@@ -1,4 +1,4 @@
-"""Ollama's ``options``: which there are, of what type, what they default to, and what llama-server calls them.
+"""Ollama's ``options``: which there are, their types and defaults, and what llama-server calls them.
 
 Sources: Ollama's ``api/types.go`` (``Options``, ``FromMap``) and ``llm/llama_server.go``.
 """
