@@ -1,13 +1,14 @@
 """Models of a few hundred kilobytes, made up on the spot: for the demonstration and the tests.
 
-A scripted one says its sentence and stops, at any temperature; a random one babbles, the same for the same seed at
-temperature 0. Written without a library, so that the demonstration needs none.
+A scripted one says its sentence and stops, at any temperature; a random one babbles, the same for the same
+seed at temperature 0. Written without a library, so that the demonstration needs none.
 """
 
 import math
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -129,7 +130,7 @@ def _scripted(vocabulary: _Vocabulary, words: Sequence[str], rng: Random) -> _We
     steps = [vocabulary.index(_SPACE + word) for word in words]
     before_first = [_BEGIN, _END, vocabulary.index("<|end|>"), vocabulary.index("<|assistant|>")]
     follows = [(token, steps[0]) for token in before_first]
-    follows += [*zip(steps, steps[1:], strict=False), (steps[-1], _END)]
+    follows += [*pairwise(steps), (steps[-1], _END)]
     for current, following in follows:
         norm = math.sqrt(sum(value * value for value in embeddings[current]))
         row = output[following]

@@ -26,12 +26,8 @@ def chat_body(
     sampling: Sampling,
     *,
     num_ctx: int,
-    thinks: bool,
 ) -> Body:
-    """For ``/v1/chat/completions`` and ``/apply-template``.
-
-    ``thinks``: the model will think before it answers. Raises `asks.BadFormat`.
-    """
+    """For ``/v1/chat/completions`` and ``/apply-template``. Raises `asks.BadFormat`."""
     body: Body = {
         "messages": [_message(message) for message in messages],
         "stream": True,
@@ -48,7 +44,7 @@ def chat_body(
             arguments["reasoning_effort"] = terms.think
         body["chat_template_kwargs"] = arguments
     match check_format(terms.format):
-        case "json" if thinks or tools:  # a grammar of our own would forbid the thoughts and the calls
+        case "json" if terms.think or tools:  # a grammar of our own would forbid the thoughts and the calls
             body["response_format"] = {"type": "json_object"}
         case "json":
             body["grammar"] = JSON_GRAMMAR

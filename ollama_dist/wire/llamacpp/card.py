@@ -12,6 +12,7 @@ from typing import Any, Final
 from ollama_dist.core.errors import BadRequest, DistError
 from ollama_dist.wire.gotypes import ANY, MAP, STRING, Struct, decode
 from ollama_dist.wire.llamacpp.gguf import Gguf
+from ollama_dist.wire.llamacpp.options import RunnerOptions, Sampling, WrongOption, read_options
 from ollama_dist.wire.structs import CHAT
 
 _NOTES: Final = Struct(
@@ -53,6 +54,7 @@ def read_notes(data: bytes) -> Notes:
         fields = decode(data, _NOTES)
     except BadRequest as error:
         raise BadNotes(str(error)) from error
+    _check_parameters(fields.get("parameters", {}))
     told = fields.get("license", [])
     licenses = [told] if isinstance(told, str) else told
     if not isinstance(licenses, list) or not all(isinstance(text, str) for text in licenses):
@@ -64,6 +66,13 @@ def read_notes(data: bytes) -> Notes:
         "\n".join(licenses),
         tuple(fields.get("messages", ())),
     )
+
+
+def _check_parameters(parameters: Mapping[str, Any]) -> None:
+    try:
+        read_options(RunnerOptions(num_ctx=1), Sampling(), parameters)
+    except WrongOption as error:
+        raise BadNotes(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,8 @@ class Card:
     capabilities: tuple[str, ...]
     template: str
     """The Jinja template in use: the notes' or the file's own; empty where there is neither."""
+    adds_bos: bool
+    """Whether its tokenizer puts a token of its own before every text."""
     cache_bytes_per_token: int
     """Key-value cache of one token of context, in 16-bit values."""
     notes: Notes = NO_NOTES
@@ -114,6 +125,7 @@ def make_card(gguf: Gguf, notes: Notes = NO_NOTES) -> Card:
         embedding_length=gguf.own_int("embedding_length"),
         capabilities=_capabilities(gguf, template),
         template=template,
+        adds_bos=_adds_bos(gguf),
         cache_bytes_per_token=_cache_bytes_per_token(gguf),
         notes=notes,
     )
@@ -145,6 +157,11 @@ def _thinks(template: str) -> bool:
         return True
     strips = "content.split('</think>')" in template or 'content.split("</think>")' in template
     return strips and "reasoning_content" not in template and "<SPECIAL_12>" not in template
+
+
+def _adds_bos(gguf: Gguf) -> bool:
+    told = gguf.values.get("tokenizer.ggml.add_bos_token")
+    return told is True or (told is None and gguf.values.get("tokenizer.ggml.model") in ("llama", "bert"))
 
 
 def _cache_bytes_per_token(gguf: Gguf) -> int:
