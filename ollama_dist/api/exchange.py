@@ -33,6 +33,22 @@ PASSED_ON: Final = frozenset(
 """The headers of a client that an engine may see. Credentials, cookies and our own never are among them."""
 
 
+class _Unsigned(web.StreamResponse):
+    """Does not tell by what program it was written: Ollama's answers have no ``Server`` header either."""
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        self.headers.popall("Server", None)
+
+
+class Response(_Unsigned, web.Response):
+    """A whole answer."""
+
+
+class StreamResponse(_Unsigned):
+    """An answer that is written as it comes."""
+
+
 @dataclass(slots=True)
 class Exchange:
     """A request under way. ``headers`` go onto its answer, whatever that will be."""
@@ -76,7 +92,7 @@ class Exchange:
 
     def reply(self, body: bytes = b"", *, status: int = 200, content_type: str | None = JSON) -> web.Response:
         """A whole answer."""
-        response = web.Response(status=status, body=body)
+        response = Response(status=status, body=body)
         if content_type is None:
             response.headers.popall("Content-Type", None)
         else:

@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 
 from ollama_dist.api.auth import Authorizer
-from ollama_dist.api.exchange import Exchange, Header
+from ollama_dist.api.exchange import Exchange, Header, Response
 from ollama_dist.api.guard import Guard, Judgement, Verdict
 from ollama_dist.api.routes import Route, Scope, Where
 from ollama_dist.api.table import Elsewhere, Matched, NoRoute, RouteTable, WrongMethod
@@ -101,7 +101,7 @@ _UNKNOWN: Final = Route("", "", Where.HERE, Scope.PUBLIC)
 
 def _redirect(request: web.BaseRequest, found: Elsewhere) -> web.Response:
     """As Go's ``http.Redirect``: with a link for those who fetch it, without a body for others."""
-    response = web.Response(status=found.status, headers={"Location": found.location})
+    response = Response(status=found.status, headers={"Location": found.location})
     response.headers.pop("Content-Type", None)
     if request.method in ("GET", "HEAD"):
         response.content_type, response.charset = "text/html", "utf-8"

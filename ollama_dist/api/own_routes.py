@@ -12,6 +12,7 @@ from ollama_dist.core.modes import Mode
 from ollama_dist.core.view import ClusterView
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.modes import Switches
+from ollama_dist.node.reports import Problem, SelfReport
 
 DECISIONS_SHOWN: Final = 100
 DECISIONS_LIMIT: Final = 1000
@@ -25,9 +26,9 @@ class Operated(Protocol):
 
     def view(self) -> ClusterView: ...
 
-    def report(self) -> reports.SelfReport: ...
+    def report(self) -> SelfReport: ...
 
-    def problems(self) -> list[reports.Problem]: ...
+    def problems(self) -> list[Problem]: ...
 
     def seen_clusters(self) -> list[tuple[str, tuple[str, ...]]]: ...
 
@@ -35,7 +36,7 @@ class Operated(Protocol):
 
     async def invite(self) -> dict[str, Any]: ...
 
-    async def join(self, code: str) -> dict[str, Any]: ...
+    async def join(self, code: str, *, replace_cluster: bool) -> dict[str, Any]: ...
 
     async def leave(self) -> dict[str, Any]: ...
 
@@ -87,10 +88,13 @@ class OwnRoutes:
         return exchange.reply_json(await self._node.invite())
 
     async def join(self, exchange: Exchange) -> web.StreamResponse:
-        code = (await exchange.json()).get("code")
+        said = await exchange.json()
+        code, replace = said.get("code"), said.get("replace", False)
         if not isinstance(code, str) or not code:
             raise BadRequest('"code" must be the code that `ollama-dist invite` printed')
-        return exchange.reply_json(await self._node.join(code))
+        if not isinstance(replace, bool):
+            raise BadRequest('"replace" must be true or false')
+        return exchange.reply_json(await self._node.join(code, replace_cluster=replace))
 
     async def leave(self, exchange: Exchange) -> web.StreamResponse:
         await exchange.json()

@@ -105,6 +105,6 @@ def _refuse(exchange: Exchange, failed: AttemptFailed) -> web.Response:
     body = said.first if said else gojson.encode({"error": str(failed)})
     status = said.status if said else 503 if failed.result is Result.BUSY else 502
     headers = dict(said.headers) if said else {}
-    response = exchange.reply(body, status=status, content_type=headers.get("content-type", JSON))
+    response = exchange.reply(body, status=status, content_type=headers.get("Content-Type", JSON))
     response.headers[REFUSAL] = failed.result
     return response

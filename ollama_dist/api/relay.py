@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from ollama_dist.api.exchange import Exchange, Header
+from ollama_dist.api.exchange import Exchange, Header, StreamResponse
 from ollama_dist.core.errors import DistError, UpstreamFailed
 from ollama_dist.node.answers import BrokenOff
 from ollama_dist.wire.errors import stream_error
@@ -58,7 +58,7 @@ async def relay(
     `ConnectionError` when the client has left.
     """
     request = exchange.request
-    response = web.StreamResponse(status=status)
+    response = StreamResponse(status=status)
     exchange.mark(response, headers)
     if length is not None:
         response.content_length = length

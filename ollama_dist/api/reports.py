@@ -1,45 +1,14 @@
 """What ``/api/distributed/status``, ``nodes`` and ``models`` say. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ollama_dist.core.modes import Mode
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView, Engine, MemberState, NodeView
+from ollama_dist.node.reports import Problem, SelfReport
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something an operator should know: what it means and what to do."""
-
-    severity: str
-    """"warning" or "error"."""
-    code: str
-    message: str
-    fix: str
-
-    def render(self) -> Json:
-        return {"severity": self.severity, "code": self.code, "message": self.message, "fix": self.fix}
-
-
-@dataclass(frozen=True, slots=True)
-class SelfReport:
-    """What only the node itself knows about itself."""
-
-    mode: Mode
-    fallback: bool
-    uptime_s: float
-    listen: str
-    node_listen: str
-    engine_address: str
-    engine_error: str
-    served: int
-    failed: int
-    fallbacks: int
 
 
 def status(
@@ -83,7 +52,7 @@ def status(
             "failed": own.failed,
             "fallbacks": own.fallbacks,
         },
-        "problems": [problem.render() for problem in problems],
+        "problems": [_problem(problem) for problem in problems],
         "seen": [{"cluster": cluster, "addresses": list(addresses)} for cluster, addresses in seen],
     }
 
@@ -161,6 +130,15 @@ def _node(node: NodeView, *, is_self: bool) -> Json:
             "installed": len(node.models),
             "loaded": sorted(model.name for model in node.loaded.values()),
         },
+    }
+
+
+def _problem(problem: Problem) -> Json:
+    return {
+        "severity": problem.severity,
+        "code": problem.code,
+        "message": problem.message,
+        "fix": problem.fix,
     }
 
 

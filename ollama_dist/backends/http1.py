@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import httptools
 
@@ -181,14 +181,13 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         if self._verify is not None:
             try:
-                self._verify(transport)
+                self._verify(self._transport)
             except Exception as refusal:
                 self._refusal = refusal
-                transport.abort()
+                self._transport.abort()
 
     def raise_refusal(self) -> None:
         """Raise what ``verify`` raised, if it did."""

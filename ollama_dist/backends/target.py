@@ -38,6 +38,7 @@ class Target:
         self.port = port
         self._security = security
         self._idle: list[tuple[float, Connection]] = []
+        self._busy: set[Connection] = set()
 
     @property
     def authority(self) -> str:
@@ -55,28 +56,41 @@ class Target:
         data = request_bytes(method, path, self.authority, headers, body)
         while True:
             connection = self._take_idle() or await self._connect()
+            self._busy.add(connection)
             try:
                 connection.send(data)
                 deadline = asyncio.get_running_loop().time() + head_timeout
                 return connection, await connection.head(deadline)
             except UpstreamRefused:
-                connection.close()
+                self.drop(connection)
                 if connection.exchanges < 2 or connection.answered:
                     raise
                 self.close()  # its idle neighbours are most likely as dead
             except BaseException:
-                connection.close()
+                self.drop(connection)
                 raise
 
     def give_back(self, connection: Connection) -> None:
         """The exchange is over: keep the connection if another may follow on it, else close it."""
         now = asyncio.get_running_loop().time()
+        self._busy.discard(connection)
         while self._idle and self._idle[0][0] < now - IDLE_LIMIT_S:
             self._idle.pop(0)[1].close()
         if connection.is_reusable and len(self._idle) < IDLE_CONNECTIONS:
             self._idle.append((now, connection))
         else:
             connection.close()
+
+    def drop(self, connection: Connection) -> None:
+        """Close a connection whose exchange is not read to its end."""
+        self._busy.discard(connection)
+        connection.close()
+
+    def fail(self) -> None:
+        """The place is gone: break off what is under way there, so that nobody waits for it."""
+        for connection in self._busy:
+            connection.close()
+        self.close()
 
     def close(self) -> None:
         """Close what is idle; exchanges under way end by themselves."""

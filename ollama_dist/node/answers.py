@@ -27,8 +27,8 @@ FIRST_RECORD_LIMIT: Final = 64 * 1024
 REFUSAL_LIMIT: Final = 2**20
 """An error's body is read so far (bytes); what is longer is no explanation."""
 
-PASSED_ON: Final = ("content-type", "cache-control")
-"""Headers of an engine's answer that mean something to a caller."""
+PASSED_ON: Final = {"content-type": "Content-Type", "cache-control": "Cache-Control"}
+"""Headers of an engine's answer that mean something to a caller, as they are written."""
 
 _ENDS: Final = {
     End.GAVE_OUT: "the model repeated itself and the engine ended the answer",
@@ -76,7 +76,7 @@ class Answer:
         self, head: Head, first: bytes, *, rest: "_Rest | None" = None, usage: Usage | None = None
     ) -> None:
         self.status = head.status
-        self.headers = tuple((name, value) for name, value in head.headers if name in PASSED_ON)
+        self.headers = tuple((PASSED_ON[name], value) for name, value in head.headers if name in PASSED_ON)
         self.first = first
         """The whole body where `is_whole`, else its beginning (never empty)."""
         self.result = Result.OK if head.status < 400 else Result.REJECTED
@@ -166,7 +166,7 @@ async def begin(target: Target, request: InferenceRequest, headers: Sequence[Hea
                 return await _begun(target, connection, head, request, deadline)
             return await _said_no(target, connection, head, request, deadline)
         except BaseException:
-            connection.close()
+            target.drop(connection)
             raise
     except UpstreamTimeout as error:
         raise AttemptFailed(Result.TIMEOUT, str(error)) from error

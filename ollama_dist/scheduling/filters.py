@@ -32,10 +32,10 @@ def reject(node: NodeView, view: ClusterView, conditions: Conditions) -> Rejecti
     """Why nothing can be sent to ``node`` now, whatever it is; None when something can."""
     if conditions.tried and node.id in conditions.tried:
         return Rejection(node.id, "tried", f"was tried: {conditions.tried[node.id]}")
-    if node.id != view.self_id and conditions.mode is not Mode.DISTRIBUTED:
-        return Rejection(node.id, "mode", f"this node is in mode {conditions.mode}")
     if node.state in (MemberState.DEAD, MemberState.LEFT):
         return Rejection(node.id, "state", f"is {node.state}" + (f": {node.reason}" if node.reason else ""))
+    if node.id != view.self_id and conditions.mode is not Mode.DISTRIBUTED:
+        return Rejection(node.id, "mode", f"is not asked: this node is in mode {conditions.mode}")
     if not node.reachable:
         return Rejection(node.id, "reach", "cannot be reached from this node")
     if node.engine.state is EngineState.UNREACHABLE:

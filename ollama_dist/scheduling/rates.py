@@ -21,6 +21,9 @@ ALPHA: Final = 0.2
 REFERENCE_BYTES: Final = 5e9
 """The size the priors are for: an 8B model quantised to 4 bits."""
 
+SMALLEST_BYTES: Final = 2.5e8
+"""Below that a model is not faster for being smaller: other costs outweigh."""
+
 SIZE_EXPONENT: Final = -0.9
 """Decoding slows down a little less than in proportion to size."""
 
@@ -89,7 +92,7 @@ class Rates:
         if node.load.tokens_per_s:
             return node.load.tokens_per_s
         prior = GPU_DECODE_TOKENS_PER_S if node.resources.gpus else CPU_DECODE_TOKENS_PER_S
-        return prior * math.pow(max(size, 1) / REFERENCE_BYTES, SIZE_EXPONENT)
+        return prior * math.pow(max(size, SMALLEST_BYTES) / REFERENCE_BYTES, SIZE_EXPONENT)
 
     def prefill(self, node: NodeView, model: ModelKey, size: int) -> float:
         """Prompt tokens read per second."""

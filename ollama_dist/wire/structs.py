@@ -296,3 +296,24 @@ MESSAGES: Final = Struct(
     },
     package="anthropic",
 )
+
+BY_ROUTE: Final[Mapping[str, Struct]] = MappingProxyType(
+    {
+        "/api/generate": GENERATE,
+        "/api/chat": CHAT,
+        "/api/embed": EMBED,
+        "/api/embeddings": EMBEDDINGS,
+        "/api/show": SHOW,
+        "/api/copy": COPY,
+        "/api/delete": DELETE,
+        "/api/pull": PULL,
+        "/api/push": PUSH,
+        "/api/create": CREATE,
+        "/v1/chat/completions": OPENAI_CHAT,
+        "/v1/completions": OPENAI_COMPLETION,
+        "/v1/embeddings": OPENAI_EMBEDDINGS,
+        "/v1/responses": RESPONSES,
+        "/v1/messages": MESSAGES,
+    }
+)
+"""The body each route takes."""

@@ -6,6 +6,10 @@ import os
 import re
 import shutil
 import socket
+<<<<<<< HEAD
+=======
+import subprocess
+>>>>>>> main
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -14,6 +18,10 @@ from typing import Final
 
 from tests.support.fake_ollama import FakeOllama
 from tests.support.recordings import VERSIONS
+<<<<<<< HEAD
+=======
+from tests.support.solo_node import solo_node
+>>>>>>> main
 
 Serving = Callable[[Path], AbstractAsyncContextManager[tuple[str, int]]]
 """Starts a server on an empty store (a folder is given) and hands out its host and port."""
@@ -65,12 +73,20 @@ def real_ollama() -> Target:
     """The program OLLAMA_BIN names, held to the recordings of its own age."""
     binary = os.environ.get("OLLAMA_BIN", "")
     age = _age_of(binary)
+<<<<<<< HEAD
     if not binary or not shutil.which(binary):
         needs = "a real Ollama is tested where OLLAMA_BIN names one"
     elif age not in VERSIONS:
         needs = f"there are no recordings of {age or binary}; there are of {', '.join(VERSIONS)}"
     else:
         needs = ""
+=======
+    needs = ""
+    if not shutil.which(binary):
+        needs = "a real Ollama is tested where OLLAMA_BIN names one"
+    elif age not in VERSIONS:
+        needs = f"{binary} is of age {age!r}; there are recordings of {', '.join(VERSIONS)}"
+>>>>>>> main
     return Target(
         "real-ollama",
         age or VERSIONS[-1],
@@ -82,9 +98,21 @@ def real_ollama() -> Target:
 
 
 def _age_of(binary: str) -> str:
+<<<<<<< HEAD
     """OLLAMA_AGE where it is set, else what the program's name says."""
     named = re.search(r"\d+\.\d+\.\d+(?:-rc\d+)?", Path(binary).name)
     return os.environ.get("OLLAMA_AGE", "") or (named[0] if named else "")
+=======
+    """What the program says of itself; it warns that nobody listens, which is as well."""
+    if not shutil.which(binary):
+        return ""
+    alone = {"OLLAMA_HOST": "127.0.0.1:9", "HOME": "/nonexistent"}
+    told = subprocess.run(
+        [binary, "--version"], capture_output=True, text=True, env=alone, timeout=20, check=False
+    )
+    version = re.search(r"\d+\.\d+\.\d+(?:-rc\d+)?", told.stdout)
+    return version[0] if version else ""
+>>>>>>> main
 
 
 def _real(binary: str) -> Serving:
@@ -128,5 +156,41 @@ async def _until_it_listens(port: int) -> None:
             await asyncio.sleep(0.05)
 
 
+<<<<<<< HEAD
 TARGETS: Final = (*FAKES, real_ollama())
 """Another server joins by a row here: the embedded engine, and a node in front of any of these."""
+=======
+# A node in front of a fake
+
+
+def _node(age: str) -> Serving:
+    @contextlib.asynccontextmanager
+    async def serving(_folder: Path) -> AsyncIterator[tuple[str, int]]:
+        async with FakeOllama(age, models=()) as fake, solo_node(fake.port) as node:
+            yield "127.0.0.1", node.port
+
+    return serving
+
+
+NODE_DIFFERS: Final = {
+    "host-name|host-public-ip": "an empty refusal is taken for success by the Go client, so it is told why",
+}
+NODE_IS_YOUNGER: Final = {
+    "root-post|wrong-method-.*|ps-head|blob-get": "a node refuses methods as the newest servers do",
+    "origin-.*-preflight": "a node answers preflights as the newest servers do",
+}
+
+NODES: Final = tuple(
+    Target(
+        f"node-{age}",
+        age,
+        _node(age),
+        allowed=NODE_DIFFERS | (CHANCE_AT_0_5 | NODE_IS_YOUNGER if age == "0.5.13" else {}),
+        same_chunks=False,
+    )
+    for age in VERSIONS
+)
+
+TARGETS: Final = (*FAKES, *NODES, real_ollama())
+"""Another server joins by a row here."""
+>>>>>>> main

@@ -24,6 +24,7 @@ class ColdState:
         """Deletions up to this version are forgotten."""
         self._entries: dict[str, ColdEntry] = {}
         self._size = 0
+        self._view: Mapping[str, bytes] | None = None
 
     @property
     def size(self) -> int:
@@ -34,9 +35,15 @@ class ColdState:
         return sum(entry.value is not None for entry in self._entries.values())
 
     def view(self) -> Mapping[str, bytes]:
-        """Keys and values as they are now."""
-        present = {key: entry.value for key, entry in self._entries.items() if entry.value is not None}
-        return MappingProxyType(present)
+        """Keys and values as they are now; the same object until something changes."""
+        if self._view is None:
+            present = {key: entry.value for key, entry in self._entries.items() if entry.value is not None}
+            self._view = MappingProxyType(present)
+        return self._view
+
+    def get(self, key: str) -> bytes | None:
+        entry = self._entries.get(key)
+        return entry.value if entry is not None else None
 
     # The owner's side
 
@@ -49,7 +56,7 @@ class ColdState:
         return True
 
     def delete(self, key: str, tombstones_max: int) -> bool:
-        """Delete; False if there is nothing to. All but the last ``tombstones_max`` deletions are forgotten."""
+        """Delete; False if there is nothing to. All but the last ``tombstones_max`` are forgotten."""
         known = self._entries.get(key)
         if known is None or known.value is None:
             return False
@@ -96,6 +103,7 @@ class ColdState:
         """Take in what `fits`; False, and nothing changes, when it does not."""
         if not self.fits(delta):
             return False
+        self._view = None
         if self._is_reset(delta):
             self._entries.clear()
             self._size = self.version = 0
@@ -115,6 +123,7 @@ class ColdState:
         return delta.start == 0 and self.version < delta.gc and self.gc < delta.gc
 
     def _put(self, entry: ColdEntry) -> None:
+        self._view = None
         self._drop(entry.key)
         self._entries[entry.key] = entry
         self._size += _size(entry)

@@ -70,6 +70,18 @@ class GossipConfig:
     seed_retry: float = 30.0
     """How often an address that belongs to no living member is tried again."""
 
+    hot_interval: float = 0.5
+    """A member tells its load at most so often; large clusters more seldom (see `hot_pause`)."""
+
+    hot_refresh: float = 30.0
+    """And at least so often, so that its age says something."""
+
+    hot_piggyback: int = 8
+    """Other members' newest loads that ride on a message."""
+
+    clone_check: float = 1.0
+    """How long a starting member waits for an answer from where its identity is said to live already."""
+
     hearsay_probes_per_s: float = 5.0
     """Probes started by what others say, in all."""
 
@@ -111,6 +123,10 @@ class GossipConfig:
             return self.sync_interval_huge
         return self.sync_interval_large if members > 64 else self.sync_interval
 
+    def hot_pause(self, members: int) -> float:
+        """Least time between two publications of a load: about 16 KiB/s of loads in the whole cluster."""
+        return max(self.hot_interval, members * 44 / 16384)
+
     def scaled(self, factor: float) -> "GossipConfig":
         """The same with all times multiplied; what is kept for days is left as it is."""
         times = (
@@ -127,6 +143,9 @@ class GossipConfig:
             "join_retry_high",
             "seed_retry",
             "leave_timeout",
+            "hot_interval",
+            "hot_refresh",
+            "clone_check",
         )
         return replace(self, **{name: getattr(self, name) * factor for name in times})
 

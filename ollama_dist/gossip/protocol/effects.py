@@ -113,5 +113,7 @@ class MemberView:
     hot_version: int
     hot_at: float
     """Monotonic time at which its owner published `hot`, as far as can be told."""
+    heard_at: float
+    """Monotonic time at which it last spoke to us itself, and so would have told a newer load."""
     cold: Mapping[str, bytes] = field(default_factory=dict, hash=False)
     cold_version: int = 0

@@ -61,6 +61,12 @@ class Row:
     def state(self) -> MemberState:
         return STATES[self.standing.rank]
 
+    def new_life(self) -> None:
+        """It started anew: what it said of itself before is void."""
+        self.hot, self.hot_at = None, float("-inf")
+        self.cold = ColdState()
+        self.fingerprint = None
+
     def digest(self) -> DigestEntry:
         return DigestEntry(
             subject=self.id,

@@ -158,7 +158,7 @@ def test_a_half_open_circuit_lets_a_request_try() -> None:
 def test_without_peers_only_this_node_counts(mode: Mode) -> None:
     cluster = view(node(1, ["tiny"]), node(2, loaded=["tiny"]))
     assert winner(cluster, mode=mode) == "n1"
-    with pytest.raises(NoCandidate, match=f"n2 this node is in mode {mode}"):
+    with pytest.raises(NoCandidate, match=f"n2 is not asked: this node is in mode {mode}"):
         choose(view(node(1), node(2, loaded=["tiny"])), mode=mode)
 
 

@@ -337,6 +337,32 @@ async def test_a_fault_is_for_a_route_a_model_or_so_many_requests(
     assert statuses == [200, 500, 500, 200]
 
 
+async def test_other_routes_fail_only_when_they_are_named(
+    session: aiohttp.ClientSession, fake: FakeOllama
+) -> None:
+    async def status_of(path: str) -> int:
+        async with session.get(fake.url + path) as response:
+            return response.status
+
+    fake.faults.add(Fault(status=500))
+    assert await status_of("/api/tags") == 200
+    fake.faults.add(Fault(route="/api/ps", status=500))
+    assert (await status_of("/api/ps"), await status_of("/api/tags")) == (500, 200)
+    fake.faults.add(Fault(route="*", hang=Hang.ANSWER))
+    asked = asyncio.create_task(status_of("/api/version"))
+    await until(lambda: len(fake.journal.under_way) == 1)
+    fake.clear_faults()
+    assert await asked == 200
+
+
+async def test_the_list_of_what_runs_may_be_slow(session: aiohttp.ClientSession, fake: FakeOllama) -> None:
+    fake.catalogue.ps_s = 30.0
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(loaded(session, fake), 0.1)
+    await until(lambda: not fake.journal.under_way)
+    assert fake.journal.requests[-1].end == "client left"
+
+
 async def test_a_request_may_bring_its_own_fault(session: aiohttp.ClientSession, fake: FakeOllama) -> None:
     headers = {HEADER: json.dumps({"status": 503, "message": "as ordered"})}
     async with session.post(

@@ -1,0 +1,224 @@
+"""What is believed of the others: which claim changes it, and when a suspicion becomes a death.
+
+SWIM section 4.2 gives the order of claims. Beyond it, so that no member can make another one disappear:
+an accusation never carries a number its subject has not signed (it changes nothing), a death reported by
+others is only a reason to look oneself (rule 4), a death learned in a synchronisation only a suspicion
+(rule 5), and news older than ours is answered with ours (rule 6).
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from ollama_dist.core.ids import NodeId
+from ollama_dist.gossip.protocol.context import Context
+from ollama_dist.gossip.protocol.effects import EventKind
+from ollama_dist.gossip.protocol.members import Row
+from ollama_dist.gossip.protocol.messages import GENERATION_LIMIT, Claim, Rank, Standing
+from ollama_dist.gossip.protocol.own import Own
+from ollama_dist.gossip.protocol.suspicion import Suspicion
+
+RECENT_PERIODS: Final = 3
+"""Somebody who spoke to us ourselves within so many periods is not dead, whoever says so."""
+
+
+class Beliefs:
+    """Applies claims. ``look`` probes a member at once; ``lacking`` notes that a peer knows more than we."""
+
+    def __init__(
+        self, context: Context, own: Own, look: Callable[[Row], None], lacking: Callable[[NodeId], None]
+    ) -> None:
+        self._context = context
+        self._own = own
+        self._look = look
+        self._lacking = lacking
+
+    def hear(self, claim: Claim, *, teller: NodeId, by_sync: bool = False) -> None:
+        """Somebody (``teller``) says something about somebody."""
+        if claim.standing.generation >= GENERATION_LIMIT:
+            self._context.count("absurd_generation")
+        elif claim.subject == self._context.me:
+            self._own.hear(claim, verified=self._is_genuine)
+        elif claim.rank in (Rank.ALIVE, Rank.LEFT):
+            self._hear_signed(claim)
+        else:
+            self._hear_accusation(claim, teller, by_sync=by_sync)
+
+    # What members say of themselves
+
+    def _hear_signed(self, claim: Claim) -> None:
+        row = self._context.members.get(claim.subject)
+        if row is not None and not _is_news(claim, row):
+            if claim.standing.life < row.standing.life or not row.is_living:
+                self._context.answers.extend(row.claims())
+            return
+        if row is None and claim.rank is Rank.ALIVE and self._is_full():
+            self._context.count("cluster_full")
+            return
+        if not self._is_genuine(claim):
+            self._context.count("bad_signature")
+            return
+        if row is None:
+            self._meet(claim)
+        elif claim.rank is Rank.LEFT:
+            self._goes(row, claim, "left", EventKind.LEFT)
+        else:
+            self._lives(row, claim)
+        self._context.rumours.add(claim)
+        self._own.persist_if_changed()
+
+    def _meet(self, claim: Claim) -> None:
+        row = Row(claim.subject, claim.standing, claim, since=self._context.now, reason="joined")
+        self._context.members.add(row)
+        if claim.rank is Rank.ALIVE:
+            self._context.event(EventKind.JOINED, row.id)
+        else:
+            row.reason = "left"
+
+    def _lives(self, row: Row, claim: Claim) -> None:
+        was = row.standing
+        row.signed, row.standing = claim, claim.standing
+        if was.generation != claim.standing.generation:
+            row.new_life()
+        self._acquit(row)
+        if was.rank is Rank.ALIVE:
+            self._context.members.touch(row)
+            self._context.event(EventKind.UPDATED, row.id)
+            return
+        row.since, row.reason = self._context.now, "came back" if was.rank.is_gone else "refuted a suspicion"
+        row.reach = True
+        self._context.members.touch(row)
+        self._context.event(EventKind.JOINED if was.rank.is_gone else EventKind.ALIVE_AGAIN, row.id)
+
+    def _is_genuine(self, claim: Claim) -> bool:
+        contact = claim.contact
+        return contact is not None and self._context.verify(
+            claim.subject, contact.public_key, claim.signed_part(), claim.signature
+        )
+
+    def _is_full(self) -> bool:
+        return self._context.size >= self._context.config.members_max
+
+    # What others say of them
+
+    def _hear_accusation(self, claim: Claim, teller: NodeId, *, by_sync: bool) -> None:
+        row = self._context.members.get(claim.subject)
+        if row is None or claim.standing.life > row.signed.standing.life:
+            self._context.count("accused_unknown")
+            self._lacking(teller)
+        elif claim.standing.life < row.standing.life:
+            self._context.answers.extend(row.claims())
+        elif row.is_living and claim.accuser is not None:
+            if claim.rank is Rank.SUSPECT or by_sync:
+                self.suspect(row, claim.accuser, f"suspected by {claim.accuser}")
+            else:
+                self._hear_death(row, claim.accuser)
+
+    def _hear_death(self, row: Row, accuser: NodeId) -> None:
+        if self._context.now - row.heard_at < RECENT_PERIODS * self._context.period:
+            self._context.count("hearsay_contradicted")
+            return
+        self.suspect(row, accuser, f"said to be dead by {accuser}")
+        row.is_condemned = True
+        self._look(row)
+
+    def suspect(self, row: Row, accuser: NodeId, reason: str) -> None:
+        """``accuser`` has not reached the member. Our own failure condemns whom others call dead."""
+        if row.suspicion is None:
+            row.suspicion = self._begin_suspicion(row, accuser, reason)
+        if row.suspicion.confirm(accuser):
+            claim = Claim(row.id, row.standing, accuser=accuser)
+            row.accusation = claim
+            if len(row.suspicion.accusers) <= self._context.config.confirmations + 1:
+                self._context.rumours.add(claim)
+        if (
+            accuser == self._context.me
+            and row.is_condemned
+            and self._context.now >= self._context.declare_from
+        ):
+            self._declare(row, f"{reason}; others say so too")
+        else:
+            self._set_alarms(row, row.suspicion)
+
+    def _begin_suspicion(self, row: Row, accuser: NodeId, reason: str) -> Suspicion:
+        context = self._context
+        others = context.size - 2
+        suspicion = Suspicion(
+            context.now,
+            context.config.suspicion_min(context.size),
+            context.config.suspicion_max_mult,
+            min(context.config.confirmations, others),
+            context.rng,
+        )
+        row.standing = Standing(row.standing.generation, row.standing.incarnation, Rank.SUSPECT)
+        row.since, row.reason = context.now, reason
+        context.event(EventKind.SUSPECT, row.id, f"{reason} ({accuser})" if accuser == context.me else reason)
+        return suspicion
+
+    # How a suspicion goes on
+
+    def asked_in_vain(self, row: Row) -> None:
+        """The accused was asked once more, directly, in vain (rule 3): that counts as our own failure."""
+        if row.suspicion is not None:
+            row.suspicion.asked_in_vain(self._context.now)
+            self.suspect(row, self._context.me, row.reason)
+
+    def time_is_up(self, row: Row) -> None:
+        """An alarm of the suspicion rang."""
+        suspicion = row.suspicion
+        if suspicion is None:
+            return
+        if suspicion.may_declare(self._context.now) and self._context.now >= self._context.declare_from:
+            self._declare(row, row.reason)
+        else:
+            self._set_alarms(row, suspicion)
+
+    def stood_still(self, gap: float) -> None:
+        """We did not run for ``gap`` seconds: nobody shall die of it (rule 8)."""
+        for row in self._context.members.living():
+            if row.suspicion is not None:
+                row.suspicion.extend(gap)
+                self._set_alarms(row, row.suspicion)
+
+    def _set_alarms(self, row: Row, suspicion: Suspicion) -> None:
+        alarms, now = self._context.alarms, self._context.now
+        alarms.set(("ask", row.id), suspicion.ask_at)
+        # Once the time is up and the accused was not asked, nothing happens before it was.
+        pause = self._context.probe_timeout if suspicion.deadline <= now else 0.0
+        alarms.set(("verdict", row.id), max(suspicion.deadline, self._context.declare_from, now + pause))
+
+    def _declare(self, row: Row, reason: str) -> None:
+        life = row.standing
+        claim = Claim(
+            row.id, Standing(life.generation, life.incarnation, Rank.DEAD), accuser=self._context.me
+        )
+        self._goes(row, claim, reason, EventKind.DEAD)
+        self._context.rumours.add(claim)
+        self._own.persist_if_changed()
+
+    def _goes(self, row: Row, claim: Claim, reason: str, event: EventKind) -> None:
+        was_living = row.is_living
+        self._acquit(row)
+        row.standing = claim.standing
+        if claim.contact is not None:
+            row.signed = claim
+        else:
+            row.accusation = claim
+        row.since, row.reason = self._context.now, reason
+        self._context.members.touch(row)
+        if was_living:
+            self._context.event(event, row.id, reason)
+
+    def _acquit(self, row: Row) -> None:
+        """Nothing is held against it any more."""
+        row.suspicion = row.accusation = None
+        row.is_condemned = False
+        self._context.alarms.cancel(("ask", row.id))
+        self._context.alarms.cancel(("verdict", row.id))
+
+
+def _is_news(claim: Claim, row: Row) -> bool:
+    """Whether something a member signed raises what it signed before. To live again it must live anew."""
+    said, known = claim.standing, row.signed.standing
+    if known.rank is Rank.LEFT:
+        return said.generation > known.generation
+    return said > known if claim.rank is Rank.LEFT else said.life > known.life

@@ -1,0 +1,133 @@
+"""What the parts of the state machine share: the table, the clockwork, open calls, and what is to be done."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from random import Random
+
+from ollama_dist.core.ids import NodeId
+from ollama_dist.gossip.protocol.alarms import Alarms
+from ollama_dist.gossip.protocol.config import GossipConfig
+from ollama_dist.gossip.protocol.effects import Call, Count, Effect, Event, EventKind
+from ollama_dist.gossip.protocol.health import LocalHealth
+from ollama_dist.gossip.protocol.members import Members, Row
+from ollama_dist.gossip.protocol.messages import Claim, Envelope, Kind
+from ollama_dist.gossip.protocol.rumours import Rumours
+
+Verify = Callable[[NodeId, bytes, bytes, bytes], bool]
+"""Whether a member with this id and public key signed these bytes so. Same arguments, same answer."""
+
+
+class Purpose(Enum):
+    """Why a call was made: what its reply or failure is for."""
+
+    PROBE = auto()
+    ASK = auto()
+    """The accused is asked once more before its time is up (rule 3)."""
+    HELP = auto()
+    """We ping for somebody else."""
+    DEAD_CONTACT = auto()
+    SYNC = auto()
+    JOIN = auto()
+    CLONE_CHECK = auto()
+    GOSSIP = auto()
+    LEAVE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An open call."""
+
+    kind: Kind
+    peer: NodeId | None
+    purpose: Purpose
+    sent_at: float
+    probe: int = 0
+    """Of a probe's calls: which."""
+    address: str = ""
+    """Of a call to an address nobody is known behind yet."""
+
+
+@dataclass
+class Context:
+    """Shared by the parts. ``now`` and ``effects`` belong to the input that is being handled."""
+
+    config: GossipConfig
+    me: NodeId
+    rng: Random
+    verify: Verify
+    now: float = 0.0
+    effects: list[Effect] = field(default_factory=list)
+    answers: list[Claim] = field(default_factory=list)
+    """Newer news for whoever sent the message at hand: goes into the reply (rule 6)."""
+    members: Members = field(default_factory=Members)
+    alarms: Alarms = field(default_factory=Alarms)
+    pending: dict[int, Pending] = field(default_factory=dict)
+    declare_from: float = float("-inf")
+    """Before this time nobody is declared dead: we stood still ourselves and look around first (rule 8)."""
+
+    def __post_init__(self) -> None:
+        self.rumours = Rumours(self.me)
+        self.health = LocalHealth(self.config.local_health_max)
+        self._token = 0
+        self._open: set[tuple[NodeId, Kind]] = set()
+
+    # Figures that depend on how many we are
+
+    @property
+    def size(self) -> int:
+        """Members that live, ourselves included."""
+        return self.members.living_count
+
+    @property
+    def period(self) -> float:
+        return self.config.period(self.size)
+
+    @property
+    def probe_timeout(self) -> float:
+        return self.config.probe_timeout(self.size)
+
+    def others(self) -> list[Row]:
+        """Living members but ourselves."""
+        return [row for row in self.members.living() if row.id != self.me]
+
+    # Effects
+
+    def count(self, what: str) -> None:
+        self.effects.append(Count(what))
+
+    def event(self, kind: EventKind, member: NodeId, detail: str = "") -> None:
+        self.effects.append(Event(kind, member, detail))
+
+    def is_open(self, peer: NodeId, kind: Kind) -> bool:
+        return (peer, kind) in self._open
+
+    def call(self, row: Row, envelope: Envelope, deadline: float, purpose: Purpose, probe: int = 0) -> bool:
+        """Call a member; False when a call of that kind to it is open already: nothing is queued."""
+        key = (row.id, envelope.kind)
+        if key in self._open:
+            self.count("call_busy")
+            return False
+        self._open.add(key)
+        pending = Pending(envelope.kind, row.id, purpose, self.now, probe)
+        self.effects.append(
+            Call(self._next(pending), envelope.kind, row.id, row.addresses, envelope, deadline)
+        )
+        return True
+
+    def call_address(self, address: str, envelope: Envelope, deadline: float, purpose: Purpose) -> None:
+        """Call whoever is at ``address``."""
+        pending = Pending(envelope.kind, None, purpose, self.now, address=address)
+        self.effects.append(Call(self._next(pending), envelope.kind, None, (address,), envelope, deadline))
+
+    def close(self, token: int) -> Pending | None:
+        """The call is over; None when it is not known (any more): each token ends once."""
+        pending = self.pending.pop(token, None)
+        if pending is not None and pending.peer is not None:
+            self._open.discard((pending.peer, pending.kind))
+        return pending
+
+    def _next(self, pending: Pending) -> int:
+        self._token += 1
+        self.pending[self._token] = pending
+        return self._token

@@ -1,0 +1,368 @@
+"""The membership state machine: one method per input, each answers with what is to be done.
+
+The driver feeds it and carries out its effects; nothing here waits, sends or reads a clock. The parts are
+`own` (what this member says of itself), `beliefs` (what is believed of the others), `detector` (who is
+probed), `exchange` (what rides on messages), `joining` (how the cluster is found).
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from random import Random
+
+from ollama_dist.core.ids import NodeId
+from ollama_dist.gossip.protocol.beliefs import Beliefs
+from ollama_dist.gossip.protocol.config import GossipConfig
+from ollama_dist.gossip.protocol.context import Context, Pending, Purpose, Verify
+from ollama_dist.gossip.protocol.detector import Detector
+from ollama_dist.gossip.protocol.effects import (
+    Effect,
+    Event,
+    EventKind,
+    Failure,
+    MemberView,
+    Respond,
+    WakeAt,
+)
+from ollama_dist.gossip.protocol.exchange import Exchange
+from ollama_dist.gossip.protocol.joining import Joining
+from ollama_dist.gossip.protocol.members import Row
+from ollama_dist.gossip.protocol.messages import Contact, Envelope, Kind, Rank
+from ollama_dist.gossip.protocol.own import REACH_KEY, Own, unreachable_of
+
+
+class Membership:
+    """One member's view of the cluster and its part in keeping it.
+
+    Times are monotonic seconds and never run backwards between inputs. ``sign`` and ``verify`` give the same
+    answer for the same arguments.
+    """
+
+    def __init__(
+        self,
+        me: NodeId,
+        contact: Contact,
+        *,
+        sign: Callable[[bytes], bytes],
+        verify: Verify,
+        config: GossipConfig,
+        rng: Random,
+    ) -> None:
+        self._context = Context(config, me, rng, verify)
+        self._own = Own(self._context, contact, sign)
+        self._exchange = Exchange(self._context, self._own)
+        self._detector = Detector(self._context, self._own, self._exchange)
+        self._beliefs = Beliefs(self._context, self._own, self._detector.look, self._exchange.want)
+        self._detector.connect(self._beliefs)
+        self._joining = Joining(self._context, self._own, self._exchange)
+        self._wake_number = 0
+        self._woken_for: float | None = None
+        self._leaving_for = 0
+        self._load_waiting: bytes | None = None
+
+    # Inputs
+
+    def start(self, now: float, generation: int) -> list[Effect]:
+        """Begin a life under ``generation``, higher than any before. Candidates may have come before."""
+        self._context.now = now
+        self._own.begin(generation)
+        self._joining.begin()
+        self._detector.begin_round()
+        return self._done()
+
+    def tick(self, now: float, number: int) -> list[Effect]:
+        """The wish ``number`` to be woken has come true; of an older one nothing comes."""
+        self._context.now = now
+        if number == self._wake_number:
+            self._woken_for = None
+            while (alarm := self._context.alarms.pop_due(now)) is not None:
+                self._ring(alarm)
+        return self._done()
+
+    def message(self, now: float, request: int, sender: NodeId, envelope: Envelope) -> list[Effect]:
+        """A request from ``sender``, whom the transport verified. One `Respond` with ``request`` follows."""
+        self._context.now = now
+        self._hear(sender, envelope)
+        row = self._context.members.get(sender)
+        target = self._context.members.get(envelope.target) if envelope.target else None
+        if envelope.kind is Kind.PING_REQ and target is not None and target.is_living:
+            self._detector.help(request, target)
+        else:
+            reply = self._exchange.reply(envelope.kind, row, envelope.digest)
+            acked = envelope.kind is not Kind.PING_REQ
+            self._context.effects.append(Respond(request, reply if acked else _nack(reply)))
+        if row is not None and row.is_living:
+            self._exchange.heard_fingerprint(row, envelope.fingerprint)
+        return self._done()
+
+    def reply(self, now: float, token: int, sender: NodeId, envelope: Envelope) -> list[Effect]:
+        """The reply to the call with ``token``; ``sender`` is who the transport says answered."""
+        self._context.now = now
+        pending = self._context.close(token)
+        if pending is None:
+            return self._done()
+        if sender == self._context.me:
+            if pending.purpose is Purpose.CLONE_CHECK:
+                self._joining.clone_answered(sender)
+            return self._done()
+        before = self._context.members.fingerprint
+        self._hear(sender, envelope)
+        row = self._context.members.get(sender)
+        self._use_reply(
+            pending, sender, row, envelope, brought_news=self._context.members.fingerprint != before
+        )
+        self._context.answers.clear()  # a reply is never answered
+        if row is not None and row.is_living:
+            self._exchange.heard_fingerprint(row, envelope.fingerprint)
+        return self._done()
+
+    def call_failed(self, now: float, token: int, failure: Failure) -> list[Effect]:
+        """The call with ``token`` had no reply."""
+        self._context.now = now
+        pending = self._context.close(token)
+        if pending is not None:
+            match pending.purpose:
+                case Purpose.JOIN:
+                    self._joining.failed(pending)
+                case Purpose.CLONE_CHECK:
+                    self._joining.clone_silent()
+                case Purpose.LEAVE:
+                    pass
+                case _:
+                    self._detector.failed(pending, failure)
+                    if pending.peer is not None and failure is Failure.REFUSED:
+                        self._look(pending.peer)
+        return self._done()
+
+    def hint(self, now: float, peer: NodeId) -> list[Effect]:
+        """Something (a connection lost or refused) makes a member look gone: probe it now (rule 7)."""
+        self._context.now = now
+        self._look(peer)
+        return self._done()
+
+    def candidate(self, now: float, address: str, *, is_lasting: bool) -> list[Effect]:
+        """Somebody may be at ``address`` (``host:port``); ``is_lasting`` when it was written down."""
+        self._context.now = now
+        self._joining.add(address, is_lasting=is_lasting)
+        return self._done()
+
+    def set_load(self, now: float, data: bytes) -> list[Effect]:
+        """Our load is now ``data`` (opaque, at most `hot_bytes_max`); told when the pace allows."""
+        self._context.now = now
+        if len(data) > self._context.config.hot_bytes_max:
+            self._context.count("load_too_large")
+        elif self._own.row.hot is None or data != self._own.row.hot.data:
+            self._load_waiting = data
+            if not self._context.alarms.is_set("load"):
+                pause = self._context.config.hot_pause(self._context.size)
+                self._context.alarms.set("load", max(now, self._own.row.hot_at + pause))
+        else:
+            self._load_waiting = None  # it is what was told last: nothing to tell
+        return self._done()
+
+    def set_state(self, now: float, key: str, value: bytes | None) -> list[Effect]:
+        """Our slow state has ``value`` under ``key`` from now on; None deletes it."""
+        self._context.now = now
+        config, cold = self._context.config, self._own.row.cold
+        if value is None:
+            changed = cold.delete(key, config.tombstones_max)
+        elif (
+            key == REACH_KEY
+            or len(key) > config.cold_key_bytes
+            or len(value) > config.cold_value_bytes
+            or (cold.get(key) is None and len(cold) >= config.cold_keys_max)
+            or cold.size + len(key) + len(value) > config.cold_bytes_max
+        ):
+            self._context.count("state_too_large")
+            changed = False
+        else:
+            changed = cold.set(key, value)
+        if changed:
+            self._context.members.touch(self._own.row)
+            self._exchange.spread()
+        return self._done()
+
+    def stall(self, now: float, gap: float) -> list[Effect]:
+        """The process did not run for ``gap`` seconds: judge nobody by what was missed (rule 8)."""
+        self._context.now = now
+        self._context.health.worse()
+        self._context.declare_from = now + self._context.config.sync_timeout
+        self._detector.void_probes()
+        self._beliefs.stood_still(gap)
+        for row in self._context.others()[:1]:
+            self._exchange.want(row.id)
+        return self._done()
+
+    def leave(self, now: float) -> list[Effect]:
+        """Say good-bye; `EventKind.DEPARTED` follows when enough have heard it, or soon anyway."""
+        self._context.now = now
+        self._own.leave()
+        others = self._context.others()
+        count = min(len(others), max(8, 3 * len(others).bit_length()))
+        self._leaving_for = min(self._context.config.leave_acks, len(others))
+        deadline = now + self._context.config.leave_timeout
+        for row in self._context.rng.sample(others, count):
+            self._context.call(row, self._exchange.envelope(Kind.LEAVE, row), deadline, Purpose.LEAVE)
+        self._context.alarms.set("departed", deadline if self._leaving_for else now)
+        return self._done()
+
+    # What is known
+
+    @property
+    def generation(self) -> int:
+        return self._own.claim.standing.generation
+
+    @property
+    def is_member(self) -> bool:
+        """Whether we have announced ourselves."""
+        return self._own.is_announced
+
+    def member(self, member: NodeId) -> MemberView | None:
+        row = self._context.members.get(member)
+        return self._view(row) if row is not None else None
+
+    def members(self) -> tuple[MemberView, ...]:
+        """All members as they are believed to be, the dead of the last day among them."""
+        return tuple(self._view(row) for row in self._context.members)
+
+    def _view(self, row: Row) -> MemberView:
+        me = self._context.me
+        return MemberView(
+            id=row.id,
+            state=row.state,
+            is_self=row.id == me,
+            reachable=row.reach and me not in unreachable_of(row),
+            since=row.since,
+            reason=row.reason,
+            addresses=row.addresses,
+            generation=row.standing.generation,
+            incarnation=row.standing.incarnation,
+            rtt=row.rtt,
+            hot=row.hot.data if row.hot else b"",
+            hot_version=row.hot.version if row.hot else 0,
+            hot_at=row.hot_at,
+            heard_at=row.heard_at,
+            cold=row.cold.view(),
+            cold_version=row.cold.version,
+        )
+
+    # Handling
+
+    def _look(self, peer: NodeId) -> None:
+        row = self._context.members.get(peer)
+        if row is not None and row.is_living and peer != self._context.me:
+            self._detector.look(row)
+
+    def _hear(self, sender: NodeId, envelope: Envelope) -> None:
+        """All that an envelope tells, the sender's own claim first."""
+        if envelope.claim is not None:
+            if envelope.claim.subject == sender:
+                self._hear_claim(envelope, sender)
+            else:
+                self._context.count("claim_of_another")
+        row = self._context.members.get(sender)
+        if row is not None and row.is_living:
+            row.heard_at = self._context.now
+            if envelope.hot is not None and envelope.claim is not None:
+                self._exchange.take_load(row, envelope.hot)
+        for claim in envelope.rumours:
+            self._beliefs.hear(claim, teller=sender)
+        if envelope.target_claim is not None:
+            self._beliefs.hear(envelope.target_claim, teller=sender)
+        for delta in envelope.deltas:
+            for claim in delta.claims:
+                if claim.subject == self._context.me and self._joining.check_clone(claim):
+                    continue
+                self._beliefs.hear(claim, teller=sender, by_sync=True)
+            self._exchange.take_state(delta)
+
+    def _hear_claim(self, envelope: Envelope, sender: NodeId) -> None:
+        assert envelope.claim is not None
+        if envelope.claim.rank in (Rank.ALIVE, Rank.LEFT):
+            self._beliefs.hear(envelope.claim, teller=sender)
+
+    def _use_reply(
+        self, pending: Pending, sender: NodeId, row: Row | None, envelope: Envelope, *, brought_news: bool
+    ) -> None:
+        match pending.purpose:
+            case Purpose.JOIN:
+                self._joining.succeeded(pending)
+            case Purpose.CLONE_CHECK:
+                self._joining.clone_answered(sender)
+            case Purpose.SYNC if row is not None:
+                self._exchange.synced(row, brought_news=brought_news)
+            case Purpose.LEAVE:
+                self._leaving_for -= 1
+                if self._leaving_for == 0:
+                    self._context.alarms.set("departed", self._context.now)
+            case Purpose.PROBE if pending.kind is Kind.PING_REQ:
+                self._detector.helper_answered(pending, envelope)
+            case Purpose.PROBE | Purpose.ASK | Purpose.HELP if row is not None:
+                self._detector.answered(pending, row)
+
+    def _ring(self, alarm: Hashable) -> None:
+        match alarm:
+            case "round":
+                self._detector.begin_round()
+                self._bury()
+            case "gossip":
+                self._exchange.gossip()
+            case "sync":
+                self._exchange.sync()
+            case "candidates":
+                self._joining.try_due()
+            case "alone":
+                self._joining.join()
+            case "load":
+                self._publish_load()
+            case "departed":
+                self._context.event(EventKind.DEPARTED, self._context.me)
+            case ("helpers", int(number)):
+                self._detector.ask_helpers(number)
+            case ("probe_ends", int(number)):
+                self._detector.conclude(number)
+            case ("ask", str(member)) if row := self._context.members.get(NodeId(member)):
+                self._detector.ask(row)
+            case ("verdict", str(member)) if row := self._context.members.get(NodeId(member)):
+                self._beliefs.time_is_up(row)
+
+    def _publish_load(self) -> None:
+        data = self._load_waiting
+        if data is None and self._own.row.hot is not None:
+            data = self._own.row.hot.data  # nothing new, but its age shall say that we are well
+        if data is not None:
+            self._own.publish_load(data)
+            self._load_waiting = None
+            self._exchange.spread(1)
+            self._context.alarms.set("load", self._context.now + self._context.config.hot_refresh)
+
+    def _bury(self) -> None:
+        """Forget who died long ago."""
+        oldest = self._context.now - self._context.config.dead_kept
+        gone = [row for row in self._context.members if not row.is_living]
+        gone.sort(key=lambda row: row.since)
+        surplus = len(self._context.members) - self._context.config.members_max
+        for index, row in enumerate(gone):
+            if row.since < oldest or index < surplus:
+                self._context.members.drop(row.id)
+                self._exchange.forget(row.id)
+
+    def _done(self) -> list[Effect]:
+        """The effects of the input just handled, and the wish to be woken if that has changed."""
+        context = self._context
+        for effect in context.effects:
+            if isinstance(effect, Event) and effect.kind is EventKind.JOINED and effect.member != context.me:
+                self._detector.add(effect.member)
+        if self._own.is_announced:
+            self._exchange.wake()
+        wake = context.alarms.next()
+        if wake is not None and wake != self._woken_for:
+            self._wake_number += 1
+            self._woken_for = wake
+            context.effects.append(WakeAt(wake, self._wake_number))
+        context.answers.clear()
+        effects, context.effects = context.effects, []
+        return effects
+
+
+def _nack(reply: Envelope) -> Envelope:
+    return replace(reply, acked=False)

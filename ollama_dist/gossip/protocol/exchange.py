@@ -1,0 +1,269 @@
+"""What rides on messages, and how two members bring each other up to date.
+
+News of members rides on everything. Whoever hears a fingerprint other than his own asks for what he lacks,
+with a digest of what he has (scuttlebutt); loads of others ride along while they are fresh.
+"""
+
+from ollama_dist.core.ids import NodeId
+from ollama_dist.gossip.protocol.context import Context, Purpose
+from ollama_dist.gossip.protocol.effects import EventKind, Respond
+from ollama_dist.gossip.protocol.members import Row
+from ollama_dist.gossip.protocol.messages import (
+    Claim,
+    DigestEntry,
+    Envelope,
+    Hot,
+    Kind,
+    MemberDelta,
+    Rank,
+)
+from ollama_dist.gossip.protocol.own import Own
+
+FRESH_PERIODS = 3
+"""A load rides along for so many periods after it was heard."""
+
+CLAIM_OVERHEAD = 24
+"""Bytes a delta takes beside its claims, load and entries."""
+
+
+class Exchange:
+    """Builds envelopes and answers digests."""
+
+    def __init__(self, context: Context, own: Own) -> None:
+        self._context = context
+        self._own = own
+        self._wanted: dict[NodeId, None] = {}
+        """Members whose fingerprint differs from ours, the longest waiting first."""
+        self._synced_at = float("-inf")
+        self._in_vain: dict[NodeId, tuple[int, int]] = {}
+        """Fingerprints (ours, theirs) with which a synchronisation brought nothing."""
+        self._spread_ticks = 0
+
+    # Envelopes
+
+    def envelope(self, kind: Kind, to: Row | None, *, target: NodeId | None = None) -> Envelope:
+        """A request. Somebody suspected is told so at once (rule 2)."""
+        context = self._context
+        own = self._own
+        differs = to is None or to.fingerprint != context.members.fingerprint
+        carries_digest = kind is Kind.SYNC or (
+            kind is Kind.PING and differs and context.size <= context.config.inline_digest_max
+        )
+        return Envelope(
+            kind=kind,
+            claim=own.claim if own.is_announced else None,
+            fingerprint=context.members.fingerprint,
+            rumours=self._news_for(to),
+            hot=self._own_load(),
+            digest=self.digest() if carries_digest else (),
+            deltas=self._fresh_loads(to),
+            target=target,
+        )
+
+    def reply(self, kind: Kind, to: Row | None, digest: tuple[DigestEntry, ...]) -> Envelope:
+        """The reply to a request, with answers to stale news and with what its digest lacks."""
+        context = self._context
+        budget = context.config.sync_bytes if kind is Kind.SYNC else context.config.inline_sync_bytes
+        answers = tuple(dict.fromkeys(context.answers))
+        context.answers.clear()
+        deltas = self.deltas_for(digest, budget) if digest or kind is Kind.SYNC else self._fresh_loads(to)
+        return Envelope(
+            kind=kind,
+            claim=self._own.claim if self._own.is_announced else None,
+            fingerprint=context.members.fingerprint,
+            rumours=answers + self._news_for(to),
+            hot=self._own_load(),
+            deltas=deltas,
+        )
+
+    def respond_help(self, request: int, target: Row, *, acked: bool) -> None:
+        """Tell who asked us to ping ``target`` how that went."""
+        context = self._context
+        self._context.effects.append(
+            Respond(
+                request,
+                Envelope(
+                    Kind.PING_REQ,
+                    claim=self._own.claim if self._own.is_announced else None,
+                    fingerprint=context.members.fingerprint,
+                    acked=acked,
+                    target_claim=target.signed if acked else None,
+                ),
+            )
+        )
+
+    def _news_for(self, to: Row | None) -> tuple[Claim, ...]:
+        context = self._context
+        buddy = (to.accusation,) if to is not None and to.accusation is not None else ()
+        limit = context.config.retransmits(context.size)
+        return buddy + context.rumours.take(context.config.piggyback_bytes, limit)
+
+    def _own_load(self) -> Hot | None:
+        row = self._own.row
+        return None if row.hot is None else Hot(row.hot.version, row.hot.data, self._context.now - row.hot_at)
+
+    def _fresh_loads(self, to: Row | None) -> tuple[MemberDelta, ...]:
+        """The newest loads of others, for somebody who may not have heard them yet."""
+        context = self._context
+        limit = context.now - FRESH_PERIODS * context.period
+        fresh = [
+            row
+            for row in context.others()
+            if row.hot is not None and row.hot_at > limit and (to is None or row.id != to.id)
+        ]
+        fresh.sort(key=lambda row: -row.hot_at)
+        return tuple(self._load_delta(row) for row in fresh[: context.config.hot_piggyback])
+
+    def _load_delta(self, row: Row) -> MemberDelta:
+        assert row.hot is not None
+        hot = Hot(row.hot.version, row.hot.data, self._context.now - row.hot_at)
+        return MemberDelta(row.id, row.standing.generation, hot=hot)
+
+    # Digests and deltas
+
+    def digest(self) -> tuple[DigestEntry, ...]:
+        """What we know, in numbers; of the dead only those that died lately."""
+        oldest = self._context.now - self._context.config.dead_in_digest
+        return tuple(row.digest() for row in self._context.members if row.is_living or row.since > oldest)
+
+    def deltas_for(self, digest: tuple[DigestEntry, ...], budget: int) -> tuple[MemberDelta, ...]:
+        """What the owner of ``digest`` lacks: members never heard of first, then the smallest pieces."""
+        known = {entry.subject: entry for entry in digest}
+        lacking = [row for row in self._context.members if _has_news(row, known.get(row.id))]
+        lacking.sort(key=lambda row: (row.id in known, row.cold.size))
+        deltas = []
+        for row in lacking:
+            delta, cost = self._delta(row, known.get(row.id), budget)
+            if cost > budget:
+                continue
+            budget -= cost
+            deltas.append(delta)
+        return tuple(deltas)
+
+    def _delta(self, row: Row, entry: DigestEntry | None, budget: int) -> tuple[MemberDelta, int]:
+        standing = row.standing
+        same_life = entry is not None and entry.generation == standing.generation
+        if entry is not None and (entry.generation, entry.incarnation, entry.is_gone) == (
+            *standing.life,
+            not row.is_living,
+        ):
+            claims: tuple[Claim, ...] = ()
+        else:
+            claims = row.claims()
+        cost = CLAIM_OVERHEAD + sum(claim.size for claim in claims)
+        hot = None
+        if row.hot is not None and not (same_life and entry is not None and entry.hot >= row.hot.version):
+            hot = Hot(row.hot.version, row.hot.data, self._context.now - row.hot_at)
+            cost += len(hot.data) + 8
+        version, gc = (entry.cold, entry.gc) if same_life and entry is not None else (0, 0)
+        cold = row.cold.delta_for(version, gc, budget - cost) if row.is_living else None
+        if cold is not None:
+            cost += sum(len(each.key) + len(each.value or b"") + 12 for each in cold.entries)
+        return MemberDelta(row.id, standing.generation, claims, hot, cold), cost
+
+    def take_state(self, delta: MemberDelta) -> None:
+        """Take in load and slow state of one member; its claims were heard before."""
+        row = self._context.members.get(delta.subject)
+        if row is None or not row.is_living or row.id == self._context.me:
+            return
+        if delta.generation != row.standing.generation:
+            return
+        if delta.hot is not None:
+            self.take_load(row, delta.hot)
+        if delta.cold is not None and row.cold.apply(delta.cold):
+            self._context.members.touch(row)
+            self._context.event(EventKind.UPDATED, row.id)
+            self.spread(1)
+
+    def take_load(self, row: Row, hot: Hot) -> None:
+        if row.hot is None or hot.version > row.hot.version:
+            row.hot = Hot(hot.version, hot.data)
+            row.hot_at = self._context.now - max(0.0, hot.age)
+            self._context.event(EventKind.UPDATED, row.id)
+
+    # Spreading
+
+    def spread(self, ticks: int = 2) -> None:
+        """There is something new that is not a rumour: tell some members soon, that they may fetch it."""
+        self._spread_ticks = max(self._spread_ticks, ticks)
+        self.wake()
+
+    def wake(self) -> None:
+        """See to it that news goes out, if there is any."""
+        context = self._context
+        if (len(context.rumours) or self._spread_ticks) and not context.alarms.is_set("gossip"):
+            context.alarms.set("gossip", context.now + context.config.gossip_interval / 4)
+
+    def gossip(self) -> None:
+        """Tell a few random members."""
+        context = self._context
+        self._spread_ticks = max(0, self._spread_ticks - 1)
+        others = [row for row in context.others() if row.standing.rank is Rank.ALIVE] or context.others()
+        for row in context.rng.sample(others, min(context.config.gossip_fanout, len(others))):
+            if not context.is_open(row.id, Kind.GOSSIP):
+                deadline = context.now + context.config.sync_timeout
+                context.call(row, self.envelope(Kind.GOSSIP, row), deadline, Purpose.GOSSIP)
+        if others and (len(context.rumours) or self._spread_ticks):
+            context.alarms.set("gossip", context.now + context.config.gossip_interval)
+
+    # Synchronising
+
+    def heard_fingerprint(self, row: Row, fingerprint: int) -> None:
+        """A member told its fingerprint: if it differs from ours, it may know what we do not."""
+        row.fingerprint = fingerprint
+        if fingerprint != self._context.members.fingerprint:
+            self.want(row.id)
+
+    def want(self, member: NodeId) -> None:
+        """Ask ``member`` for what we lack, as soon as the pace allows."""
+        context = self._context
+        if member == context.me:
+            return
+        self._wanted[member] = None
+        if not context.alarms.is_set("sync"):
+            pause = context.config.sync_pause(context.size)
+            context.alarms.set("sync", max(context.now, self._synced_at + pause))
+
+    def sync(self) -> None:
+        """Ask the one that waits longest and still differs."""
+        context = self._context
+        while self._wanted:
+            member = next(iter(self._wanted))
+            del self._wanted[member]
+            row = context.members.get(member)
+            if row is None or not row.is_living or row.fingerprint == context.members.fingerprint:
+                continue
+            if self._in_vain.get(member) == (context.members.fingerprint, row.fingerprint):
+                continue
+            deadline = context.now + context.config.sync_timeout
+            if context.call(row, self.envelope(Kind.SYNC, row), deadline, Purpose.SYNC):
+                self._synced_at = context.now
+                break
+        if self._wanted:
+            context.alarms.set("sync", context.now + context.config.sync_pause(context.size))
+
+    def synced(self, row: Row, *, brought_news: bool) -> None:
+        """A synchronisation with ``row`` ended; one that brings nothing is not repeated for nothing."""
+        if brought_news or row.fingerprint is None:
+            self._in_vain.pop(row.id, None)
+        else:
+            self._in_vain[row.id] = (self._context.members.fingerprint, row.fingerprint)
+
+    def forget(self, member: NodeId) -> None:
+        self._wanted.pop(member, None)
+        self._in_vain.pop(member, None)
+
+
+def _has_news(row: Row, entry: DigestEntry | None) -> bool:
+    if entry is None:
+        return row.is_living
+    if row.standing.life > (entry.generation, entry.incarnation):
+        return True
+    if row.standing.life < (entry.generation, entry.incarnation):
+        return False
+    if entry.is_gone != (not row.is_living):
+        return True
+    if not row.is_living:
+        return False
+    has_load = row.hot is not None and row.hot.version > entry.hot
+    return has_load or (row.cold.gc, row.cold.version) > (entry.gc, entry.cold)

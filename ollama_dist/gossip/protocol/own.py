@@ -1,0 +1,121 @@
+"""This member's own record: the only one it writes, and nobody else may."""
+
+from collections.abc import Callable
+from typing import Final
+
+from ollama_dist.core.ids import NodeId
+from ollama_dist.gossip.protocol.context import Context
+from ollama_dist.gossip.protocol.effects import Persist
+from ollama_dist.gossip.protocol.members import Row
+from ollama_dist.gossip.protocol.messages import GENERATION_LIMIT, Claim, Contact, Hot, Rank, Standing
+
+INCARNATION_LIMIT: Final = 2**32 - 1
+REACH_KEY: Final = "~reach"
+"""Under this key of its slow state a member tells whom it cannot talk to; the protocol writes no other."""
+REACH_MAX: Final = 16
+
+
+class Own:
+    """Signs, refutes, publishes, leaves."""
+
+    def __init__(self, context: Context, contact: Contact, sign: Callable[[bytes], bytes]) -> None:
+        self._context = context
+        self._contact = contact
+        self._sign = sign
+        self._peers: tuple[str, ...] = ()
+        self.row: Row
+        self.is_announced = False
+        """Whether others are told of us: not before we have looked whether somebody else is us."""
+
+    def begin(self, generation: int) -> None:
+        claim = self._signed(Standing(generation, 0, Rank.ALIVE))
+        self.row = Row(
+            self._context.me, claim.standing, claim, since=self._context.now, reason="started here"
+        )
+        self._context.members.add(self.row)
+        self.persist()
+
+    @property
+    def claim(self) -> Claim:
+        return self.row.signed
+
+    @property
+    def nonce(self) -> int:
+        return self._contact.nonce
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self._contact.addresses
+
+    def announce(self) -> None:
+        self.is_announced = True
+        self._context.rumours.add(self.claim)
+
+    def hear(self, claim: Claim, *, verified: Callable[[Claim], bool]) -> None:
+        """Somebody says something about us: contradict an accusation, outlive an older life."""
+        mine, said = self.claim.standing, claim.standing
+        if claim.rank in (Rank.SUSPECT, Rank.DEAD):
+            if said.life == mine.life and not mine.rank.is_gone:
+                self._context.health.worse()
+                self._context.count("refuted")
+                self._renew(mine.generation, mine.incarnation + 1)
+            elif said.life < mine.life:
+                self._context.answers.append(self.claim)
+        elif said.life > mine.life and said.generation < GENERATION_LIMIT - 1 and verified(claim):
+            self._context.count("outlived_own_past")
+            self._renew(said.generation + 1, 0)
+            self.persist()
+
+    def leave(self) -> None:
+        standing = Standing(self.claim.standing.generation, self.claim.standing.incarnation, Rank.LEFT)
+        self._become(self._signed(standing))
+
+    def publish_load(self, data: bytes) -> None:
+        version = self.row.hot.version + 1 if self.row.hot else 1
+        self.row.hot = Hot(version, data)
+        self.row.hot_at = self._context.now
+
+    def publish_reach(self, unreachable: list[NodeId]) -> bool:
+        """Tell whom we cannot talk to; False when that is no news."""
+        if unreachable:
+            value = "".join(sorted(unreachable)[:REACH_MAX]).encode()
+            changed = self.row.cold.set(REACH_KEY, value)
+        else:
+            changed = self.row.cold.delete(REACH_KEY, self._context.config.tombstones_max)
+        if changed:
+            self._context.members.touch(self.row)
+        return changed
+
+    def persist(self) -> None:
+        """Keep what the next start needs."""
+        self._peers = self._living_addresses()
+        self._context.effects.append(Persist(self.claim.standing.generation, self._peers))
+
+    def persist_if_changed(self) -> None:
+        if self._living_addresses() != self._peers:
+            self.persist()
+
+    def _living_addresses(self) -> tuple[str, ...]:
+        return tuple(sorted({address for row in self._context.others() for address in row.addresses}))
+
+    def _renew(self, generation: int, incarnation: int) -> None:
+        if incarnation > INCARNATION_LIMIT:
+            generation, incarnation = generation + 1, 0
+        self._become(self._signed(Standing(generation, incarnation, Rank.ALIVE)))
+
+    def _become(self, claim: Claim) -> None:
+        self.row.signed, self.row.standing = claim, claim.standing
+        self._context.members.touch(self.row)
+        self._context.rumours.forget(self._context.me)
+        if self.is_announced:
+            self._context.rumours.add(claim)
+
+    def _signed(self, standing: Standing) -> Claim:
+        bare = Claim(self._context.me, standing, self._contact)
+        return Claim(self._context.me, standing, self._contact, signature=self._sign(bare.signed_part()))
+
+
+def unreachable_of(row: Row) -> frozenset[NodeId]:
+    """Whom a member says it cannot talk to."""
+    text = (row.cold.get(REACH_KEY) or b"").decode("ascii", "replace")
+    return frozenset(NodeId(text[start : start + 16]) for start in range(0, len(text), 16))

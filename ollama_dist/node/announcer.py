@@ -1,0 +1,59 @@
+"""Tells the others what changed here: only the entries that differ from what they were told."""
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from ollama_dist.node.announce import Cold, Hot, encode_cold, encode_hot
+
+log = structlog.get_logger()
+
+ENTRIES_LIMIT: Final = 500
+BYTES_LIMIT: Final = 60_000
+"""A little below what membership carries for one member."""
+
+
+class Announcer:
+    """Publishes through ``set_load`` and ``set_state`` (a value of None withdraws a key)."""
+
+    def __init__(
+        self, set_load: Callable[[bytes], None], set_state: Callable[[str, bytes | None], None]
+    ) -> None:
+        self._set_load = set_load
+        self._set_state = set_state
+        self._load = b""
+        self._told: dict[str, bytes] = {}
+        self.left_out = 0
+        """Entries that did not fit; they can still be had by asking."""
+
+    def announce_load(self, hot: Hot) -> None:
+        encoded = encode_hot(hot)
+        if encoded != self._load:
+            self._load = encoded
+            self._set_load(encoded)
+
+    def announce_state(self, cold: Cold) -> None:
+        """Publish what is new and withdraw what is gone; what does not fit is left out, models first."""
+        entries = self._fitting(encode_cold(cold))
+        for key in [key for key in self._told if key not in entries]:
+            del self._told[key]
+            self._set_state(key, None)
+        for key, value in entries.items():
+            if self._told.get(key) != value:
+                self._told[key] = value
+                self._set_state(key, value)
+
+    def _fitting(self, entries: dict[str, bytes]) -> dict[str, bytes]:
+        chosen: dict[str, bytes] = {}
+        size = 0
+        for key, value in sorted(entries.items(), key=lambda entry: entry[0].startswith("m:")):
+            size += len(key) + len(value) + 12
+            if size > BYTES_LIMIT or len(chosen) >= ENTRIES_LIMIT:
+                break
+            chosen[key] = value
+        left_out = len(entries) - len(chosen)
+        if left_out != self.left_out:
+            log.warning("models_not_announced", count=left_out)
+            self.left_out = left_out
+        return chosen

@@ -1,0 +1,94 @@
+"""The one reference to the current picture of the cluster: built anew from what changed, swapped whole."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from ollama_dist.core.ids import NodeId
+from ollama_dist.core.view import ClusterView, MemberState, NodeView
+from ollama_dist.gossip.protocol.effects import MemberView
+from ollama_dist.node.announce import Cold, Hot, decode_cold, decode_hot, engine_of, resources_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A peer's slow state, decoded once per version."""
+
+    version: tuple[int, int]
+    cold: Cold
+
+
+class ViewStore:
+    """Holds the current `ClusterView`. The node itself and its peers change independently."""
+
+    def __init__(self, cluster_id: str, me: NodeView) -> None:
+        self._current = ClusterView(cluster_id, me.id, {me.id: me})
+        self._heard: dict[NodeId, _Heard] = {}
+
+    @property
+    def current(self) -> ClusterView:
+        return self._current
+
+    def set_self(self, me: NodeView) -> None:
+        self._current = self._current.with_node(me)
+
+    def set_members(self, members: Iterable[MemberView], now: float, wall: float) -> None:
+        """Take over what membership knows. ``now`` is its clock, ``wall`` Unix time for people to read."""
+        me = self._current.me
+        views = [view for view in members if not view.is_self]
+        nodes = [self._node(view, now, wall) for view in views]
+        named = _with_unique_names([me, *nodes], {view.id: view.generation for view in views})
+        self._heard = {view.id: self._heard[view.id] for view in views if view.id in self._heard}
+        self._current = ClusterView(self._current.cluster_id, me.id, named)
+
+    def _node(self, view: MemberView, now: float, wall: float) -> NodeView:
+        cold, hot = self._cold(view), decode_hot(view.hot) or Hot()
+        known = self._current.nodes.get(view.id)
+        same = known is not None and known.models == cold.models
+        host, _, _ = view.addresses[0].rpartition(":") if view.addresses else ("", "", "")
+        return NodeView(
+            id=view.id,
+            name=cold.name or view.id,
+            state=view.state,
+            reachable=view.reachable,
+            since=wall - (now - view.since),
+            reason=view.reason,
+            address=view.addresses[0] if view.addresses else "",
+            relay=(host.strip("[]"), cold.relay_port) if host and cold.relay_port else None,
+            version=cold.version,
+            engine=engine_of(cold, hot),
+            load=hot.load,
+            resources=resources_of(cold, hot),
+            models=known.models if known is not None and same else cold.models,
+            loaded=cold.loaded,
+            rtt_s=view.rtt,
+            age_s=max(0.0, now - max(view.heard_at, view.hot_at)),
+            load_version=view.hot_version,
+            draining=hot.draining,
+        )
+
+    def _cold(self, view: MemberView) -> Cold:
+        version = (view.generation, view.cold_version)
+        heard = self._heard.get(view.id)
+        if heard is None or heard.version != version:
+            heard = self._heard[view.id] = _Heard(version, decode_cold(view.cold))
+        return heard.cold
+
+
+def _with_unique_names(
+    nodes: Iterable[NodeView], generations: Mapping[NodeId, int]
+) -> dict[NodeId, NodeView]:
+    """Two nodes of one name both live; all but the one that lived first are shown with a piece of their id.
+
+    This node keeps its name whatever others say: generations are no clock, and an order all agree on is not
+    worth a node that does not know its own name.
+    """
+    taken: set[str] = set()
+    unique: dict[NodeId, NodeView] = {}
+    order = sorted(
+        nodes, key=lambda node: (node.state is MemberState.DEAD, generations.get(node.id, 0), node.id)
+    )
+    for node in order:
+        name = node.name if node.name not in taken else f"{node.name}-{node.id[:4]}"
+        taken.add(name)
+        unique[node.id] = node if name == node.name else replace(node, name=name)
+    return unique

@@ -1,0 +1,322 @@
+"""One running node: its engine, its membership, its picture of the cluster, its dispatcher."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from random import SystemRandom
+from typing import Any, Final, Protocol
+
+import psutil
+import structlog
+
+from ollama_dist import __version__
+from ollama_dist.backends.background import background, end
+from ollama_dist.backends.local import LocalEngine
+from ollama_dist.backends.target import Security, Target
+from ollama_dist.core.errors import BadRequest
+from ollama_dist.core.ids import NodeId
+from ollama_dist.core.modes import Mode
+from ollama_dist.core.view import ClusterView, LoadedModel, MemberState, NodeView, Resources
+from ollama_dist.gossip.protocol.effects import MemberView
+from ollama_dist.node.announce import Cold, Hot
+from ollama_dist.node.announcer import Announcer
+from ollama_dist.node.cluster_view import ViewStore
+from ollama_dist.node.dispatch import Dispatcher
+from ollama_dist.node.load import EngineLoad
+from ollama_dist.node.modes import Switches, effective_mode
+from ollama_dist.node.problems import find_problems
+from ollama_dist.node.reports import Problem, SelfReport
+from ollama_dist.node.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+REFRESH_S: Final = 1.0
+"""How often the picture is renewed when nothing happens: ages go on."""
+
+TELEMETRY_S: Final = 5.0
+
+
+class Cluster(Protocol):
+    """Membership as the node uses it. A node that is to be alone has one with nobody else in it."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def address(self) -> str:
+        """Where members connect, ``host:port``; empty where nobody does."""
+        ...
+
+    def members(self) -> Sequence[MemberView]: ...
+
+    def subscribe(self, changed: Callable[[], None]) -> None: ...
+
+    def set_load(self, data: bytes) -> None: ...
+
+    def set_state(self, key: str, value: bytes | None) -> None: ...
+
+    def hint(self, member: NodeId) -> None: ...
+
+    def seen_clusters(self) -> Sequence[tuple[str, tuple[str, ...]]]: ...
+
+    def counters(self) -> dict[str, int]: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def invite(self) -> dict[str, Any]: ...
+
+    async def join(self, code: str, *, replace: bool) -> dict[str, Any]: ...
+
+    async def leave(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """What a node is told about itself."""
+
+    id: NodeId
+    name: str
+    max_queue: int
+    switches: Switches
+
+
+class Node:
+    """Everything a front needs, and nothing of how requests come in."""
+
+    def __init__(
+        self,
+        options: NodeOptions,
+        engine: LocalEngine,
+        cluster: Cluster,
+        secure: Callable[[NodeId], Security | None],
+    ) -> None:
+        self.engine = engine
+        self.cluster = cluster
+        self.switches = options.switches
+        self.listen = ""
+        """Where clients connect; for reports."""
+        self._options = options
+        self._secure = secure
+        self._relay_port = 0
+        self._resources = Resources()
+        self._telemetry = Telemetry()
+        self._is_draining = False
+        self._began = time.monotonic()
+        self._since = time.time()
+        self._targets: dict[NodeId, Target] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._load = EngineLoad(engine.slots, options.max_queue, self._load_changed)
+        self._views = ViewStore(cluster.id, self._myself())
+        self._announcer = Announcer(cluster.set_load, cluster.set_state)
+        self.dispatcher = Dispatcher(
+            view=self.view,
+            switches=lambda: self.switches,
+            target=self.target,
+            load=self._load,
+            rng=SystemRandom(),
+            clock=time.monotonic,
+        )
+
+    # Life
+
+    async def start(self, relay_port: int) -> None:
+        """Begin to watch and to take part. ``relay_port`` is where peers send requests; 0: nowhere."""
+        self._relay_port = relay_port
+        self._resources = await asyncio.to_thread(self._telemetry.sample)
+        await self.engine.start(self._engine_changed)
+        self._engine_changed()
+        self.cluster.subscribe(self._members_changed)
+        await self.cluster.start()
+        self._members_changed()
+        self._tasks = [
+            background(self._refresh(), "view-refresh"),
+            background(self._sample(), "telemetry"),
+        ]
+
+    async def drain(self) -> None:
+        """Tell the others to send nothing more."""
+        self._is_draining = True
+        self._load_changed()
+
+    async def stop(self) -> None:
+        await end(*self._tasks)
+        await self.cluster.stop()
+        for target in self._targets.values():
+            target.fail()
+        await self.engine.stop()
+        self._telemetry.close()
+
+    # The picture
+
+    def view(self) -> ClusterView:
+        return self._views.current
+
+    def target(self, node: NodeId) -> Target | None:
+        """Where to send requests for ``node``; None where that is not known."""
+        if node == self._options.id:
+            return self.engine.target
+        peer = self.view().nodes.get(node)
+        if peer is None or peer.relay is None:
+            return None
+        known = self._targets.get(node)
+        if known is None or (known.host, known.port) != peer.relay:
+            if known is not None:
+                known.close()
+            known = self._targets[node] = Target(node, *peer.relay, security=self._secure(node))
+        return known
+
+    def _myself(self) -> NodeView:
+        snapshot = self.engine.snapshot
+        loaded = {
+            key: replace(model, active=self._load.active(key)) for key, model in snapshot.loaded.items()
+        }
+        return NodeView(
+            id=self._options.id,
+            name=self._options.name,
+            since=self._since,
+            reason="this node",
+            address=self.cluster.address,
+            version=__version__,
+            engine=snapshot.engine,
+            load=self._load.now,
+            resources=self._resources,
+            models=snapshot.models,
+            loaded=loaded,
+            draining=self._is_draining,
+        )
+
+    def _engine_changed(self) -> None:
+        self._load.set_slots(self.engine.slots)
+        self._renew_self()
+        me = self.view().me
+        self._announcer.announce_state(
+            Cold(
+                name=self._options.name,
+                version=__version__,
+                engine_kind=me.engine.kind,
+                engine_version=me.engine.version,
+                relay_port=self._relay_port,
+                cpus=me.resources.cpus,
+                memory_bytes=me.resources.memory_bytes,
+                gpus=tuple((gpu.name, gpu.memory_bytes) for gpu in me.resources.gpus),
+                models=me.models,
+                loaded={key: _without_life(model) for key, model in me.loaded.items()},
+            )
+        )
+
+    def _load_changed(self) -> None:
+        self._renew_self()
+
+    def _renew_self(self) -> None:
+        self._views.set_self(self._myself())
+        me = self.view().me
+        self._announcer.announce_load(
+            Hot(
+                load=me.load,
+                memory_free_bytes=me.resources.memory_free_bytes,
+                vram_free_bytes=me.resources.vram_free_bytes,
+                engine_state=me.engine.state,
+                draining=me.draining,
+            )
+        )
+
+    def _members_changed(self) -> None:
+        before = self.view().nodes
+        self._views.set_members(self.cluster.members(), time.monotonic(), time.time())
+        for node in self.view().peers():
+            known = before.get(node.id)
+            if known is not None and known.state != node.state:
+                self._state_changed(node)
+
+    def _state_changed(self, node: NodeView) -> None:
+        log.info("member_state", node=node.name, state=node.state, reason=node.reason)
+        if node.state is MemberState.ALIVE:
+            self.dispatcher.breakers.reset(node.id)
+        elif node.state in (MemberState.DEAD, MemberState.LEFT) and (
+            target := self._targets.pop(node.id, None)
+        ):
+            target.fail()
+
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            self._members_changed()
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(TELEMETRY_S)
+            self._resources = await asyncio.to_thread(self._telemetry.sample)
+            self._renew_self()
+
+    # What operators ask and say
+
+    def report(self) -> SelfReport:
+        stats, snapshot, target = self.dispatcher.stats, self.engine.snapshot, self.engine.target
+        return SelfReport(
+            mode=effective_mode(self.switches, self.view()).mode,
+            fallback=self.switches.fallback,
+            uptime_s=time.monotonic() - self._began,
+            listen=self.listen,
+            node_listen=self.cluster.address,
+            engine_address=target.authority if target else "",
+            engine_error=snapshot.error,
+            served=stats.served,
+            failed=stats.failed,
+            fallbacks=stats.fallbacks,
+        )
+
+    def problems(self) -> list[Problem]:
+        return find_problems(self.view(), self.engine.snapshot)
+
+    def describe(self) -> dict[str, Any]:
+        """What stands beside the version."""
+        view = self.view()
+        alive = sum(node.state is MemberState.ALIVE for node in view.nodes.values())
+        return {"version": __version__, "mode": effective_mode(self.switches, view).mode, "nodes": alive}
+
+    def seen_clusters(self) -> list[tuple[str, tuple[str, ...]]]:
+        return list(self.cluster.seen_clusters())
+
+    def statistics(self) -> dict[str, Any]:
+        process = psutil.Process()
+        with process.oneshot():
+            memory, threads = process.memory_info().rss, process.num_threads()
+        return {
+            "requests": self.dispatcher.stats.render(),
+            "gossip": self.cluster.counters(),
+            "engine": {"load": self._load.now.in_flight, "slots": self._load.now.slots},
+            "process": {
+                "memory_bytes": memory,
+                "threads": threads,
+                "tasks": len(asyncio.all_tasks()),
+                "uptime_s": round(time.monotonic() - self._began, 1),
+            },
+        }
+
+    async def invite(self) -> dict[str, Any]:
+        return await self.cluster.invite()
+
+    async def join(self, code: str, *, replace_cluster: bool) -> dict[str, Any]:
+        if self.view().cluster_id and any(True for _ in self.view().peers()) and not replace_cluster:
+            raise BadRequest(
+                f"this node belongs to cluster {self.view().cluster_id} already, with other members; "
+                'leave it first, or say "replace": true'
+            )
+        return await self.cluster.join(code, replace=replace_cluster)
+
+    async def leave(self) -> dict[str, Any]:
+        return await self.cluster.leave()
+
+    @property
+    def mode(self) -> Mode:
+        return effective_mode(self.switches, self.view()).mode
+
+
+def _without_life(model: LoadedModel) -> LoadedModel:
+    """Without the moment it would be unloaded: that moves with every request, and who asks is told afresh."""
+    return replace(
+        model, active=0, row={name: value for name, value in model.row.items() if name != "expires_at"}
+    )

@@ -1,0 +1,104 @@
+"""What is wrong, in the same words wherever it is shown: what it means, and what to do about it. Pure."""
+
+import re
+from typing import Final
+
+from ollama_dist.backends.local import Snapshot
+from ollama_dist.core.view import ClusterView, EngineKind, EngineState, MemberState
+from ollama_dist.node.reports import Problem
+
+SAFE_OLLAMA: Final = (0, 17, 1)
+"""Older ones can be made to tell what lies in their memory (the 2026 heap leak)."""
+
+
+def find_problems(view: ClusterView, engine: Snapshot) -> list[Problem]:
+    """The worst first."""
+    problems = [*_engine_problems(engine), *_member_problems(view), *_model_problems(view)]
+    return sorted(problems, key=lambda problem: problem.severity != "error")
+
+
+def _engine_problems(engine: Snapshot) -> list[Problem]:
+    about = engine.engine
+    if about.kind is EngineKind.NONE:
+        return [
+            Problem(
+                "warning",
+                "engine_none",
+                f"this machine runs no models: {engine.error}",
+                "start Ollama (`ollama serve`); it is used within three seconds",
+            )
+        ]
+    if about.state is EngineState.UNREACHABLE:
+        return [
+            Problem(
+                "error",
+                "engine_unreachable",
+                f"this node's engine does not answer: {engine.error}",
+                "start Ollama (`ollama serve`), or name its address with --ollama",
+            )
+        ]
+    if about.kind is EngineKind.OLLAMA and (0, 0, 0) < _version(about.version) < SAFE_OLLAMA:
+        return [
+            Problem(
+                "warning",
+                "ollama_unsafe",
+                f"Ollama {about.version} can be made to leak memory contents over the network",
+                "upgrade it to 0.17.1 or later",
+            )
+        ]
+    return []
+
+
+def _member_problems(view: ClusterView) -> list[Problem]:
+    problems = []
+    for node in view.peers():
+        if node.state is MemberState.SUSPECT:
+            problems.append(
+                Problem(
+                    "warning",
+                    "member_suspect",
+                    f"{node.name} may be gone: {node.reason}",
+                    "nothing yet: it is asked again, and its work goes elsewhere meanwhile",
+                )
+            )
+        elif node.state is MemberState.DEAD:
+            problems.append(
+                Problem(
+                    "warning",
+                    "member_dead",
+                    f"{node.name} is gone: {node.reason}",
+                    "start it again; it comes back by itself",
+                )
+            )
+        elif node.state is MemberState.ALIVE and not node.reachable:
+            problems.append(
+                Problem(
+                    "warning",
+                    "member_one_way",
+                    f"{node.name} lives, but this node and it cannot talk to each other",
+                    f"look for a firewall between this machine and {node.address}",
+                )
+            )
+    return problems
+
+
+def _model_problems(view: ClusterView) -> list[Problem]:
+    problems = []
+    for key in view.holders:
+        holders = view.serving_holders(key)
+        if len({node.models[key].digest for node in holders}) > 1:
+            name, places = holders[0].models[key].name, ", ".join(sorted(node.name for node in holders))
+            problems.append(
+                Problem(
+                    "warning",
+                    "model_conflict",
+                    f"{name} is not the same on {places}: each node uses its own",
+                    f"pull {name} again where it is out of date",
+                )
+            )
+    return problems
+
+
+def _version(text: str) -> tuple[int, ...]:
+    numbers = re.findall(r"\d+", text.split("-")[0])
+    return tuple(int(number) for number in numbers[:3])

@@ -1,0 +1,186 @@
+"""Several nodes in one process, each in front of a scripted Ollama, that know each other at once.
+
+Membership is a board they all write on and read from, and requests between them travel without TLS: what is
+tested with this is what nodes do with what they know, not how they come to know it.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ollama_dist.api.listener import Listener, bind
+from ollama_dist.api.passthrough import Passthrough
+from ollama_dist.api.server import peer_front, public_front
+from ollama_dist.backends.ollama.engine import OllamaEngine, OllamaSettings
+from ollama_dist.core.ids import NodeId
+from ollama_dist.core.view import MemberState
+from ollama_dist.gossip.protocol.effects import MemberView
+from ollama_dist.node.modes import Switches
+from ollama_dist.node.node import Node, NodeOptions
+from tests.support.fake_ollama import FakeOllama
+from tests.support.solo_node import ADMIN_TOKEN, Nobody
+from tests.support.views import node_id
+from tests.support.wait import until
+
+
+@dataclass
+class Entry:
+    """What one node has written on the board."""
+
+    state: MemberState = MemberState.ALIVE
+    reason: str = "joined"
+    load: bytes = b""
+    load_version: int = 0
+    cold: dict[str, bytes] = field(default_factory=dict)
+    cold_version: int = 0
+
+
+class Board:
+    """What all nodes know of all."""
+
+    def __init__(self) -> None:
+        self.entries: dict[NodeId, Entry] = {}
+        self._subscribers: list[Callable[[], None]] = []
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        self._subscribers.append(changed)
+
+    def changed(self) -> None:
+        for tell in self._subscribers:
+            tell()
+
+    def set_state(self, node: NodeId, state: MemberState, reason: str) -> None:
+        self.entries[node].state, self.entries[node].reason = state, reason
+        self.changed()
+
+
+class BoardCluster(Nobody):
+    """One node's membership."""
+
+    def __init__(self, board: Board, me: NodeId) -> None:
+        self._board = board
+        self._me = me
+        self._entry = board.entries[me] = Entry()
+
+    def members(self) -> Sequence[MemberView]:
+        return [self._view(node, entry) for node, entry in self._board.entries.items()]
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        self._board.subscribe(changed)
+
+    def set_load(self, data: bytes) -> None:
+        self._entry.load = data
+        self._entry.load_version += 1
+        self._board.changed()
+
+    def set_state(self, key: str, value: bytes | None) -> None:
+        if value is None:
+            self._entry.cold.pop(key, None)
+        else:
+            self._entry.cold[key] = value
+        self._entry.cold_version += 1
+        self._board.changed()
+
+    def _view(self, node: NodeId, entry: Entry) -> MemberView:
+        return MemberView(
+            id=node,
+            state=entry.state,
+            is_self=node == self._me,
+            reachable=True,
+            since=0.0,
+            reason=entry.reason,
+            addresses=("127.0.0.1:1",),
+            generation=1,
+            incarnation=0,
+            rtt=0.0005,
+            hot=entry.load,
+            hot_version=entry.load_version,
+            hot_at=float("-inf"),
+            heard_at=float("inf"),
+            cold=dict(entry.cold),
+            cold_version=entry.cold_version,
+        )
+
+
+@dataclass
+class JoinedNode:
+    name: str
+    node: Node
+    fake: FakeOllama
+    public: Listener
+    relay: Listener
+    passthrough: Passthrough
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.public.address[1]}"
+
+    async def stop(self) -> None:
+        await self.public.stop()
+        await self.relay.stop()
+        await self.node.stop()
+        await self.passthrough.close()
+        await self.fake.stop()
+
+
+class JoinedNodes:
+    """Nodes by name. Each node's models are given by name; the ids follow the order."""
+
+    def __init__(self) -> None:
+        self.board = Board()
+        self._nodes: dict[str, JoinedNode] = {}
+
+    def __getitem__(self, name: str) -> JoinedNode:
+        return self._nodes[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._nodes.values())
+
+    async def add(self, name: str, models: Sequence[str], **fake_options: Any) -> JoinedNode:
+        fake = FakeOllama("0.33.0-rc2", models=tuple(models), **fake_options)
+        await fake.start()
+        me = node_id(len(self._nodes) + 1)
+        settings = OllamaSettings(me, address=("127.0.0.1", fake.port), slots=fake_options.get("slots", 1))
+        options = NodeOptions(me, name, 4, Switches())
+        node = Node(options, OllamaEngine(settings), BoardCluster(self.board, me), lambda _: None)
+        passthrough = Passthrough()
+        relay = Listener(peer_front(node, passthrough, lambda _: None), bind("127.0.0.1", [0]))
+        public = Listener(public_front(node, passthrough, admin_token=ADMIN_TOKEN), bind("127.0.0.1", [0]))
+        await node.start(relay.address[1])
+        await relay.start()
+        await public.start()
+        joined = self._nodes[name] = JoinedNode(name, node, fake, public, relay, passthrough)
+        await until(lambda: node.view().me.can_serve, what=f"{name}'s engine being ready")
+        return joined
+
+    async def settle(self) -> None:
+        """Until everybody knows what everybody has."""
+        wanted = {node.name: set(node.node.view().me.models) for node in self}
+
+        def agree() -> bool:
+            return all(
+                {peer.name: set(peer.models) for peer in node.node.view().nodes.values()} == wanted
+                for node in self
+            )
+
+        await until(agree, what="everybody's knowing everything")
+
+    async def stop(self) -> None:
+        for node in self:
+            await node.stop()
+
+
+@contextlib.asynccontextmanager
+async def joined_nodes(
+    models: Mapping[str, Sequence[str]], **fake_options: Any
+) -> AsyncIterator[JoinedNodes]:
+    """Nodes by name with the models each holds, once all know of all."""
+    nodes = JoinedNodes()
+    try:
+        for name, held in models.items():
+            await nodes.add(name, held, **fake_options)
+        await nodes.settle()
+        yield nodes
+    finally:
+        await nodes.stop()

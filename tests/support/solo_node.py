@@ -1,0 +1,94 @@
+"""A whole node with nobody else around, in this process, in front of a server that speaks as an Ollama."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ollama_dist.api.listener import Listener, bind
+from ollama_dist.api.passthrough import Passthrough
+from ollama_dist.api.server import public_front
+from ollama_dist.backends.ollama.engine import OllamaEngine, OllamaSettings
+from ollama_dist.core.ids import NodeId
+from ollama_dist.gossip.protocol.effects import MemberView
+from ollama_dist.node.modes import Switches
+from ollama_dist.node.node import Node, NodeOptions
+from tests.support.views import node_id
+from tests.support.wait import until
+
+ADMIN_TOKEN = "the token of the tests"
+
+
+class Nobody:
+    """A cluster without anybody else in it."""
+
+    id = "c0ffee00"
+    address = ""
+
+    def members(self) -> Sequence[MemberView]:
+        return ()
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Nothing ever changes."""
+
+    def set_load(self, data: bytes) -> None:
+        """Nobody listens."""
+
+    def set_state(self, key: str, value: bytes | None) -> None:
+        """Nobody listens."""
+
+    def hint(self, member: NodeId) -> None:
+        """Nobody is there to be looked at."""
+
+    def seen_clusters(self) -> Sequence[tuple[str, tuple[str, ...]]]:
+        return ()
+
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def stop(self) -> None:
+        """Nothing to stop."""
+
+    async def invite(self) -> dict[str, Any]:
+        raise AssertionError("nobody invites here")
+
+    async def join(self, code: str, *, replace: bool) -> dict[str, Any]:
+        raise AssertionError("nobody joins here")
+
+    async def leave(self) -> dict[str, Any]:
+        return {"left": True}
+
+
+@dataclass
+class SoloNode:
+    node: Node
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextlib.asynccontextmanager
+async def solo_node(
+    engine_port: int, *, max_queue: int = 512, slots: int = 1, ready: bool = True
+) -> AsyncIterator[SoloNode]:
+    """The node in front of ``engine_port`` on loopback, its engine ready unless that is not waited for."""
+    settings = OllamaSettings(node_id(1), address=("127.0.0.1", engine_port), slots=slots)
+    options = NodeOptions(node_id(1), "solo", max_queue, Switches())
+    node = Node(options, OllamaEngine(settings), Nobody(), lambda _: None)
+    passthrough = Passthrough()
+    listener = Listener(public_front(node, passthrough, admin_token=ADMIN_TOKEN), bind("127.0.0.1", [0]))
+    await node.start(0)
+    await listener.start()
+    try:
+        if ready:
+            await until(lambda: node.view().me.can_serve, what="the engine's being ready")
+        yield SoloNode(node, listener.address[1])
+    finally:
+        await listener.stop()
+        await node.stop()
+        await passthrough.close()
