@@ -29,10 +29,7 @@ _VOLATILE: Final = tuple(
         (rb'"(prompt_tokens|total_tokens|input_tokens)":\d+', rb'"\1":0'),
         (rb'"((?:chatcmpl|cmpl|resp|msg|req|call)[-_])[0-9a-z]+"', rb'"\1"'),
         (rb'"fc_resp_\d+_', rb'"fc_resp__'),
-<<<<<<< HEAD
-=======
         (rb',"distributed":\{[^}]*\}', b""),  # what a node adds to its engine's version
->>>>>>> main
         (rb"(?:/[\w.-]+)+/(blobs|manifests)/", rb"/models/\1/"),
     )
 )

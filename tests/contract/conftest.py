@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-<<<<<<< HEAD
-=======
 from _pytest.mark import ParameterSet
->>>>>>> main
 
 from tests.contract.targets import TARGETS, Target
 
@@ -20,16 +17,12 @@ class ServerUnderTest:
     port: int
 
 
-<<<<<<< HEAD
-@pytest.fixture(params=[pytest.param(target, id=target.name) for target in TARGETS])
-=======
 def _row(target: Target) -> ParameterSet:
     marks = [pytest.mark.real_ollama] if target.name == "real-ollama" else []
     return pytest.param(target, id=target.name, marks=marks)
 
 
 @pytest.fixture(params=[_row(target) for target in TARGETS])
->>>>>>> main
 async def server_under_test(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ServerUnderTest]:
     target: Target = request.param
     if target.needs:

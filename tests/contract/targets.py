@@ -6,10 +6,7 @@ import os
 import re
 import shutil
 import socket
-<<<<<<< HEAD
-=======
 import subprocess
->>>>>>> main
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -18,10 +15,7 @@ from typing import Final
 
 from tests.support.fake_ollama import FakeOllama
 from tests.support.recordings import VERSIONS
-<<<<<<< HEAD
-=======
 from tests.support.solo_node import solo_node
->>>>>>> main
 
 Serving = Callable[[Path], AbstractAsyncContextManager[tuple[str, int]]]
 """Starts a server on an empty store (a folder is given) and hands out its host and port."""
@@ -73,20 +67,11 @@ def real_ollama() -> Target:
     """The program OLLAMA_BIN names, held to the recordings of its own age."""
     binary = os.environ.get("OLLAMA_BIN", "")
     age = _age_of(binary)
-<<<<<<< HEAD
-    if not binary or not shutil.which(binary):
-        needs = "a real Ollama is tested where OLLAMA_BIN names one"
-    elif age not in VERSIONS:
-        needs = f"there are no recordings of {age or binary}; there are of {', '.join(VERSIONS)}"
-    else:
-        needs = ""
-=======
     needs = ""
     if not shutil.which(binary):
         needs = "a real Ollama is tested where OLLAMA_BIN names one"
     elif age not in VERSIONS:
         needs = f"{binary} is of age {age!r}; there are recordings of {', '.join(VERSIONS)}"
->>>>>>> main
     return Target(
         "real-ollama",
         age or VERSIONS[-1],
@@ -98,11 +83,6 @@ def real_ollama() -> Target:
 
 
 def _age_of(binary: str) -> str:
-<<<<<<< HEAD
-    """OLLAMA_AGE where it is set, else what the program's name says."""
-    named = re.search(r"\d+\.\d+\.\d+(?:-rc\d+)?", Path(binary).name)
-    return os.environ.get("OLLAMA_AGE", "") or (named[0] if named else "")
-=======
     """What the program says of itself; it warns that nobody listens, which is as well."""
     if not shutil.which(binary):
         return ""
@@ -112,7 +92,6 @@ def _age_of(binary: str) -> str:
     )
     version = re.search(r"\d+\.\d+\.\d+(?:-rc\d+)?", told.stdout)
     return version[0] if version else ""
->>>>>>> main
 
 
 def _real(binary: str) -> Serving:
@@ -156,10 +135,6 @@ async def _until_it_listens(port: int) -> None:
             await asyncio.sleep(0.05)
 
 
-<<<<<<< HEAD
-TARGETS: Final = (*FAKES, real_ollama())
-"""Another server joins by a row here: the embedded engine, and a node in front of any of these."""
-=======
 # A node in front of a fake
 
 
@@ -193,4 +168,3 @@ NODES: Final = tuple(
 
 TARGETS: Final = (*FAKES, *NODES, real_ollama())
 """Another server joins by a row here."""
->>>>>>> main

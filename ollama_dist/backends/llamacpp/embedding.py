@@ -3,7 +3,7 @@
 Source: Ollama's ``server/routes.go`` (``EmbedHandler``).
 """
 
-import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -41,15 +41,14 @@ class Embedding:
 
     async def embed(self, model: Installed, ask: EmbedAsk) -> Embedded:
         """The vectors of what ``ask`` names; of nothing, once the model is loaded. Raises `DistError`."""
-        now = asyncio.get_running_loop().time
-        began = now()
+        began = time.perf_counter_ns()
         async with self._inference.embed(model, dict(ask.options), ask.keep_alive) as lease:
-            loaded = now()
+            load_ns = time.perf_counter_ns() - began
             if not ask.texts:
                 return Embedded(())
             vectors, tokens = await _embed(lease, ask)
             shown = [shortened(vector, ask.dimensions) for vector in vectors]
-            return Embedded(shown, tokens, int((now() - began) * 1e9), int((loaded - began) * 1e9))
+            return Embedded(shown, tokens, time.perf_counter_ns() - began, load_ns)
 
 
 async def _embed(lease: Lease, ask: EmbedAsk) -> tuple[list[Vector], int]:

@@ -3,9 +3,9 @@
 The order of the checks is Ollama's (``server/routes.go``), so that the same mistake gets the same answer.
 """
 
-import asyncio
 import contextlib
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -186,19 +186,18 @@ class Inference:
 
 
 class _Clock:
-    """How long a request took, in all and until its model was there."""
+    """How long a request took, in all and until its model was there; finer than the loop's own clock."""
 
     def __init__(self) -> None:
-        self._now = asyncio.get_running_loop().time
-        self._began = self._now()
-        self._load_s = 0.0
+        self._began = time.perf_counter_ns()
+        self._load_ns = 0
 
     def loaded(self) -> None:
-        self._load_s = self._now() - self._began
+        self._load_ns = time.perf_counter_ns() - self._began
 
     def took(self) -> tuple[int, int]:
         """Nanoseconds in all, and until it was loaded."""
-        return int((self._now() - self._began) * 1e9), int(self._load_s * 1e9)
+        return time.perf_counter_ns() - self._began, self._load_ns
 
 
 class _Talk:

@@ -1,9 +1,6 @@
 """What is installed, and the routes that show and change it."""
 
-<<<<<<< HEAD
-=======
 import asyncio
->>>>>>> main
 import contextlib
 import hashlib
 import json
@@ -83,10 +80,7 @@ class Catalogue:
         self._installed: dict[ModelKey, Installed] = {}
         self._blobs: set[str] = set()
         self.ps_s = 0.0
-<<<<<<< HEAD
-=======
         """How long the list of what runs takes."""
->>>>>>> main
 
     def install(self, name: str, origin: str) -> None:
         parsed = parse_model_name(name)
@@ -111,10 +105,7 @@ class Catalogue:
         return json_answer(200, {"models": [model.listed() for model in self._newest_first()]})
 
     async def ps(self, _request: web.Request, _seen: Seen) -> web.Response:
-<<<<<<< HEAD
-=======
         await asyncio.sleep(self.ps_s)
->>>>>>> main
         rows = []
         for runner in self._runners.loaded():
             model = self.find(runner.name)

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-<<<<<<< HEAD
-=======
 from ollama_dist.wire.inspection import DIALECTS
 
->>>>>>> main
 
 class Hang(StrEnum):
     """Where a request stops for ever (until its client leaves or the faults are cleared)."""
@@ -27,12 +24,8 @@ class Fault:
     """One thing that goes wrong. Counts of tokens are those sent before it happens."""
 
     route: str | None = None
-<<<<<<< HEAD
-    """Only on this path; None: on every inference route."""
-=======
     """Only on this path; ``*``: on every path; None: on every inference route. Beside those routes, only what
     happens before an answer does."""
->>>>>>> main
     model: str | None = None
     """Only for this model, as the request spells it."""
     times: int | None = None
@@ -70,10 +63,7 @@ class Fault:
 
 
 NO_FAULT = Fault()
-<<<<<<< HEAD
-=======
 EVERYWHERE = "*"
->>>>>>> main
 HEADER = "X-Fake-Fault"
 """A request may bring its own fault, as JSON."""
 
@@ -97,14 +87,9 @@ class Faults:
         """The fault for this request, `NO_FAULT` for most; one with ``times`` is used up."""
         if header:
             return Fault.from_json(json.loads(header))
-<<<<<<< HEAD
-        for place, fault in enumerate(self._active):
-            if fault.route not in (None, path) or fault.model not in (None, model):
-=======
         unnamed = None if path in DIALECTS else path
         for place, fault in enumerate(self._active):
             if fault.route not in (unnamed, path, EVERYWHERE) or fault.model not in (None, model):
->>>>>>> main
                 continue
             if fault.times is not None:
                 left = dataclasses.replace(fault, times=fault.times - 1)

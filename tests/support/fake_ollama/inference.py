@@ -1,9 +1,5 @@
 """The routes that make models speak."""
 
-<<<<<<< HEAD
-import asyncio
-=======
->>>>>>> main
 import json
 import time
 from typing import Any, Final
@@ -16,27 +12,14 @@ from ollama_dist.wire.gotypes import Struct
 from tests.support.fake_ollama.answers import Refused, decoded, json_answer, recorded_answer
 from tests.support.fake_ollama.book import Book, timestamp
 from tests.support.fake_ollama.catalogue import WEIGHTS, Catalogue, Installed, parsed
-<<<<<<< HEAD
-from tests.support.fake_ollama.faults import HEADER, Fault, Faults, Hang
-from tests.support.fake_ollama.journal import Journal, Seen
-from tests.support.fake_ollama.runners import QueueFull, Runner, Runners
-from tests.support.fake_ollama.sending import Pace, Sending
-=======
 from tests.support.fake_ollama.faults import HEADER, Fault, Faults
 from tests.support.fake_ollama.journal import Journal, Seen
 from tests.support.fake_ollama.runners import QueueFull, Runner, Runners
 from tests.support.fake_ollama.sending import BUSY, Pace, Sending, before_answer
->>>>>>> main
 from tests.support.fake_ollama.shapes import Written, from_record, write
 from tests.support.fake_ollama.words import Speech, embed, speak
 from tests.support.recordings import Recorded
 
-<<<<<<< HEAD
-BUSY: Final = "server busy, please try again.  maximum pending requests exceeded"
-LOAD_FAILURE: Final = "llama runner process has terminated: exit status 2"
-
-=======
->>>>>>> main
 _SINCE_0_17: Final = {
     "truncate",
     "shift",
@@ -154,11 +137,7 @@ class Inference:
             return recorded_answer(recorded)
         self._check_abilities(seen.path, model, fields)
         fault = self._fault(seen, fields)
-<<<<<<< HEAD
-        await self._before_answer(fault)
-=======
         await before_answer(fault, self._pace)
->>>>>>> main
         runner = await self._loaded(model, fields)
         async with self._runners.slot(runner):
             speech = self._speech(model, fields, prompt)
@@ -240,11 +219,7 @@ class Inference:
         """The vectors of ``texts``; the recorded answer where this very request has one."""
         model = self._model(seen.path, fields)
         fault = self._fault(seen, fields)
-<<<<<<< HEAD
-        await self._before_answer(fault)
-=======
         await before_answer(fault, self._pace)
->>>>>>> main
         runner = await self._loaded(model, fields)
         async with self._runners.slot(runner):
             await self._pace.token(fault)
@@ -312,11 +287,7 @@ class Inference:
     ) -> web.Response:
         answer = {"model": fields["model"], "created_at": timestamp(), **empty}
         reason = "unload" if is_zero(fields.get("keep_alive")) else "load"
-<<<<<<< HEAD
-        await self._before_answer(self._fault(seen, fields))
-=======
         await before_answer(self._fault(seen, fields), self._pace)
->>>>>>> main
         if reason == "unload":
             self._runners.unload(WEIGHTS[model.origin])
         else:
@@ -339,21 +310,6 @@ class Inference:
     def _fault(self, seen: Seen, fields: dict[str, Any]) -> Fault:
         return self._faults.take(seen.path, fields["model"], seen.headers.get(HEADER))
 
-<<<<<<< HEAD
-    async def _before_answer(self, fault: Fault) -> None:
-        if fault.delay_s:
-            await asyncio.sleep(fault.delay_s)
-        if fault.hang is Hang.ANSWER:
-            await self._pace.hang()
-        if fault.busy:
-            raise Refused(503, BUSY)
-        if fault.load_failure:
-            raise Refused(500, LOAD_FAILURE)
-        if fault.status is not None:
-            raise Refused(fault.status, fault.message)
-
-=======
->>>>>>> main
 
 def _streams(fields: dict[str, Any]) -> bool:
     return fields.get("stream") is not False

@@ -12,11 +12,8 @@ from tests.support.fake_ollama.faults import Fault, Hang
 from tests.support.fake_ollama.journal import Journal, Seen
 from tests.support.fake_ollama.shapes import DEATH, Written
 
-<<<<<<< HEAD
-=======
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 LOAD_FAILURE = "llama runner process has terminated: exit status 2"
->>>>>>> main
 REPEATS = 31
 """How often a token comes before the repeat guard ends an answer."""
 
@@ -48,8 +45,6 @@ class Pace:
         self._released = asyncio.Event()
 
 
-<<<<<<< HEAD
-=======
 async def before_answer(fault: Fault, pace: Pace) -> None:
     """What goes wrong before there is an answer; raises `Refused`."""
     if fault.delay_s:
@@ -64,7 +59,6 @@ async def before_answer(fault: Fault, pace: Pace) -> None:
         raise Refused(fault.status, fault.message)
 
 
->>>>>>> main
 class Sending:
     """One answer on its way."""
 

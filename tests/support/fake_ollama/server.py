@@ -22,19 +22,11 @@ from tests.support.fake_ollama.answers import (
 )
 from tests.support.fake_ollama.book import Book
 from tests.support.fake_ollama.catalogue import ORIGINS, Catalogue
-<<<<<<< HEAD
-from tests.support.fake_ollama.faults import Fault, Faults
-from tests.support.fake_ollama.inference import Inference
-from tests.support.fake_ollama.journal import Journal, Seen
-from tests.support.fake_ollama.runners import Runners
-from tests.support.fake_ollama.sending import Broken, Pace
-=======
 from tests.support.fake_ollama.faults import HEADER, Fault, Faults
 from tests.support.fake_ollama.inference import Inference
 from tests.support.fake_ollama.journal import Journal, Seen
 from tests.support.fake_ollama.runners import Runners
 from tests.support.fake_ollama.sending import Broken, Pace, before_answer
->>>>>>> main
 
 MODELS: Final = tuple(ORIGINS)
 """The six models of the recordings: a sentence, noise, a tool call, a thought, Unicode, vectors."""
@@ -180,11 +172,8 @@ class FakeOllama:
         if handler is None:
             return self._no_handler(path)
         try:
-<<<<<<< HEAD
-=======
             if path not in DIALECTS:
                 await before_answer(self.faults.take(path, "", request.headers.get(HEADER)), self.pace)
->>>>>>> main
             response = await handler(request, seen)
         except Refused as refusal:
             response = self._refusal(path, refusal)
