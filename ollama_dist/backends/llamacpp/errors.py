@@ -1,6 +1,6 @@
 """What can go wrong with a runner, as the rest of the engine sees it."""
 
-from ollama_dist.core.errors import Busy, DistError, UpstreamFailed
+from ollama_dist.core.errors import BadRequest, Busy, DistError, UpstreamFailed
 
 
 class EngineMissing(DistError):
@@ -43,6 +43,18 @@ class RunnerRefused(DistError):
         super().__init__(body.decode("utf-8", "replace").strip())
         self.http_status = http_status
         self.body = body
+
+
+class NoPictures(BadRequest):
+    """Models here have no eyes. The words are those of the runner of a recorded Ollama, quoted as it does."""
+
+    code = "no_pictures"
+
+    def __init__(self) -> None:
+        super().__init__(
+            '{"error":{"code":400,"message":"Multimodal data provided, but model does not support multimodal'
+            ' requests.","type":"invalid_request_error"}}'
+        )
 
 
 class NotSupported(DistError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ollama_dist.backends.llamacpp.client import RunnerClient
-from ollama_dist.backends.llamacpp.errors import RunnerRefused
+from ollama_dist.backends.llamacpp.errors import NoPictures, RunnerRefused
 from ollama_dist.backends.llamacpp.folder import Installed
 from ollama_dist.backends.llamacpp.settings import LlamaCppSettings
 from ollama_dist.backends.llamacpp.supervisor import Lease, Supervisor
@@ -109,6 +109,8 @@ class Inference:
         terms = _with_think(model, ask.model, ask.terms, relaxed=ask.relaxed)
         if "completion" not in model.card.capabilities:
             raise BadRequest(f'"{ask.model}" does not support chat')
+        if any(message.get("images") for message in ask.messages):
+            raise NoPictures
         if ask.tools and "tools" not in model.card.capabilities:
             raise BadRequest(f"{model.name.full} does not support tools")
         options, sampling = self.options(model, terms)
@@ -139,6 +141,8 @@ class Inference:
         terms = _with_think(model, ask.model, ask.terms)
         if "completion" not in model.card.capabilities:
             raise BadRequest(f'"{ask.model}" does not support generate')
+        if ask.images:
+            raise NoPictures
         if ask.suffix and "insert" not in model.card.capabilities:
             raise BadRequest(f"{model.name.full} does not support insert")
         options, sampling = self.options(model, terms)
@@ -348,7 +352,7 @@ async def _generate(
     if talk.terms.render_only:
         return Rendered(prompt)
     context_of = None if ask.raw else prompt
-    if ask.images or (talk.terms.think and not ask.context and not is_plain):
+    if talk.terms.think and not ask.context and not is_plain:
         return await talk.chat(stack, messages, adds_bos=adds_bos, context_of=context_of)
     return await talk.complete(stack, prompt, adds_bos=adds_bos, context_of=context_of)
 
@@ -359,10 +363,7 @@ def _generate_messages(model: Installed, ask: GenerateAsk) -> list[Message]:
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
     if ask.context is None:
         messages += notes.messages
-    user: dict[str, Any] = {"role": "user", "content": ask.prompt}
-    if ask.images:
-        user["images"] = ask.images
-    return [*messages, user]
+    return [*messages, {"role": "user", "content": ask.prompt}]
 
 
 def _with_notes(model: Installed, messages: Sequence[Message]) -> list[Message]:

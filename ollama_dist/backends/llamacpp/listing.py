@@ -111,8 +111,6 @@ def _modelfile(model: Installed, system: str, parameters: Mapping[str, Any]) -> 
         "",
         f"FROM {model.path.name}",
     ]
-    if model.card.template:
-        lines.append(f"TEMPLATE {_quoted(model.card.template)}")
     if system:
         lines.append(f"SYSTEM {_quoted(system)}")
     for name, value in parameters.items():

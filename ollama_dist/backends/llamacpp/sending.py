@@ -8,6 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from ollama_dist.backends.llamacpp.inference import Answer, Rendered, Running, Shortcut
+from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.errors import DistError, UpstreamFailed
 from ollama_dist.wire.errors import stream_error
 from ollama_dist.wire.llamacpp.native import ChatWriter, GenerateWriter
@@ -27,8 +28,21 @@ class ClientStalled(DistError):
     code = "client_stalled"
 
 
+class StreamReply(web.StreamResponse):
+    """Does not tell by what program it was written: Ollama's answers have no ``Server`` header either."""
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        self.headers.popall("Server", None)
+
+
+class Reply(StreamReply, web.Response):
+    """A whole answer, as reticent."""
+
+
 def reply(body: bytes, content_type: str = JSON_UTF8, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=body, headers={"Content-Type": content_type})
+    headers = {"Content-Type": content_type} if body else {}
+    return Reply(status=status, body=body, headers=headers)
 
 
 async def send(
@@ -58,7 +72,7 @@ async def send(
 async def _stream(request: web.BaseRequest, writer: Writer, running: Running) -> web.StreamResponse:
     batches = running.batches()
     first = await anext(batches, None)
-    response = web.StreamResponse(headers={"Content-Type": writer.stream_type})
+    response = StreamReply(headers={"Content-Type": writer.stream_type} | _uncached(writer.dialect))
     if request.version >= (1, 1):
         response.enable_chunked_encoding()
     await response.prepare(request)
@@ -74,6 +88,11 @@ async def _stream(request: web.BaseRequest, writer: Writer, running: Running) ->
         await response.write(last)
         await response.write_eof()
     return response
+
+
+def _uncached(dialect: Dialect) -> dict[str, str]:
+    """Ollama says this of streams in the younger two dialects."""
+    return {"Cache-Control": "no-cache"} if dialect in (Dialect.RESPONSES, Dialect.ANTHROPIC) else {}
 
 
 async def _write(

@@ -1,5 +1,6 @@
 """The embedded engine as a server on loopback: to the rest of the node, an Ollama at an address."""
 
+import re
 import secrets
 from collections.abc import Mapping
 from importlib import metadata
@@ -82,7 +83,7 @@ class EngineService:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         assert self._routes is not None
         if not _is_trusted(request):
-            return web.Response(status=403)
+            return reply(b"", status=403)
         methods = self._routes.find(request.rel_url.raw_path)
         if not methods:
             return reply(b"404 page not found", "text/plain", 404)
@@ -135,8 +136,11 @@ def _is_trusted(request: web.BaseRequest) -> bool:
 
     A page is told by its Origin, or, where its name was made to point here, by the Host it asks for.
     """
-    host, _, _ = request.headers.get("Host", "").rpartition(":")
+    host = _PORT.sub("", request.headers.get("Host", ""))
     return "Origin" not in request.headers and host in ("127.0.0.1", "localhost")
+
+
+_PORT: Final = re.compile(r":[0-9]+$")
 
 
 def _allowed(methods: Mapping[str, Route]) -> str:

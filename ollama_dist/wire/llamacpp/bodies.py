@@ -3,7 +3,6 @@
 Sources: llama.cpp's ``tools/server`` (README, ``server-common.cpp``), Ollama's ``llm/llama_server.go``.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -89,9 +88,6 @@ def _message(message: Message) -> Body:
         written["tool_call_id"] = call_id
     if tool_name := message.get("tool_name"):
         written["name"] = tool_name
-    if images := message.get("images"):
-        text = [{"type": "text", "text": written["content"]}] if written["content"] else []
-        written["content"] = [*text, *map(_image, images)]
     return written
 
 
@@ -107,22 +103,6 @@ def _tool_call(call: Mapping[str, Any]) -> Body:
     if call_id := call.get("id"):
         written["id"] = call_id
     return written
-
-
-def _image(data: str) -> Body:
-    kind = next((kind for magic, kind in _IMAGE_KINDS if _begins(data, magic)), "image/jpeg")
-    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{data}"}}
-
-
-_IMAGE_KINDS: Final = (
-    (b"\x89PNG", "image/png"),
-    (b"GIF8", "image/gif"),
-    (b"BM", "image/bmp"),
-)
-
-
-def _begins(data: str, magic: bytes) -> bool:
-    return base64.b64decode(data[:8] + "=" * (-len(data[:8]) % 4)).startswith(magic)
 
 
 # A prompt that is too long

@@ -140,13 +140,12 @@ def human_number(count: int) -> str:
 
 
 def _capabilities(gguf: Gguf, template: str) -> tuple[str, ...]:
-    """In Ollama's order; what is not told by the file (pictures need a second one) is not claimed."""
-    found = []
+    """What the file lets it do; pictures would need a second file, and are not claimed."""
+    found = ["completion" if gguf.own("pooling_type") is None else "embedding"]
     if "tools" in template or "tool_call" in template:
         found.append("tools")
     if _thinks(template):
         found.append("thinking")
-    found.append("completion" if gguf.own("pooling_type") is None else "embedding")
     if gguf.values.get("tokenizer.ggml.fim_pre_token_id", gguf.values.get("tokenizer.ggml.prefix_token_id")):
         found.append("insert")
     return tuple(found)
