@@ -10,12 +10,14 @@ import orjson
 from ollama_dist.backends.http1 import Connection, Head
 from ollama_dist.backends.llamacpp.errors import RunnerRefused
 from ollama_dist.backends.target import Target
-from ollama_dist.core.errors import UpstreamFailed
+from ollama_dist.core.errors import UpstreamCut, UpstreamFailed, UpstreamRefused
 from ollama_dist.wire.framing import SseEvent, SseSplitter
 
 HEALTH_TIMEOUT_S: Final = 2.0
 ANSWER_TIMEOUT_S: Final = 60.0
 """For what a runner does without running the model: rendering and tokenizing."""
+
+GONE: Final = "the model runner stopped unexpectedly"
 
 _ERROR_BYTES: Final = 64 * 1024
 
@@ -71,15 +73,21 @@ class RunnerClient:
             yield _events(connection, stall_timeout)
 
     async def _open(self, method: str, path: str, body: bytes, timeout: float) -> tuple[Connection, Head]:
-        return await self._target.open(method, path, self._headers, body, head_timeout=timeout)
+        try:
+            return await self._target.open(method, path, self._headers, body, head_timeout=timeout)
+        except UpstreamRefused as error:
+            raise UpstreamRefused(GONE) from error
 
 
 async def _events(connection: Connection, stall_timeout: float) -> AsyncIterator[list[SseEvent]]:
     loop = asyncio.get_running_loop()
     splitter = SseSplitter()
-    while data := await connection.read(loop.time() + stall_timeout):
-        if events := splitter.feed(data):
-            yield events
+    try:
+        while data := await connection.read(loop.time() + stall_timeout):
+            if events := splitter.feed(data):
+                yield events
+    except UpstreamCut as error:
+        raise UpstreamCut(GONE) from error
 
 
 async def _read_all(connection: Connection, deadline: float) -> bytes:

@@ -352,7 +352,8 @@ async def _generate(
     if talk.terms.render_only:
         return Rendered(prompt)
     context_of = None if ask.raw else prompt
-    if talk.terms.think and not ask.context and not is_plain:
+    # Only chats are listened to for thoughts, and only there does a schema hold with every vocabulary.
+    if (talk.terms.think or isinstance(talk.terms.format, dict)) and not (ask.context or is_plain):
         return await talk.chat(stack, messages, adds_bos=adds_bos, context_of=context_of)
     return await talk.complete(stack, prompt, adds_bos=adds_bos, context_of=context_of)
 

@@ -27,6 +27,9 @@ MODULE: Final = "ollama_dist.backends.llamacpp.runner"
 STOP_S: Final = 1.0
 """Time to end after its stdin closed; while it loads it cannot notice that."""
 
+LAST_WORDS_S: Final = 1.0
+"""For what a dead runner wrote to arrive."""
+
 _HEALTH_PERIOD_S: Final = 0.02
 _COMPLAINTS: Final = 20
 """Lines of its stderr that are kept."""
@@ -121,8 +124,7 @@ class RunnerProcess:
 
     async def _failure(self) -> EngineMissing | LoadFailed:
         status = await self._process.wait()
-        with contextlib.suppress(Exception):
-            await self._stderr
+        await asyncio.wait({self._stderr}, timeout=LAST_WORDS_S)
         if status == NO_LIBRARY:
             return EngineMissing()
         return LoadFailed(f"llama.cpp cannot load it: {self._reason(status)}")
@@ -136,7 +138,7 @@ class RunnerProcess:
 
     async def _notice_death(self) -> None:
         status = await self._process.wait()
-        await end(self._stderr)
+        await asyncio.wait({self._stderr}, timeout=LAST_WORDS_S)
         log.error("runner_died", pid=self.pid, status=status, last_words=list(self._complaints)[-3:])
         self._on_death(self._reason(status))
 

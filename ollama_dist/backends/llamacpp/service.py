@@ -1,8 +1,9 @@
 """The embedded engine as a server on loopback: to the rest of the node, an Ollama at an address."""
 
+import asyncio
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Final
 
@@ -29,6 +30,9 @@ SPOKEN_VERSION: Final = "0.33.0"
 """The Ollama whose routes this engine speaks."""
 
 MAX_BODY_BYTES: Final = 64 * 2**20
+BODY_TIMEOUT_S: Final = 60.0
+"""The node has the whole body before it asks."""
+
 KEEP_ALIVE_S: Final = 75.0
 DRAIN_S: Final = 1.0
 """What is under way when the engine stops has had its time before: the node drains."""
@@ -43,13 +47,16 @@ def engine_version() -> str:
 
 
 class EngineService:
-    """Serves the GGUF files of a folder. Start it, talk to its address, stop it."""
+    """Serves the GGUF files of a folder. Start it, talk to its address, stop it.
 
-    def __init__(self, settings: LlamaCppSettings) -> None:
+    ``changed`` is called whenever what it lists, or what it has loaded, is not what it was.
+    """
+
+    def __init__(self, settings: LlamaCppSettings, changed: Callable[[], None] = lambda: None) -> None:
         self._settings = settings
-        self.folder = ModelFolder(settings.models_dir, settings.state_dir)
+        self.folder = ModelFolder(settings.models_dir, settings.state_dir, changed)
         """What is there, and what is wrong with the rest."""
-        self.supervisor = Supervisor(settings)
+        self.supervisor = Supervisor(settings, changed)
         self._routes: Routes | None = None
         self._runner: web.ServerRunner | None = None
 
@@ -107,6 +114,20 @@ class EngineService:
         except DistError as error:
             log.info("engine_refused", path=request.path, code=error.code, error=str(error)[:300])
             return _refusal(route, error, late=True)
+        except ConnectionError:
+            raise  # the client has left
+        except Exception:
+            log.exception("engine_failed", path=request.path)
+            if request.writer.output_size:
+                raise  # the answer has begun: it is to end without an end
+            return _refusal(route, InternalError(), late=True)
+
+
+class InternalError(DistError):
+    """A fault of ours; the log has it."""
+
+    def __init__(self) -> None:
+        super().__init__("the embedded engine failed; its log says how")
 
 
 def _refusal(route: Route, error: DistError, *, late: bool) -> web.Response:
@@ -119,10 +140,14 @@ def _refusal(route: Route, error: DistError, *, late: bool) -> web.Response:
 async def _body(request: web.BaseRequest, dialect: Dialect) -> bytes:
     """The whole body, opened if it is compressed. Raises `TooLarge` or `BadRequest`."""
     data = bytearray()
-    while chunk := await request.content.readany():
-        data += chunk
-        if len(data) > MAX_BODY_BYTES:
-            raise TooLarge(f"the body is longer than {MAX_BODY_BYTES} bytes")
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while chunk := await request.content.readany():
+                data += chunk
+                if len(data) > MAX_BODY_BYTES:
+                    raise TooLarge(f"the body is longer than {MAX_BODY_BYTES} bytes")
+    except TimeoutError as error:
+        raise BadRequest("the body came in too slowly") from error
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if encoding == "zstd" and dialect is not Dialect.OLLAMA:
         return decompress_zstd(bytes(data))

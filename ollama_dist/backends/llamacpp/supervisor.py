@@ -10,7 +10,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ import structlog
 
 from ollama_dist.backends.background import background
 from ollama_dist.backends.llamacpp.client import RunnerClient
-from ollama_dist.backends.llamacpp.errors import NotEnoughMemory, TooManyWaiting
+from ollama_dist.backends.llamacpp.errors import LoadFailed, NotEnoughMemory, TooManyWaiting
 from ollama_dist.backends.llamacpp.folder import Installed
 from ollama_dist.backends.llamacpp.process import RunnerProcess, start_runner
 from ollama_dist.backends.llamacpp.residency import Impossible, Occupant, next_to_go
@@ -84,13 +84,18 @@ class _Resident:
 
 
 class Supervisor:
-    """Lends out runners. Close it to end them all."""
+    """Lends out runners. Close it to end them all.
 
-    def __init__(self, settings: LlamaCppSettings) -> None:
+    ``changed`` is called when `loaded` is another than before.
+    """
+
+    def __init__(self, settings: LlamaCppSettings, changed: Callable[[], None] = lambda: None) -> None:
         self._settings = settings
+        self._changed = changed
         self._residents: dict[Path, _Resident] = {}
         self._loading = asyncio.Lock()
         self._waiting = 0
+        self._is_closed = False
         self._endings: set[asyncio.Task[None]] = set()
         self._budget = settings.memory_bytes or int(psutil.virtual_memory().total * MEMORY_SHARE)
         self._threads = settings.threads or _cores()
@@ -151,7 +156,8 @@ class Supervisor:
                 return
 
     async def close(self) -> None:
-        """End every runner; answers under way break off."""
+        """End every runner, and load none any more; answers under way break off."""
+        self._is_closed = True
         for resident in list(self._residents.values()):
             self._begin_ending(resident)
         if self._endings:
@@ -203,6 +209,8 @@ class Supervisor:
 
     async def _suitable(self, model: Installed, options: RunnerOptions) -> _Resident:
         """The runner for ``model``, loaded now unless somebody did meanwhile. Called by one at a time."""
+        if self._is_closed:
+            raise LoadFailed("the engine is stopping")
         resident = self._residents.get(model.path)
         if resident is not None and resident.suits(model, options):
             return resident
@@ -248,8 +256,12 @@ class Supervisor:
             lambda reason: self._note_death(resident, reason),
             timeout=self._settings.load_timeout_s,
         )
+        if self._is_closed:
+            await resident.process.stop()
+            raise LoadFailed("the engine is stopping")
         self._note_expiry(resident)
         self._residents[model.path] = resident
+        self._changed()
         took = asyncio.get_running_loop().time() - began
         log.info("model_loaded", model=model.name.short, pid=resident.process.pid, seconds=round(took, 3))
         return resident
@@ -308,6 +320,7 @@ class Supervisor:
             resident.timer = None
         if self._residents.get(resident.model.path) is resident:
             del self._residents[resident.model.path]
+            self._changed()
 
 
 def _cores() -> int:

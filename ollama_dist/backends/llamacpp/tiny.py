@@ -34,13 +34,16 @@ _CONTROLS: Final = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
 _NORMAL_TYPE, _UNKNOWN_TYPE, _CONTROL_TYPE, _BYTE_TYPE = 1, 2, 3, 6
 
 
-def write_tiny_model(path: Path, sentence: str) -> None:
-    """Write a model that answers anything with ``sentence``. Raises ValueError if a word is in it twice."""
+def write_tiny_model(path: Path, sentence: str, *, endless: bool = False) -> None:
+    """Write a model that answers anything with ``sentence``, over and over if it is ``endless``.
+
+    Raises ValueError if a word is in it twice.
+    """
     words = sentence.split()
     if not words or len(set(words)) != len(words):
         raise ValueError("a scripted model needs a sentence in which no word comes twice")
     vocabulary = _vocabulary(words)
-    _write(path, "tiny-scripted", vocabulary, _scripted(vocabulary, words, Random(sentence)))
+    _write(path, "tiny-scripted", vocabulary, _scripted(vocabulary, words, Random(sentence), endless))
 
 
 def write_random_model(path: Path, *, seed: int = 1, words: Sequence[str] = ("hello", "world")) -> None:
@@ -122,7 +125,7 @@ def _zeros(rows: int, columns: int) -> _Matrix:
     return [[0.0] * columns for _ in range(rows)]
 
 
-def _scripted(vocabulary: _Vocabulary, words: Sequence[str], rng: Random) -> _Weights:
+def _scripted(vocabulary: _Vocabulary, words: Sequence[str], rng: Random, endless: bool) -> _Weights:
     """A chain: nothing but the last token counts, and each points at the next."""
     count = len(vocabulary.tokens)
     embeddings = [[rng.gauss(0.0, 1.0) for _ in range(_WIDTH)] for _ in range(count)]
@@ -130,7 +133,7 @@ def _scripted(vocabulary: _Vocabulary, words: Sequence[str], rng: Random) -> _We
     steps = [vocabulary.index(_SPACE + word) for word in words]
     before_first = [_BEGIN, _END, vocabulary.index("<|end|>"), vocabulary.index("<|assistant|>")]
     follows = [(token, steps[0]) for token in before_first]
-    follows += [*pairwise(steps), (steps[-1], _END)]
+    follows += [*pairwise(steps), (steps[-1], steps[0] if endless else _END)]
     for current, following in follows:
         norm = math.sqrt(sum(value * value for value in embeddings[current]))
         row = output[following]
