@@ -64,6 +64,13 @@ class NotSupported(DistError):
     code = "not_supported"
 
 
+class InternalError(DistError):
+    """A fault of ours; the log has it."""
+
+    def __init__(self) -> None:
+        super().__init__("the embedded engine failed; its log says how")
+
+
 def status_of(error: DistError) -> int:
     """The HTTP status that tells ``error`` as an Ollama would."""
     match error:

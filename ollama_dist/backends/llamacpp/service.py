@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from ollama_dist.backends.llamacpp.errors import status_of
+from ollama_dist.backends.llamacpp.errors import InternalError, status_of
 from ollama_dist.backends.llamacpp.folder import ModelFolder
 from ollama_dist.backends.llamacpp.inference import Inference
 from ollama_dist.backends.llamacpp.process import check_installed
@@ -121,13 +121,6 @@ class EngineService:
             if request.writer.output_size:
                 raise  # the answer has begun: it is to end without an end
             return _refusal(route, InternalError(), late=True)
-
-
-class InternalError(DistError):
-    """A fault of ours; the log has it."""
-
-    def __init__(self) -> None:
-        super().__init__("the embedded engine failed; its log says how")
 
 
 def _refusal(route: Route, error: DistError, *, late: bool) -> web.Response:

@@ -190,7 +190,7 @@ def _read(cursor: _Cursor) -> tuple[Gguf, int]:
     alignment = values.get("general.alignment")
     step = alignment if isinstance(alignment, int) and 0 < alignment <= 2**20 else 32
     data_begins = -(-cursor.position // step) * step
-    return Gguf(values, tuple(tensors)), data_begins + end
+    return Gguf(values, tuple(tensors)), data_begins + end if tensors else cursor.position
 
 
 def _entry(cursor: _Cursor) -> tuple[str, Value]:

@@ -24,8 +24,8 @@ class Piece:
 
     text: str = ""
     thinking: str = ""
-    tool_calls: Sequence[ToolCall] = ()
-    logprobs: Sequence[Mapping[str, Any]] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[Mapping[str, Any], ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.text or self.thinking or self.tool_calls or self.logprobs)
@@ -51,8 +51,8 @@ def gathered(pieces: Sequence[Piece]) -> Piece:
     return Piece(
         "".join(piece.text for piece in pieces),
         "".join(piece.thinking for piece in pieces),
-        [call for piece in pieces for call in piece.tool_calls],
-        [logprob for piece in pieces for logprob in piece.logprobs],
+        tuple(call for piece in pieces for call in piece.tool_calls),
+        tuple(logprob for piece in pieces for logprob in piece.logprobs),
     )
 
 
@@ -129,9 +129,9 @@ class ChatReader:
         self._spoke = self._spoke or bool(text)
         return text
 
-    def _tool_calls(self, deltas: Sequence[Mapping[str, Any]]) -> list[ToolCall]:
+    def _tool_calls(self, deltas: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
         """The calls that are whole because another has begun."""
-        whole = []
+        whole: tuple[ToolCall, ...] = ()
         for delta in deltas:
             index = delta.get("index", 0)
             if index not in self._calls:
@@ -144,9 +144,9 @@ class ChatReader:
             call.arguments.append(function.get("arguments") or "")
         return whole
 
-    def _close_calls(self) -> list[ToolCall]:
+    def _close_calls(self) -> tuple[ToolCall, ...]:
         calls, self._calls = self._calls, {}
-        return [call.close() for call in calls.values()]
+        return tuple(call.close() for call in calls.values())
 
 
 @dataclass(slots=True)
@@ -200,8 +200,8 @@ def _finish(reason: str, timings: Mapping[str, Any] | None) -> Finish:
     )
 
 
-def _logprobs(told: Sequence[Mapping[str, Any]] | None, with_top: bool) -> list[Mapping[str, Any]]:
-    return [_logprob(entry, with_top) for entry in told or ()]
+def _logprobs(told: Sequence[Mapping[str, Any]] | None, with_top: bool) -> tuple[Mapping[str, Any], ...]:
+    return tuple(_logprob(entry, with_top) for entry in told or ())
 
 
 def _logprob(entry: Mapping[str, Any], with_top: bool) -> dict[str, Any]:
