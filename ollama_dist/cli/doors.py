@@ -54,4 +54,4 @@ def new_cluster_key() -> Secret:
 
 def write_tiny_model(path: Path, sentence: str) -> None:
     """Write a GGUF file of a few hundred kilobytes whose model says one sentence."""
-    cast(_Tiny, import_module("ollama_dist.backends.tiny")).write_tiny_model(path, sentence)
+    cast(_Tiny, import_module("ollama_dist.backends.llamacpp.tiny")).write_tiny_model(path, sentence)

@@ -170,13 +170,34 @@ CREATE: Final = Struct(
 )
 
 _STREAM_OPTIONS: Final = Struct("StreamOptions", {"include_usage": BOOL}, package="openai")
+_OPENAI_TOOL_CALL: Final = Struct(
+    "ToolCall",
+    {
+        "id": STRING,
+        "index": INT,
+        "type": STRING,
+        "function": Struct("", {"name": STRING, "arguments": STRING}, package="struct"),
+    },
+    package="openai",
+)
 
 OPENAI_CHAT: Final = Struct(
     "ChatCompletionRequest",
     {
         "model": STRING,
         "messages": Slice(
-            Struct("Message", {"role": STRING, "content": ANY, "name": STRING}, package="openai"),
+            Struct(
+                "Message",
+                {
+                    "role": STRING,
+                    "content": ANY,
+                    "reasoning": STRING,
+                    "name": STRING,
+                    "tool_calls": Slice(_OPENAI_TOOL_CALL, "[]openai.ToolCall"),
+                    "tool_call_id": STRING,
+                },
+                package="openai",
+            ),
             "[]openai.Message",
         ),
         "stream": BOOL,
@@ -188,7 +209,11 @@ OPENAI_CHAT: Final = Struct(
         "frequency_penalty": FLOAT64,
         "presence_penalty": FLOAT64,
         "top_p": FLOAT64,
-        "response_format": Struct("ResponseFormat", {"type": STRING}, package="openai"),
+        "response_format": Struct(
+            "ResponseFormat",
+            {"type": STRING, "json_schema": Struct("JsonSchema", {"schema": ANY}, package="openai")},
+            package="openai",
+        ),
         "tools": Slice(_TOOL, "[]api.Tool"),
         "reasoning": Struct("Reasoning", {"effort": STRING}, package="openai"),
         "reasoning_effort": STRING,
@@ -212,6 +237,7 @@ OPENAI_COMPLETION: Final = Struct(
         "temperature": FLOAT32,
         "top_p": FLOAT32,
         "suffix": STRING,
+        "logprobs": INT,
     },
     package="openai",
 )
@@ -230,7 +256,21 @@ RESPONSES: Final = Struct(
         "temperature": FLOAT64,
         "top_p": FLOAT64,
         "stream": BOOL,
+        "background": BOOL,
+        "truncation": STRING,
         "include": STRINGS,
+        "reasoning": Struct("ResponsesReasoning", {"effort": STRING, "summary": STRING}, package="openai"),
+        "text": Struct(
+            "ResponsesText",
+            {
+                "format": Struct(
+                    "ResponsesTextFormat",
+                    {"type": STRING, "name": STRING, "schema": ANY, "strict": BOOL},
+                    package="openai",
+                )
+            },
+            package="openai",
+        ),
         "tools": Slice(ANY, "[]openai.ResponsesTool"),
     },
     package="openai",
@@ -250,6 +290,8 @@ MESSAGES: Final = Struct(
         "top_p": FLOAT64,
         "top_k": INT,
         "stop_sequences": STRINGS,
+        "thinking": Struct("ThinkingConfig", {"type": STRING, "budget_tokens": INT}, package="anthropic"),
+        "output_config": Struct("OutputConfig", {"effort": STRING}, package="anthropic"),
         "tools": Slice(ANY, "[]anthropic.Tool"),
     },
     package="anthropic",

@@ -10,9 +10,13 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from ollama_dist.backends.llamacpp.service import EngineService
+from ollama_dist.backends.llamacpp.settings import LlamaCppSettings
+from tests.support.engine_models import lay_out_models
 from tests.support.fake_ollama import FakeOllama
 from tests.support.recordings import VERSIONS
 from tests.support.solo_node import solo_node
@@ -166,5 +170,46 @@ NODES: Final = tuple(
     for age in VERSIONS
 )
 
-TARGETS: Final = (*FAKES, *NODES, real_ollama())
+# The embedded engine
+
+
+@contextlib.asynccontextmanager
+async def _engine(folder: Path) -> AsyncIterator[tuple[str, int]]:
+    lay_out_models(folder / "models")
+    service = EngineService(LlamaCppSettings(folder / "models", folder / "state", warmup=False))
+    address = await service.start()
+    try:
+        yield address
+    finally:
+        await service.stop()
+
+
+ENGINE_DIFFERS: Final = {
+    "version-get": "the version it tells says what it is",
+    "version-slash|tags-slash|generate-slash|double-slash": "a node redirects before its engine is asked",
+    "origin-.*|host-.*": "web pages are a node's business: the engine talks to programs only",
+    "tags-empty|v1-models-empty|tags": "models are files that lie in the folder from the beginning",
+    "blob-.*|create-.*|copy.*|delete.*|pull-.*|push-.*": "there is no store: models are put there by hand",
+    "show-(ok|name|tag|tools|think|embed|system|field-case)": "its templates are Jinja, its files have names",
+    "ps-(one|forever|after-.*)": "the size in memory is worked out, not read from a log",
+    "gen-think|gen-think-once": "thoughts are not part of the tokens of the context",
+    "gen-messages-model": "a Jinja template ends the last embedded message, the recorded Go one does not",
+    "ant-absent-stream": "a refusal says nothing about caching",
+    "oai-embeddings-base64": "vectors differ by rounding, which base64 hides from comparison",
+}
+"""Everything else is as on record, to the byte."""
+
+ENGINE: Final = Target(
+    "engine",
+    "0.33.0-rc2",
+    _engine,
+    allowed=ENGINE_DIFFERS,
+    same_chunks=False,
+    same_digests=False,
+    needs=""
+    if find_spec("xllamacpp")
+    else "the embedded engine is tested where the extra `engine` is installed",
+)
+
+TARGETS: Final = (*FAKES, *NODES, ENGINE, real_ollama())
 """Another server joins by a row here."""
