@@ -153,8 +153,9 @@ class Membership:
         if len(data) > self._context.config.hot_bytes_max:
             self._context.count("load_too_large")
         elif self._own.row.hot is None or data != self._own.row.hot.data:
+            is_first = self._load_waiting is None
             self._load_waiting = data
-            if not self._context.alarms.is_set("load"):
+            if is_first:  # the alarm may be set, but for the far day of telling it unchanged
                 pause = self._context.config.hot_pause(self._context.size)
                 self._context.alarms.set("load", max(now, self._own.row.hot_at + pause))
         else:
