@@ -119,6 +119,7 @@ async def _pass_through(settings: Settings, paths: StatePaths) -> int:
             version=__version__,
             name=settings.node.name,
             client=Listen(*public.address).reachable,
+            is_second_choice=_is_second_choice(settings, Listen(*public.address)),
             reach=Reach.MACHINE if Listen(*public.address).is_loopback else Reach.OPEN,
             engine=snapshot.engine.kind,
             engine_state=snapshot.engine.state,
@@ -234,6 +235,7 @@ def _print_banner(
         version=__version__,
         name=settings.node.name,
         client=bound.reachable,
+        is_second_choice=_is_second_choice(settings, bound),
         reach=Reach.MACHINE if bound.is_loopback else Reach.OPEN,
         engine=snapshot.engine.kind,
         engine_state=snapshot.engine.state,
@@ -246,6 +248,11 @@ def _print_banner(
         admin_token_file=str(admin_token_file(settings)) if is_new_token else "",
     )
     print(banner_text(banner), end="", flush=True)
+
+
+def _is_second_choice(settings: Settings, bound: Listen) -> bool:
+    wanted = settings.node.listen
+    return wanted.search and bound.port != wanted.port
 
 
 async def _until_engine_known(node: Node, stop: asyncio.Event) -> None:

@@ -281,7 +281,7 @@ class Driver:
     def _note(self, event: Event) -> None:
         self._count(f"event_{event.kind}")
         if event.kind is not EventKind.UPDATED:
-            tell = log.warning if event.kind in _ALARMING else log.info
+            tell = log.warning if event.kind in _ALARMING else log.debug
             tell(f"member_{event.kind}", member=event.member, detail=event.detail)
             self._resize()
         if event.kind is EventKind.DEPARTED:
@@ -390,4 +390,4 @@ class Driver:
         return replace(view, addresses=(working, *others))
 
 
-_ALARMING: Final = (EventKind.DEAD, EventKind.REACH, EventKind.CLONE)
+_ALARMING: Final = (EventKind.REACH, EventKind.CLONE)

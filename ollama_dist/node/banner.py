@@ -36,6 +36,8 @@ class Banner:
     name: str
     client: Address
     """Where a client on this machine connects."""
+    is_second_choice: bool
+    """Nobody asked for that port: the usual one was taken."""
     reach: Reach
     engine: EngineKind
     engine_state: EngineState = EngineState.UNREACHABLE
@@ -63,7 +65,8 @@ def banner_text(banner: Banner) -> str:
 def _facts(banner: Banner) -> Iterator[tuple[str, str]]:
     yield "clients", f"http://{banner.client}  (reachable by {banner.reach})"
     if banner.client.port != OLLAMA_PORT:
-        yield "", f"port {OLLAMA_PORT} was taken; tell clients: export OLLAMA_HOST={banner.client}"
+        why = f"port {OLLAMA_PORT} was taken; " if banner.is_second_choice else ""
+        yield "", f"{why}tell clients: export OLLAMA_HOST={banner.client}"
     yield "engine", _engine(banner)
     if not banner.distributed:
         yield "cluster", "not used: everything is passed to the local Ollama (OLLAMA_DISTRIBUTED=false)"

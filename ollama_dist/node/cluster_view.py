@@ -2,11 +2,16 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ollama_dist.core.ids import NodeId
-from ollama_dist.core.view import ClusterView, MemberState, NodeView
+from ollama_dist.core.view import ClusterView, EngineState, MemberState, NodeView
 from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.announce import Cold, Hot, decode_cold, decode_hot, engine_of, resources_of
+
+
+UNHEARD: Final = Hot(engine_state=EngineState.STARTING)
+"""What is assumed of a member that has not told its load yet: it has just joined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,8 @@ class ViewStore:
         self._current = ClusterView(self._current.cluster_id, me.id, named)
 
     def _node(self, view: MemberView, now: float, wall: float) -> NodeView:
-        cold, hot = self._cold(view), decode_hot(view.hot) or Hot()
+        cold = self._cold(view)
+        hot = decode_hot(view.hot) or Hot() if view.hot else UNHEARD
         known = self._current.nodes.get(view.id)
         same = known is not None and known.models == cold.models
         host, _, _ = view.addresses[0].rpartition(":") if view.addresses else ("", "", "")
@@ -70,7 +76,10 @@ class ViewStore:
         version = (view.generation, view.cold_version)
         heard = self._heard.get(view.id)
         if heard is None or heard.version != version:
-            heard = self._heard[view.id] = _Heard(version, decode_cold(view.cold))
+            cold = decode_cold(view.cold)
+            if not cold.name and heard is not None:  # started again, and has not said yet who it is
+                cold = replace(cold, name=heard.cold.name)
+            heard = self._heard[view.id] = _Heard(version, cold)
         return heard.cold
 
 

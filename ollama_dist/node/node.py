@@ -230,11 +230,12 @@ class Node:
         self._views.set_members(self.cluster.members(), time.monotonic(), time.time())
         for node in self.view().peers():
             known = before.get(node.id)
-            if known is not None and known.state != node.state:
+            if known is None or known.state != node.state:
                 self._state_changed(node)
 
     def _state_changed(self, node: NodeView) -> None:
-        log.info("member_state", node=node.name, state=node.state, reason=node.reason)
+        tell = log.warning if node.state is MemberState.DEAD else log.info
+        tell("member_state", node=node.name, id=node.id, state=node.state, reason=node.reason)
         if node.state is MemberState.ALIVE:
             self.dispatcher.breakers.reset(node.id)
         elif node.state in (MemberState.DEAD, MemberState.LEFT) and (

@@ -11,6 +11,7 @@ FULL = Banner(
     version="0.1.0",
     name="desk",
     client=Address("127.0.0.1", 11434),
+    is_second_choice=False,
     reach=Reach.MACHINE,
     engine=EngineKind.OLLAMA,
     engine_state=EngineState.READY,
@@ -33,9 +34,14 @@ def test_a_node_in_a_cluster_says_all_there_is_to_know() -> None:
 
 
 def test_another_port_comes_with_the_line_a_client_needs() -> None:
-    text = banner_text(replace(FULL, client=Address("127.0.0.1", 11435)))
+    text = banner_text(replace(FULL, client=Address("127.0.0.1", 11435), is_second_choice=True))
     assert "port 11434 was taken; tell clients: export OLLAMA_HOST=127.0.0.1:11435\n" in text
     assert "next     OLLAMA_HOST=127.0.0.1:11435 ollama run llama3:8b\n" in text
+
+
+def test_a_port_that_was_asked_for_is_not_excused() -> None:
+    text = banner_text(replace(FULL, client=Address("127.0.0.1", 12000)))
+    assert "\n           tell clients: export OLLAMA_HOST=127.0.0.1:12000\n" in text
 
 
 def test_an_open_listener_is_shouted() -> None:

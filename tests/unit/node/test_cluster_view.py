@@ -91,3 +91,17 @@ def test_members_that_are_gone_from_the_list_are_gone_from_the_picture() -> None
     views = store(member(2), member(3))
     views.set_members([member(3)], now=101.0, wall=1_000_001.0)
     assert set(views.current.nodes) == {ME.id, node_id(3)}
+
+
+def test_a_peer_that_started_again_keeps_its_name_until_it_has_said_it() -> None:
+    views = store(member())
+    fresh = replace(member(generation=8), cold={}, cold_version=0, hot=b"", hot_version=0)
+    views.set_members([fresh], now=101.0, wall=1_000_001.0)
+    peer = views.current.nodes[node_id(2)]
+    assert peer.name == "laptop"
+    assert not peer.models
+
+
+def test_a_peer_that_has_not_told_its_load_is_starting_and_not_broken() -> None:
+    unheard = replace(member(), hot=b"", hot_version=0)
+    assert store(unheard).current.nodes[node_id(2)].engine.state is EngineState.STARTING
