@@ -9,7 +9,6 @@ from ollama_dist.core.view import ClusterView, EngineState, MemberState, NodeVie
 from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.announce import Cold, Hot, decode_cold, decode_hot, engine_of, resources_of
 
-
 UNHEARD: Final = Hot(engine_state=EngineState.STARTING)
 """What is assumed of a member that has not told its load yet: it has just joined."""
 
@@ -47,7 +46,7 @@ class ViewStore:
 
     def _node(self, view: MemberView, now: float, wall: float) -> NodeView:
         cold = self._cold(view)
-        hot = decode_hot(view.hot) or Hot() if view.hot else UNHEARD
+        hot = decode_hot(view.hot) or (Hot() if view.hot or not view.cold else UNHEARD)
         known = self._current.nodes.get(view.id)
         same = known is not None and known.models == cold.models
         host, _, _ = view.addresses[0].rpartition(":") if view.addresses else ("", "", "")
