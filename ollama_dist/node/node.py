@@ -17,7 +17,15 @@ from ollama_dist.backends.target import Security, Target
 from ollama_dist.core.errors import BadRequest
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.modes import Mode
-from ollama_dist.core.view import ClusterView, LoadedModel, MemberState, NodeView, Resources
+from ollama_dist.core.view import (
+    ClusterView,
+    EngineKind,
+    EngineState,
+    LoadedModel,
+    MemberState,
+    NodeView,
+    Resources,
+)
 from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.announce import Cold, Hot
 from ollama_dist.node.announcer import Announcer
@@ -35,6 +43,10 @@ REFRESH_S: Final = 1.0
 """How often the picture is renewed when nothing happens: ages go on."""
 
 TELEMETRY_S: Final = 5.0
+
+FIRST_LOOK_S: Final = 0.3
+"""How long a starting node waits to see its engine before it tells the others: a load is told only so often,
+and theirs would be that nothing can be sent here."""
 
 
 class Cluster(Protocol):
@@ -110,6 +122,7 @@ class Node:
         self._since = time.time()
         self._targets: dict[NodeId, Target] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._is_engine_seen = asyncio.Event()
         self._load = EngineLoad(engine.slots, options.max_queue, self._load_changed)
         self._views = ViewStore(cluster.id, self._myself())
         self._announcer = Announcer(cluster.set_load, cluster.set_state)
@@ -129,6 +142,7 @@ class Node:
         self._relay_port = relay_port
         self._resources = await asyncio.to_thread(self._telemetry.sample)
         await self.engine.start(self._engine_changed)
+        await self._look_first()
         self.cluster.subscribe(self._members_changed)
         await self.cluster.start()
         self._engine_changed()
@@ -137,6 +151,14 @@ class Node:
             background(self._refresh(), "view-refresh"),
             background(self._sample(), "telemetry"),
         ]
+
+    async def _look_first(self) -> None:
+        self._note_engine()
+        try:
+            async with asyncio.timeout(FIRST_LOOK_S):
+                await self._is_engine_seen.wait()
+        except TimeoutError:
+            log.debug("engine_not_seen_yet", waited_s=FIRST_LOOK_S)
 
     async def drain(self) -> None:
         """Tell the others to send nothing more."""
@@ -190,7 +212,13 @@ class Node:
             draining=self._is_draining,
         )
 
+    def _note_engine(self) -> None:
+        engine = self.engine.snapshot.engine
+        if engine.state is EngineState.READY or engine.kind is EngineKind.NONE:
+            self._is_engine_seen.set()
+
     def _engine_changed(self) -> None:
+        self._note_engine()
         self._load.set_slots(self.engine.slots)
         self._renew_self()
         me = self.view().me
