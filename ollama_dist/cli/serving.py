@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -88,7 +88,7 @@ async def _serve(settings: Settings, paths: StatePaths) -> int:
         runtime = _RuntimeFile(settings, paths, node, cluster)
         stack.push_async_callback(runtime.stop)
         runtime.start()
-        await _until_engine_known(node, stop)
+        await _until_engine_known(lambda: node.view().me.engine.state, stop)
         _print_banner(settings, node, cluster, bound, is_new_token=is_new_token)
         _settle_garbage()
         await stop.wait()
@@ -114,6 +114,7 @@ async def _pass_through(settings: Settings, paths: StatePaths) -> int:
         public = Listener(front, bind(settings.node.listen.host, settings.node.listen.ports()))
         await public.start()
         stack.push_async_callback(public.stop)
+        await _until_engine_known(lambda: engine.snapshot.engine.state, stop)
         snapshot = engine.snapshot
         banner = Banner(
             version=__version__,
@@ -125,6 +126,7 @@ async def _pass_through(settings: Settings, paths: StatePaths) -> int:
             engine_state=snapshot.engine.state,
             engine_version=snapshot.engine.version,
             engine_address=engine.target.authority if engine.target else "",
+            models=tuple(model.name for model in snapshot.models.values()),
             distributed=False,
         )
         print(banner_text(banner), end="", flush=True)
@@ -255,11 +257,11 @@ def _is_second_choice(settings: Settings, bound: Listen) -> bool:
     return wanted.search and bound.port != wanted.port
 
 
-async def _until_engine_known(node: Node, stop: asyncio.Event) -> None:
+async def _until_engine_known(state: Callable[[], EngineState], stop: asyncio.Event) -> None:
     """A moment's patience, so that the start message can say what the engine has."""
     step = 0.02
     for _ in range(round(BANNER_WAIT_S / step)):
-        if node.view().me.engine.state is EngineState.READY or stop.is_set():
+        if state() is EngineState.READY or stop.is_set():
             return
         await asyncio.sleep(step)
 

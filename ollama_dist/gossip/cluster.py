@@ -18,12 +18,13 @@ from ollama_dist.core.errors import BadRequest, ConfigError
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
 from ollama_dist.gossip import invite
+from ollama_dist.gossip.calls import CallFailed
 from ollama_dist.gossip.dialing import split_host_port
 from ollama_dist.gossip.driver import Driver, GossipSettings
 from ollama_dist.gossip.identity import Identity, set_aside_key
 from ollama_dist.gossip.invite_code import InviteCode
 from ollama_dist.gossip.keys import ClusterKey, keep_cluster_key
-from ollama_dist.gossip.protocol.effects import MemberView
+from ollama_dist.gossip.protocol.effects import Failure, MemberView
 
 log = structlog.get_logger()
 
@@ -125,6 +126,18 @@ class GossipCluster:
     def seen_clusters(self) -> list[tuple[str, tuple[str, ...]]]:
         """Other clusters on this network and where their nodes are: seen, not joined."""
         return [(seen.cluster_id, seen.addresses) for seen in self._driver.seen_clusters()]
+
+    def strangers(self) -> dict[str, str]:
+        """Seeds where somebody of another cluster is: what was said there, by address."""
+        return self._seeds_that(lambda failure: failure.kind is Failure.REJECTED)
+
+    def silent_seeds(self) -> dict[str, str]:
+        """Seeds where nobody is: how that showed, by address."""
+        return self._seeds_that(lambda failure: failure.kind is not Failure.REJECTED)
+
+    def _seeds_that(self, matches: Callable[[CallFailed], bool]) -> dict[str, str]:
+        troubles = self._driver.seed_troubles()
+        return {address: str(failure) for address, failure in troubles.items() if matches(failure)}
 
     def counters(self) -> dict[str, int]:
         return self._driver.counters()

@@ -101,6 +101,7 @@ class Driver:
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = float("inf")
         self._period = settings.config.period(1)
+        self._seed_troubles: dict[str, CallFailed] = {}
         self._subscribers: list[Callable[[], None]] = []
         self._has_news = False
         self._departed = asyncio.Event()
@@ -212,6 +213,10 @@ class Driver:
     def seen_clusters(self) -> tuple[SeenCluster, ...]:
         """Other clusters on this network, seen and not joined."""
         return self._discovery.seen_clusters if self._discovery is not None else ()
+
+    def seed_troubles(self) -> dict[str, CallFailed]:
+        """Why no member was met at a seed the last time it was tried, by its address."""
+        return dict(self._seed_troubles)
 
     def counters(self) -> dict[str, int]:
         """What happened how often since the start, and how many channels are open."""
@@ -326,12 +331,27 @@ class Driver:
             payload = codec.encode(call.envelope)
             sender = call.peer
             if sender is None:
-                sender = await self._channels.meet(call.addresses[0], self._left(call))
+                sender = await self._meet(call.addresses[0], self._left(call))
             reply = await self._channels.call(sender, call.addresses, call.kind, payload, self._left(call))
             return sender, codec.decode(call.kind, reply)
         except (codec.Malformed, codec.TooLong) as error:
             self._count("malformed" if isinstance(error, codec.Malformed) else "too_long")
             raise CallFailed(Failure.REJECTED, str(error)) from error
+
+    async def _meet(self, address: str, timeout: float) -> NodeId:
+        """Who is at ``address``. Raises `CallFailed`; where a person named the address, they are told."""
+        if address not in self._settings.seeds:
+            return await self._channels.meet(address, timeout)
+        try:
+            met = await self._channels.meet(address, timeout)
+        except CallFailed as failure:
+            known = self._seed_troubles.get(address)
+            if known is None or known.kind is not failure.kind:
+                log.warning("seed_not_met", address=address, failure=failure.kind, detail=str(failure))
+            self._seed_troubles[address] = failure
+            raise
+        self._seed_troubles.pop(address, None)
+        return met
 
     def _left(self, call: Call) -> float:
         return call.deadline - time.monotonic()

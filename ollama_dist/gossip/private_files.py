@@ -78,4 +78,4 @@ def _close_to_others(path: Path, mode: int) -> None:
             f"others can read {path} and it cannot be closed to them: {error.strerror or error}; "
             f"run: chmod {mode:o} {path}"
         ) from error
-    log.warning("open_to_others", path=str(path), mode=f"{mode:o}", note="closed now; others could read it")
+    log.warning("open_to_others", path=str(path), note="others could read it; closed to them now")

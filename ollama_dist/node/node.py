@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import SystemRandom
 from typing import Any, Final, Protocol
@@ -33,7 +33,7 @@ from ollama_dist.node.cluster_view import ViewStore
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.load import EngineLoad
 from ollama_dist.node.modes import Switches, effective_mode
-from ollama_dist.node.problems import find_problems
+from ollama_dist.node.problems import Seeds, find_problems
 from ollama_dist.node.reports import Problem, SelfReport
 from ollama_dist.node.telemetry import Telemetry
 
@@ -71,6 +71,10 @@ class Cluster(Protocol):
     def hint(self, member: NodeId) -> None: ...
 
     def seen_clusters(self) -> Sequence[tuple[str, tuple[str, ...]]]: ...
+
+    def strangers(self) -> Mapping[str, str]: ...
+
+    def silent_seeds(self) -> Mapping[str, str]: ...
 
     def counters(self) -> dict[str, int]: ...
 
@@ -300,7 +304,8 @@ class Node:
         )
 
     def problems(self) -> list[Problem]:
-        return find_problems(self.view(), self.engine.snapshot)
+        seeds = Seeds(self.cluster.strangers(), self.cluster.silent_seeds())
+        return find_problems(self.view(), self.engine.snapshot, seeds)
 
     def describe(self) -> dict[str, Any]:
         """What stands beside the version."""
@@ -334,7 +339,8 @@ class Node:
         if self.view().cluster_id and any(True for _ in self.view().peers()) and not replace_cluster:
             raise BadRequest(
                 f"this node belongs to cluster {self.view().cluster_id} already, with other members; "
-                'leave it first, or say "replace": true'
+                "leave it first (ollama-dist leave), or replace it (ollama-dist join --replace CODE; "
+                '"replace": true in the body)'
             )
         joined = await self.cluster.join(code, replace=replace_cluster)
         await self._moved()

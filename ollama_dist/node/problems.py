@@ -1,6 +1,8 @@
 """What is wrong, in the same words wherever it is shown: what it means, and what to do about it. Pure."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from ollama_dist.backends.local import Snapshot
@@ -11,9 +13,24 @@ SAFE_OLLAMA: Final = (0, 17, 1)
 """Older ones can be made to tell what lies in their memory (the 2026 heap leak)."""
 
 
-def find_problems(view: ClusterView, engine: Snapshot) -> list[Problem]:
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """Addresses a person named where no member was met: what was met there instead, by address."""
+
+    strangers: Mapping[str, str] = field(default_factory=dict)
+    """Somebody who does not have this cluster's key."""
+    silent: Mapping[str, str] = field(default_factory=dict)
+    """Nobody."""
+
+
+def find_problems(view: ClusterView, engine: Snapshot, seeds: Seeds = Seeds()) -> list[Problem]:
     """The worst first."""
-    problems = [*_engine_problems(engine), *_member_problems(view), *_model_problems(view)]
+    problems = [
+        *_engine_problems(engine),
+        *_seed_problems(view, seeds),
+        *_member_problems(view),
+        *_model_problems(view),
+    ]
     return sorted(problems, key=lambda problem: problem.severity != "error")
 
 
@@ -47,6 +64,29 @@ def _engine_problems(engine: Snapshot) -> list[Problem]:
             )
         ]
     return []
+
+
+def _seed_problems(view: ClusterView, seeds: Seeds) -> list[Problem]:
+    problems = [
+        Problem(
+            "error",
+            "seed_refused",
+            f"{address} is not in cluster {view.cluster_id}: {detail}",
+            "run `ollama-dist invite` there, and here `ollama-dist join CODE` with what it prints",
+        )
+        for address, detail in seeds.strangers.items()
+    ]
+    if any(node.is_routable for node in view.peers()):
+        return problems  # the cluster was found by another way
+    return problems + [
+        Problem(
+            "warning",
+            "seed_silent",
+            f"no node was met at {address}: {detail}",
+            "start the node there, or correct --join; it is tried again and again",
+        )
+        for address, detail in seeds.silent.items()
+    ]
 
 
 def _member_problems(view: ClusterView) -> list[Problem]:

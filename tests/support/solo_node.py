@@ -1,7 +1,7 @@
 """A whole node with nobody else around, in this process, in front of a server that speaks as an Ollama."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,12 @@ class Nobody:
 
     def seen_clusters(self) -> Sequence[tuple[str, tuple[str, ...]]]:
         return ()
+
+    def strangers(self) -> Mapping[str, str]:
+        return {}
+
+    def silent_seeds(self) -> Mapping[str, str]:
+        return {}
 
     def counters(self) -> dict[str, int]:
         return {}

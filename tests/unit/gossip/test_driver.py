@@ -185,7 +185,20 @@ async def test_another_cluster_gets_no_further_than_the_door(members: Members) -
     await until(lambda: a.counters().get("call_rejected", 0) >= 1, what="our refusing the stranger")
     assert {each.id: (each.generation, each.cold_version) for each in a.members()} == before
     assert len(stranger.members()) == 1
+    assert {trouble.kind for trouble in stranger.seed_troubles().values()} == {Failure.REJECTED}
+    assert set(stranger.seed_troubles()) == {address(a), address(b)}
     await agree(a, b, c)
+
+
+async def test_a_seed_where_nobody_is_is_named_until_somebody_is(members: Members) -> None:
+    reserved = free_address()
+    a = await members.start("a", reserved)
+    await until(lambda: bool(a.seed_troubles()), what="the seed's being tried")
+    assert a.seed_troubles()[reserved].kind is Failure.REFUSED
+
+    b = await members.start("b", settings=replace(SETTINGS, ports=[int(reserved.rpartition(":")[2])]))
+    await agree(a, b)
+    assert a.seed_troubles() == {}
 
 
 async def test_a_seed_that_is_this_node_itself_does_no_harm(members: Members) -> None:

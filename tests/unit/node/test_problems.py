@@ -4,7 +4,7 @@ import pytest
 
 from ollama_dist.backends.local import Snapshot
 from ollama_dist.core.view import Engine, EngineKind, EngineState, MemberState
-from ollama_dist.node.problems import find_problems
+from ollama_dist.node.problems import Seeds, find_problems
 from tests.support.views import node, view
 
 FINE = Snapshot(Engine(EngineKind.OLLAMA, "0.33.0-rc2", EngineState.READY))
@@ -57,3 +57,18 @@ def test_one_name_for_two_contents_is_named_once() -> None:
 
 def test_a_machine_without_an_engine_is_told_what_to_do() -> None:
     assert codes(engine=Snapshot(error="none found")) == ["engine_none"]
+
+
+def test_a_seed_of_another_cluster_is_an_error_with_the_way_in() -> None:
+    seeds = Seeds(strangers={"10.0.0.5:11436": "it does not take this node for a member"})
+    found = find_problems(view(node(1), node(2)), FINE, seeds)
+    assert [(problem.severity, problem.code) for problem in found] == [("error", "seed_refused")]
+    assert "10.0.0.5:11436" in found[0].message
+    assert "ollama-dist join CODE" in found[0].fix
+
+
+def test_a_seed_where_nobody_is_matters_to_a_node_that_is_alone() -> None:
+    seeds = Seeds(silent={"10.0.0.5:11436": "nobody listens at 10.0.0.5:11436"})
+    alone = find_problems(view(node(1)), FINE, seeds)
+    assert [problem.code for problem in alone] == ["seed_silent"]
+    assert find_problems(view(node(1), node(2)), FINE, seeds) == []
