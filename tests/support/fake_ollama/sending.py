@@ -86,7 +86,7 @@ class Sending:
         for opening in written.opening:
             await self._write(opening)
         for number, token in enumerate(tokens):
-            if self._fault.hang is Hang.STREAM and number >= self._fault.at_token:
+            if self._fault.hang is Hang.STREAM and number == self._fault.at_token:
                 await self._pace.hang()
             await self._pace.token(self._fault)
             await self._write(token)

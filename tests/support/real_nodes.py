@@ -1,0 +1,252 @@
+"""Nodes as processes of their own, each with its state folder and a scripted Ollama in this process."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import aiohttp
+
+from ollama_dist.gossip.keys import new_cluster_key
+from tests.support.fake_ollama import FakeOllama
+
+START_S: Final = 30.0
+STOP_S: Final = 15.0
+STEP_S: Final = 0.02
+
+_Found = TypeVar("_Found")
+
+
+class RealNode:
+    """One node. Its ports stay the same however often it is started."""
+
+    def __init__(self, name: str, folder: Path, ollama: FakeOllama, flags: Sequence[str]) -> None:
+        self.name = name
+        self.folder = folder
+        self.ollama = ollama
+        self.port, self.node_port = free_ports(2)
+        self.log = folder / "node.log"
+        self._flags = flags
+        self._environment: dict[str, str] = {}
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def seed(self) -> str:
+        return f"127.0.0.1:{self.node_port}"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def admin_token(self) -> str:
+        return (self.state_dir / "admin.token").read_text().strip()
+
+    async def start(self, *flags: str, environment: Mapping[str, str] | None = None) -> None:
+        """``flags`` and ``environment`` are kept for the next start. Returns when it answers."""
+        if flags:
+            self._flags = flags
+        if environment is not None:
+            self._environment = dict(environment)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *command("serve", "--name", self.name, "--state-dir", str(self.state_dir)),
+                *("--listen", f"127.0.0.1:{self.port}", "--node-listen", f"127.0.0.1:{self.node_port}"),
+                *("--ollama", f"127.0.0.1:{self.ollama.port}", *self._flags),
+                env=environment_of(self.folder) | self._environment,
+                stdout=log,
+                stderr=log,
+            )
+        async with asyncio.timeout(START_S):
+            while not await self._answers():
+                assert self._process.returncode is None, self.log.read_text()
+                await asyncio.sleep(STEP_S)
+
+    async def kill(self) -> None:
+        """SIGKILL: it says goodbye to nobody."""
+        assert self._process is not None
+        self._process.kill()
+        await self._process.wait()
+        self._process = None
+
+    async def terminate(self) -> int:
+        """SIGTERM; the exit code once it has ended."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(STOP_S):
+            code = await self._process.wait()
+        self._process = None
+        return code
+
+    async def stop(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            await self.kill()
+
+    async def cli(self, *words: str) -> tuple[int, str]:
+        """Run a command beside this node: its exit code, and all it printed."""
+        process = await asyncio.create_subprocess_exec(
+            *command(*words, "--state-dir", str(self.state_dir)),
+            env=environment_of(self.folder) | {"COLUMNS": "80"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        async with asyncio.timeout(START_S):
+            printed, _ = await process.communicate()
+        return process.returncode or 0, printed.decode()
+
+    async def get(self, path: str, **headers: str) -> Any:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(self.url + path, headers=headers) as answer,
+        ):
+            assert answer.status == 200, await answer.text()
+            return await answer.json()
+
+    async def post(
+        self, path: str, body: Mapping[str, Any], **headers: str
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body; a body that was cut short raises `aiohttp.ClientPayloadError`."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(self.url + path, json=body, headers=headers) as answer,
+        ):
+            return answer.status, answer.headers, await answer.read()
+
+    async def states(self) -> dict[str, str]:
+        """What it believes of each member, by name."""
+        return {node["name"]: node["state"] for node in (await self.get("/api/distributed/nodes"))["nodes"]}
+
+    async def routable(self) -> dict[str, int]:
+        """The nodes it would send a request to, with the number of models each has."""
+        nodes = (await self.get("/api/distributed/nodes"))["nodes"]
+        return {
+            node["name"]: node["models"]["installed"]
+            for node in nodes
+            if node["state"] == "alive" and node["engine"]["state"] == "ready"
+        }
+
+    async def until_states(self, seconds: float = 15.0, /, **wanted: str) -> float:
+        """Seconds until it believes what is ``wanted``; fails the test when it does not."""
+        return await eventually(
+            self.states,
+            lambda found: {**found, **wanted} == found,
+            seconds,
+            f"{self.name}: {wanted}",
+        )
+
+    async def until_routable(self, seconds: float = 15.0, /, **models: int) -> float:
+        """Seconds until exactly these nodes get requests from here, with so many models each."""
+        what = f"{self.name}: {models} routable"
+        return await eventually(self.routable, lambda found: found == models, seconds, what)
+
+    async def _answers(self) -> bool:
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            async with aiohttp.ClientSession() as session, session.get(self.url + "/") as answer:
+                return answer.status == 200
+        return False
+
+
+class RealNodes:
+    """Nodes by name in a folder; with one cluster key unless told otherwise."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.key = new_cluster_key()
+        self._nodes: dict[str, RealNode] = {}
+
+    def __getitem__(self, name: str) -> RealNode:
+        return self._nodes[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._nodes.values())
+
+    async def add(
+        self,
+        name: str,
+        models: Sequence[str] | Mapping[str, str],
+        *flags: str,
+        key: str | None = None,
+        **fake_options: Any,
+    ) -> RealNode:
+        """Start a node with a scripted Ollama that has ``models``. Without ``flags`` it looks for nobody."""
+        ollama = FakeOllama(models=models if isinstance(models, Mapping) else tuple(models), **fake_options)
+        await ollama.start()
+        node = self._nodes[name] = RealNode(name, self._folder / name, ollama, flags or ("--no-mdns",))
+        given = self.key if key is None else key
+        await node.start(environment={"OLLAMA_DIST_CLUSTER_KEY": given} if given else {})
+        return node
+
+    async def joined(self, models: Mapping[str, Sequence[str]], **fake_options: Any) -> None:
+        """Nodes that found each other through the first, once each would send requests to all."""
+        for name, held in models.items():
+            seeds = [node.seed for node in self]
+            flags = ("--no-mdns", "--join", seeds[0]) if seeds else ("--no-mdns",)
+            await self.add(name, held, *flags, **fake_options)
+        for node in self:
+            await node.until_routable(**{name: len(held) for name, held in models.items()})
+
+    async def stop(self) -> None:
+        for node in self:
+            await node.stop()
+            await node.ollama.stop()
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "ollama_dist.cli.main", *words]
+
+
+def environment_of(home: Path) -> dict[str, str]:
+    """Nothing of the machine's own settings, no proxy, and a home that is empty."""
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
+    return kept | {"HOME": str(home), "PYTHONPYCACHEPREFIX": str(home.parent / "pycache"), "NO_COLOR": "1"}
+
+
+async def eventually(
+    ask: Callable[[], Awaitable[_Found]], holds: Callable[[_Found], bool], seconds: float, what: str
+) -> float:
+    """Seconds until ``holds`` of what ``ask`` returns; fails the test after ``seconds``."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    while True:
+        found = await ask()
+        if holds(found):
+            return clock() - began
+        assert clock() - began < seconds, f"{what}: not within {seconds} s; last: {found}"
+        await asyncio.sleep(STEP_S)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, all different, each with a free one behind it."""
+    held: list[socket.socket] = []
+    ports: list[int] = []
+    try:
+        while len(ports) < count:
+            first = socket.socket()
+            held.append(first)
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            second = socket.socket()
+            held.append(second)
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", port + 1))
+                ports.append(port)
+        return ports
+    finally:
+        for each in held:
+            each.close()
+
+
+def records(body: bytes) -> list[dict[str, Any]]:
+    """The lines of a native stream."""
+    return [json.loads(line) for line in body.splitlines()]
