@@ -6,9 +6,9 @@ import orjson
 from aiohttp import web
 
 from ollama_dist.api import reports
+from ollama_dist.api.asked import FallbackChange, JoinRequest, ModeChange, Nothing, read_asked
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.core.errors import BadRequest, NotFound
-from ollama_dist.core.modes import Mode
 from ollama_dist.core.view import ClusterView
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.modes import Switches
@@ -84,36 +84,27 @@ class OwnRoutes:
         return exchange.reply_json({"decisions": [record.render()]})
 
     async def invite(self, exchange: Exchange) -> web.StreamResponse:
-        await exchange.json()
+        read_asked(Nothing, await exchange.json())
         return exchange.reply_json(await self._node.invite())
 
     async def join(self, exchange: Exchange) -> web.StreamResponse:
-        said = await exchange.json()
-        code, replace = said.get("code"), said.get("replace", False)
-        if not isinstance(code, str) or not code:
-            raise BadRequest('"code" must be the code that `ollama-dist invite` printed')
-        if not isinstance(replace, bool):
-            raise BadRequest('"replace" must be true or false')
-        return exchange.reply_json(await self._node.join(code, replace_cluster=replace))
+        asked = read_asked(JoinRequest, await exchange.json())
+        return exchange.reply_json(await self._node.join(asked.code, replace_cluster=asked.replace))
 
     async def leave(self, exchange: Exchange) -> web.StreamResponse:
-        await exchange.json()
+        read_asked(Nothing, await exchange.json())
         return exchange.reply_json(await self._node.leave())
 
     async def mode(self, exchange: Exchange) -> web.StreamResponse:
-        asked = (await exchange.json()).get("mode")
-        if asked not in set(Mode):
-            raise BadRequest(f'"mode" must be one of {", ".join(Mode)}')
+        asked = read_asked(ModeChange, await exchange.json())
         previous = self._node.switches.mode
-        self._node.switches = self._node.switches.with_mode(Mode(asked))
-        return exchange.reply_json({"mode": asked, "previous": previous})
+        self._node.switches = self._node.switches.with_mode(asked.mode)
+        return exchange.reply_json({"mode": asked.mode, "previous": previous})
 
     async def fallback(self, exchange: Exchange) -> web.StreamResponse:
-        enabled = (await exchange.json()).get("enabled")
-        if not isinstance(enabled, bool):
-            raise BadRequest('"enabled" must be true or false')
-        self._node.switches = self._node.switches.with_fallback(enabled)
-        return exchange.reply_json({"fallback": enabled})
+        asked = read_asked(FallbackChange, await exchange.json())
+        self._node.switches = self._node.switches.with_fallback(asked.enabled)
+        return exchange.reply_json({"fallback": asked.enabled})
 
     async def stats(self, exchange: Exchange) -> web.StreamResponse:
         body = orjson.dumps(self._node.statistics(), option=orjson.OPT_NON_STR_KEYS)

@@ -48,9 +48,9 @@ async def test_the_libraries_people_use_get_streams_from_a_node_without_the_mode
                 await client.chat.completions.create(model="none", messages=HELLO)
         async with (
             anthropic.AsyncAnthropic(base_url=node.url, api_key="none", max_retries=0) as client,
-            client.messages.stream(model="tiny", max_tokens=50, messages=HELLO) as stream,
+            client.messages.stream(model="tiny", max_tokens=50, messages=HELLO) as message,
         ):
-            assert "".join([text async for text in stream.text_stream]) == SENTENCE
+            assert "".join([text async for text in message.text_stream]) == SENTENCE
 
 
 async def test_a_stream_crosses_two_nodes_chunk_by_chunk(nodes: RealNodes) -> None:

@@ -303,10 +303,10 @@ async def test_operators_prove_themselves(nodes: JoinedNodes, token: str) -> Non
 @pytest.mark.parametrize(
     ("path", "body", "words"),
     [
-        ("/admin/mode", {"mode": "global"}, "must be one of distributed, local, standalone"),
+        ("/admin/mode", {"mode": "global"}, "should be 'distributed', 'local' or 'standalone'"),
         ("/admin/mode", [], "must be a JSON object"),
-        ("/admin/fallback", {"enabled": "yes"}, "must be true or false"),
-        ("/api/distributed/join", {}, "must be the code"),
+        ("/admin/fallback", {"enabled": "yes"}, "valid boolean"),
+        ("/api/distributed/join", {}, "is missing"),
     ],
 )
 async def test_mistakes_are_told(nodes: JoinedNodes, path: str, body: Any, words: str) -> None:

@@ -1,0 +1,56 @@
+"""The bodies of our own routes, and what is said when one is not as it must be."""
+
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ollama_dist.core.errors import BadRequest
+from ollama_dist.core.modes import Mode
+
+
+class Asked(BaseModel):
+    """A JSON object with just these keys; a string is no boolean."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Nothing(Asked):
+    """Routes whose path says it all."""
+
+
+class ModeChange(Asked):
+    mode: Annotated[Mode, Field(strict=False)]
+
+
+class FallbackChange(Asked):
+    enabled: bool
+
+
+class JoinRequest(Asked):
+    code: Annotated[str, Field(min_length=1, max_length=1024)]
+    """What `ollama-dist invite` printed."""
+    replace: bool = False
+    """Leave the cluster this node is in, with other members."""
+
+
+_Body = TypeVar("_Body", bound=Asked)
+
+
+def read_asked(shape: type[_Body], document: object) -> _Body:
+    """``document`` as ``shape``; raises `BadRequest`, which names what is wrong first."""
+    try:
+        return shape.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise BadRequest(_sentence(shape, first["type"], first["loc"], first["msg"])) from error
+
+
+def _sentence(shape: type[Asked], kind: str, place: tuple[int | str, ...], message: str) -> str:
+    name = ".".join(map(str, place))
+    match kind:
+        case "missing":
+            return f'"{name}" is missing'
+        case "extra_forbidden":
+            known = ", ".join(f'"{field}"' for field in shape.model_fields)
+            return f'"{name}" is not known here' + (f"; known: {known}" if known else "")
+    return f'"{name}": {message[:1].lower()}{message[1:]}' if name else "the body must be a JSON object"
