@@ -55,6 +55,7 @@ class VirtualNode:
 
     name: str
     address: str
+    id: NodeId
     core: Membership
     generation: int = 0
     peers: tuple[str, ...] = ()
@@ -67,10 +68,6 @@ class VirtualNode:
     counts: dict[str, int] = field(default_factory=dict)
     life: int = 0
     """Starts so far: what was meant for an earlier one is lost."""
-
-    @property
-    def id(self) -> NodeId:
-        return virtual_id(self.name)
 
     def states(self) -> dict[NodeId, MemberState]:
         return {view.id: view.state for view in self.core.members()}
@@ -110,10 +107,13 @@ class VirtualNetwork:
 
     # How nodes come and go
 
-    def add(self, name: str, *, seeds: Iterable[str] = (), generation: int = 1) -> VirtualNode:
-        """Start a new node; ``seeds`` are names of others."""
+    def add(
+        self, name: str, *, seeds: Iterable[str] = (), generation: int = 1, identity: str = ""
+    ) -> VirtualNode:
+        """Start a new node; ``seeds`` are names of others, ``identity`` whose disk it was copied from."""
         address = f"{name}:1"
-        node = VirtualNode(name, address, self._core(name, address))
+        member = virtual_id(identity or name)
+        node = VirtualNode(name, address, member, self._core(member, address))
         self.nodes[name] = self._by_address[address] = node
         self._start(node, generation, seeds)
         return node
@@ -139,7 +139,7 @@ class VirtualNetwork:
         node.held.clear()
         generation = node.generation + 1 if keeps_disk else 1
         known = node.peers if keeps_disk else ()
-        node.core = self._core(node.name, node.address)
+        node.core = self._core(node.id, node.address)
         self._start(node, generation, seeds, known)
 
     def pause(self, node: VirtualNode, seconds: float) -> None:
@@ -203,8 +203,7 @@ class VirtualNetwork:
 
     # How things happen
 
-    def _core(self, name: str, address: str) -> Membership:
-        me = virtual_id(name)
+    def _core(self, me: NodeId, address: str) -> Membership:
         contact = Contact((address,), me.encode(), nonce=self.rng.getrandbits(64))
         rng = Random(self.rng.getrandbits(64))
         return Membership(me, contact, sign=sign_as(me), verify=verify, config=self.config, rng=rng)

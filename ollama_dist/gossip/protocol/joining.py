@@ -41,6 +41,7 @@ class Joining:
         self._candidates: dict[str, Candidate] = {}
         self._has_joined = False
         self._clone_checks = 0
+        self._is_clone = False
 
     def begin(self) -> None:
         """Nobody is known: be alone after a while, at once if there is nobody to try."""
@@ -105,8 +106,8 @@ class Joining:
         self._wake()
 
     def join(self) -> None:
-        """From now on we are a member, be it of a cluster of one."""
-        if not self._has_joined:
+        """From now on we are a member, be it of a cluster of one; a copy of another never is."""
+        if not (self._has_joined or self._is_clone):
             self._has_joined = True
             self._context.alarms.cancel("alone")
             self._own.announce()
@@ -133,7 +134,9 @@ class Joining:
         """Who answered where we are said to live: if it is we, we are the copy and have to yield."""
         self._clone_checks -= 1
         if sender == self._context.me:
-            self._context.event(EventKind.CLONE, sender, "another node runs under this identity")
+            if not self._is_clone:
+                self._context.event(EventKind.CLONE, sender, "another node runs under this identity")
+            self._is_clone = True
         elif not self._clone_checks:
             self.join()
 
