@@ -192,7 +192,7 @@ class Membership:
         self._detector.void_probes()
         self._beliefs.stood_still(gap)
         for row in self._context.others()[:1]:
-            self._exchange.want(row.id)
+            self._exchange.ask_anew(row)
         return self._done()
 
     def leave(self, now: float) -> list[Effect]:

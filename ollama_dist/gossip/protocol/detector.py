@@ -178,7 +178,7 @@ class Detector:
         if missing > 0 and not probe.was_refused:
             self._context.health.worse(missing)
         how = "refused the connection" if probe.was_refused else "did not answer a probe"
-        helped = f", nor to {probe.nacks} of {probe.helpers} helpers" if probe.helpers else ""
+        helped = f", and {probe.nacks} of {probe.helpers} others failed too" if probe.helpers else ""
         self._beliefs.suspect(target, self._context.me, how + helped)
 
     def void_probes(self) -> None:

@@ -231,6 +231,12 @@ class Exchange:
             pause = context.config.sync_pause(context.size)
             context.alarms.set("sync", max(context.now, self._synced_at + pause))
 
+    def ask_anew(self, row: Row) -> None:
+        """What it told us is old by now: ask, though nothing seems to differ."""
+        row.fingerprint = None
+        self._in_vain.pop(row.id, None)
+        self.want(row.id)
+
     def sync(self) -> None:
         """Ask the one that waits longest and still differs."""
         context = self._context
