@@ -10,13 +10,13 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from ollama_dist.backends.background import background, end
 from ollama_dist.backends.fetch import get
 from ollama_dist.backends.local import Snapshot
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import UpstreamFailed, UpstreamRefused
 from ollama_dist.core.names import ModelKey, model_key
 from ollama_dist.core.view import Engine, EngineKind, EngineState, InstalledModel, LoadedModel
+from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()
 

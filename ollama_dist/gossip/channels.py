@@ -14,8 +14,8 @@ from ollama_dist.gossip.dialing import HTTP2, Met, meet, meet_peer
 from ollama_dist.gossip.identity import Identity, node_name
 from ollama_dist.gossip.protocol.effects import Failure
 from ollama_dist.gossip.protocol.messages import Kind
-from ollama_dist.gossip.tasks import Tasks
 from ollama_dist.gossip.tls import client_context, grpc_channel_credentials
+from ollama_dist.runtime.tasks import Tasks
 
 log = structlog.get_logger()
 

@@ -17,7 +17,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from ollama_dist.core.ids import NodeId, is_node_id
 from ollama_dist.gossip.keys import is_cluster_id
-from ollama_dist.gossip.tasks import Tasks
+from ollama_dist.runtime.tasks import Tasks
 
 log = structlog.get_logger()
 

@@ -43,7 +43,7 @@ from ollama_dist.gossip.protocol.effects import (
 from ollama_dist.gossip.protocol.messages import Contact, Envelope, Kind
 from ollama_dist.gossip.server import Refused, Server
 from ollama_dist.gossip.store import Memory, Store
-from ollama_dist.gossip.tasks import Tasks
+from ollama_dist.runtime.tasks import Tasks
 
 log = structlog.get_logger()
 

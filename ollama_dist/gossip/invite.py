@@ -28,8 +28,8 @@ from ollama_dist.core.errors import ConfigError, DistError
 from ollama_dist.gossip.identity import Identity
 from ollama_dist.gossip.invite_code import FINGERPRINT_BYTES, MAX_HOSTS, SECRET_BYTES, InviteCode
 from ollama_dist.gossip.keys import ClusterKey, key_hash
-from ollama_dist.gossip.tasks import Tasks
 from ollama_dist.gossip.tls import peer_certificate
+from ollama_dist.runtime.tasks import Tasks
 
 log = structlog.get_logger()
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from ollama_dist.core.errors import ConfigError
-from ollama_dist.gossip.private_files import make_private_folder, read_private, write_private
+from ollama_dist.runtime.private_files import make_private_folder, read_private, write_private
 
 log = structlog.get_logger()
 

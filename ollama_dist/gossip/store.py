@@ -12,8 +12,8 @@ import orjson
 import structlog
 
 from ollama_dist.core.errors import ConfigError
-from ollama_dist.gossip.private_files import read_private, write_private
 from ollama_dist.gossip.protocol.messages import GENERATION_LIMIT
+from ollama_dist.runtime.private_files import read_private, write_private
 
 log = structlog.get_logger()
 

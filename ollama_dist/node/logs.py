@@ -24,7 +24,7 @@ _SECRET_FIELD: Final = re.compile(
     r"(?i)(^|[_-])(token|secret|password|authorization|cookie|(api|cluster|private)[_-]?key|invite)$"
 )
 _SECRET_TEXT: Final = re.compile(
-    r"odk1-[0-9A-Za-z._-]+"  # a cluster key, in whatever sentence it stands
+    r"odk1-[0-9A-Za-z._-]+|odi1[0-9a-z]{20,}"  # a cluster key or an invitation, in whatever sentence
     r"|(?i:(?<=bearer )|(?<=basic ))[0-9A-Za-z._~+/=-]+"
     r"|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)"  # user and password in an address
 )

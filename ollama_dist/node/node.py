@@ -11,7 +11,6 @@ import psutil
 import structlog
 
 from ollama_dist import __version__
-from ollama_dist.backends.background import background, end
 from ollama_dist.backends.local import LocalEngine
 from ollama_dist.backends.target import Security, Target
 from ollama_dist.core.errors import BadRequest
@@ -36,6 +35,7 @@ from ollama_dist.node.modes import Switches, effective_mode
 from ollama_dist.node.problems import Seeds, find_problems
 from ollama_dist.node.reports import Problem, SelfReport
 from ollama_dist.node.telemetry import Telemetry
+from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()
 

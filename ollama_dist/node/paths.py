@@ -74,21 +74,6 @@ def others_may_read(path: Path) -> bool:
     return sys.platform != "win32" and bool(path.stat().st_mode & 0o077)
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replace the file in one step, readable by its owner only, and on disk before this returns."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 class StateLock:
     """The claim of one running node on its state folder; it ends with the process, however that ends."""
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from ollama_dist.node.paths import write_private
 from ollama_dist.node.setting_values import Address, listen_on
+from ollama_dist.runtime.private_files import write_private
 
 _SCHEMA: Final = 1
 

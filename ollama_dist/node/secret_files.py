@@ -4,8 +4,9 @@ from pathlib import Path
 
 from ollama_dist.core.errors import ConfigError
 from ollama_dist.node.config import Settings
-from ollama_dist.node.paths import StatePaths, write_private
+from ollama_dist.node.paths import StatePaths
 from ollama_dist.node.setting_values import Secret, parse_secret
+from ollama_dist.runtime.private_files import write_private
 
 
 def admin_token_file(settings: Settings) -> Path:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from ollama_dist.node.paths import StatePaths, write_private
+from ollama_dist.node.paths import StatePaths
 from ollama_dist.node.setting_values import NODE_PORT, Address, address_with
+from ollama_dist.runtime.private_files import write_private
 
 
 def write_seeds(paths: StatePaths, addresses: Sequence[str]) -> None:

@@ -31,6 +31,9 @@ RUNNER_OPTIONS: Final = (
 )
 """Options whose change reloads the model; ``shift``, a field of its own, is the eighth."""
 
+HOLDING_FIELDS: Final = ("tools", "format", "response_format", "text")
+"""Fields that may make an engine hold text back until a tool call or a document is whole."""
+
 MAX_NAME_LENGTH: Final = 1024
 """No model name with all its parts, a scheme and a suffix is as long (host 350, other parts 80)."""
 
@@ -51,6 +54,7 @@ class Inspection:
     runner_options: tuple[RunnerOption, ...] = ()
     prompt_bytes: int = 0
     max_tokens: int | None = None
+    gathers: bool = False
     complaint: str = ""
 
     @property
@@ -77,6 +81,7 @@ class Inspection:
             runner_options=self.runner_options,
             prompt_bytes=self.prompt_bytes,
             max_tokens=self.max_tokens,
+            gathers=self.gathers,
             pin=pin,
             priority=priority,
             local_only=self.source is not Source.ANY,
@@ -116,6 +121,7 @@ def inspect(route: str, body: bytes, *, encoding: str | None = None) -> Inspecti
         runner_options=_runner_options(fields) if dialect is Dialect.OLLAMA else (),
         prompt_bytes=found.prompt_bytes,
         max_tokens=found.max_tokens,
+        gathers=any(fields.get(name) for name in HOLDING_FIELDS),
     )
 
 

@@ -16,11 +16,11 @@ from typing import Final
 
 import structlog
 
-from ollama_dist.backends.background import background, end
 from ollama_dist.backends.llamacpp.digests import DigestStore, Stamp
 from ollama_dist.core.errors import ConfigError, DistError
 from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import DEFAULT_TAG, InvalidModelName, ModelKey, ModelName, parse_model_name
+from ollama_dist.runtime.tasks import background, end
 from ollama_dist.wire.llamacpp.card import NO_NOTES, BadNotes, Card, make_card, read_notes
 from ollama_dist.wire.llamacpp.gguf import BadGguf, read_gguf
 

@@ -12,13 +12,13 @@ from typing import Final
 import orjson
 import structlog
 
-from ollama_dist.backends.background import background, end
 from ollama_dist.backends.llamacpp.client import RunnerClient
 from ollama_dist.backends.llamacpp.errors import EngineMissing, LoadFailed
 from ollama_dist.backends.llamacpp.runner import NO_LIBRARY, Job
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import UpstreamFailed
 from ollama_dist.core.ids import NodeId
+from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()
 

@@ -18,7 +18,6 @@ from typing import Final
 import psutil
 import structlog
 
-from ollama_dist.backends.background import background
 from ollama_dist.backends.llamacpp.client import RunnerClient
 from ollama_dist.backends.llamacpp.errors import LoadFailed, NotEnoughMemory, TooManyWaiting
 from ollama_dist.backends.llamacpp.folder import Installed
@@ -26,6 +25,7 @@ from ollama_dist.backends.llamacpp.process import RunnerProcess, start_runner
 from ollama_dist.backends.llamacpp.residency import Impossible, Occupant, next_to_go
 from ollama_dist.backends.llamacpp.runner import Job
 from ollama_dist.backends.llamacpp.settings import GIB, LlamaCppSettings
+from ollama_dist.runtime.tasks import background
 from ollama_dist.wire.llamacpp.options import RunnerOptions
 
 log = structlog.get_logger()

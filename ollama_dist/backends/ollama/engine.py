@@ -7,7 +7,6 @@ from typing import Final
 
 import structlog
 
-from ollama_dist.backends.background import background, end
 from ollama_dist.backends.local import Changed, Snapshot
 from ollama_dist.backends.ollama.finder import (
     WELL_KNOWN,
@@ -25,6 +24,7 @@ from ollama_dist.backends.poller import EnginePoller
 from ollama_dist.backends.target import Target
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import Engine, EngineKind, EngineState
+from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from ollama_dist.backends.background import background, end
+from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()
 

@@ -14,7 +14,8 @@ from ollama_dist.cli.checks_machine import (
 )
 from ollama_dist.cli.examination import Result, Situation
 from ollama_dist.node.config import NodeSettings, Settings
-from ollama_dist.node.paths import make_state_dir, write_private
+from ollama_dist.node.paths import make_state_dir
+from ollama_dist.runtime.private_files import write_private
 from tests.unit.cli.test_examination import SITUATION
 
 

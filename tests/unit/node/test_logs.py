@@ -144,6 +144,7 @@ def test_what_only_resembles_a_secret_stays_readable(field: str, value: object) 
     ("text", "shown"),
     [
         ("bad key odk1-9f2c-0-c2VjcmV0-crc here", "bad key *** here"),
+        ("ollama-dist join odi1qoxdgcsf5uqvr3orotgyxdwxrgjab6pvnon5", "ollama-dist join ***"),
         ("sent Authorization: Bearer abc.def-123", "sent Authorization: Bearer ***"),
         ("via http://ada:pass@proxy:3128/x", "via http://***@proxy:3128/x"),
     ],

@@ -13,7 +13,6 @@ from ollama_dist.node.paths import (
     is_in_use,
     make_state_dir,
     others_may_read,
-    write_private,
 )
 
 
@@ -34,31 +33,6 @@ def test_a_folder_of_someone_else_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "access", lambda *args: False)
     with pytest.raises(ConfigError, match="belongs to someone else"):
         make_state_dir(tmp_path)
-
-
-def test_a_private_file_is_replaced_whole_and_readable_by_its_owner_only(tmp_path: Path) -> None:
-    path = tmp_path / "secret"
-    write_private(path, "one")
-    write_private(path, "two")
-    assert path.read_text() == "two"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "secret"
-    write_private(path, "one")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_private(path, "two")
-    assert path.read_text() == "one"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_one_folder_serves_one_node_at_a_time(tmp_path: Path) -> None:

@@ -249,3 +249,23 @@ def test_recorded_requests_are_read_as_the_real_server_took_them() -> None:
 def test_no_body_makes_it_fail(body: bytes) -> None:
     for route, dialect in DIALECTS.items():
         assert inspect(route, body).dialect is dialect
+
+
+@pytest.mark.parametrize(
+    ("route", "more", "expected"),
+    [
+        ("/api/chat", {}, False),
+        ("/api/chat", {"tools": []}, False),
+        ("/api/chat", {"tools": [{"type": "function", "function": {"name": "now"}}]}, True),
+        ("/api/generate", {"format": "json"}, True),
+        ("/v1/chat/completions", {"response_format": {"type": "json_object"}}, True),
+        ("/v1/responses", {"text": {"format": {"type": "json_schema"}}}, True),
+        ("/v1/messages", {"tools": [{"name": "now"}]}, True),
+    ],
+)
+def test_what_makes_an_engine_hold_text_back_is_noticed(
+    route: str, more: dict[str, Any], expected: bool
+) -> None:
+    found = read(route, {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], **more})
+    assert found.gathers is expected
+    assert found.request(RequestId("1"), route).gathers is expected

@@ -5,7 +5,7 @@ import pytest
 import structlog
 
 from ollama_dist.core.errors import ConfigError
-from ollama_dist.gossip.private_files import make_private_folder, read_private, write_private
+from ollama_dist.runtime.private_files import make_private_folder, read_private, write_private
 
 
 def mode(path: Path) -> int:

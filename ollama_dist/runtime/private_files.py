@@ -5,11 +5,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from ollama_dist.core.errors import ConfigError
-
-log = structlog.get_logger()
 
 _OTHERS: Final = 0o077
 
@@ -41,13 +37,13 @@ def read_private(path: Path) -> bytes | None:
     return data
 
 
-def write_private(path: Path, data: bytes) -> None:
+def write_private(path: Path, content: bytes | str) -> None:
     """Replace the file in one step, on disk before this returns. Raises `OSError`, the old file untouched."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            file.write(content if isinstance(content, bytes) else content.encode())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -78,4 +74,8 @@ def _close_to_others(path: Path, mode: int) -> None:
             f"others can read {path} and it cannot be closed to them: {error.strerror or error}; "
             f"run: chmod {mode:o} {path}"
         ) from error
-    log.warning("open_to_others", path=str(path), note="others could read it; closed to them now")
+    import structlog  # slow, and commands that only look around seldom come here
+
+    structlog.get_logger().warning(
+        "open_to_others", path=str(path), note="others could read it; closed to them now"
+    )

@@ -1,0 +1,1 @@
+"""What every room that acts shares: tasks that have an owner, and files that have a reader."""
