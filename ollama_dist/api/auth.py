@@ -1,27 +1,123 @@
-"""Who may use which scope."""
+"""Who may use which scope.
+
+On loopback whoever reaches the listener is this machine's user. On a listener that is open to the network a
+client shows a key, as the official libraries do: ``Authorization: Bearer`` or Anthropic's ``x-api-key``.
+"""
 
 import hashlib
 import hmac
+import ipaddress
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
-from ollama_dist.api.routes import Scope
-from ollama_dist.core.errors import Unauthorized
+import structlog
+from aiohttp import web
+
+from ollama_dist.core.dialects import Dialect
+from ollama_dist.core.errors import ConfigError, DistError, Forbidden, TooManyAttempts, Unauthorized
+from ollama_dist.core.scopes import Scope
+from ollama_dist.node.client_keys import KeyFile
+from ollama_dist.runtime.rate import RateLimit
+
+log = structlog.get_logger()
+
+ATTEMPTS_PER_S: Final = 0.2
+ATTEMPTS_AT_ONCE: Final = 10.0
+"""Wrong keys from one address before it has to wait."""
+
+_FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip")
+"""Somebody else's request, passed on by a proxy on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, as far as a request tells."""
+
+    credential: str
+    """What was shown as a key; empty for nothing."""
+    address: str
+    """IP address of the connection."""
+    is_forwarded: bool = False
+
+    @property
+    def is_here(self) -> bool:
+        """A program on this machine."""
+        try:
+            return not self.is_forwarded and ipaddress.ip_address(self.address).is_loopback
+        except ValueError:
+            return False
+
+
+def caller_of(request: web.BaseRequest) -> Caller:
+    headers = request.headers
+    kind, _, token = headers.get("Authorization", "").partition(" ")
+    shown = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "").strip()
+    return Caller(shown, request.remote or "", any(name in headers for name in _FORWARDED))
+
+
+@dataclass(frozen=True, slots=True)
+class ClientPolicy:
+    """Which clients have to show a key. Without a file of keys none has to."""
+
+    keys: KeyFile | None = None
+    trusts_this_machine: bool = True
+    """Programs on this machine need none."""
+
+
+NO_KEYS: Final = ClientPolicy()
 
 
 class Authorizer:
-    """Holds the operators' token and compares in constant time. An empty token never authorises anybody."""
+    """Holds the operators' token and the clients' policy. An empty token never authorises anybody."""
 
-    def __init__(self, admin_token: str) -> None:
+    def __init__(
+        self,
+        admin_token: str,
+        policy: ClientPolicy = NO_KEYS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._admin = _digest(admin_token) if admin_token else None
+        self._policy = policy
+        self._clock = clock
+        self._attempts = RateLimit(ATTEMPTS_PER_S, ATTEMPTS_AT_ONCE)
 
-    def check(self, scope: Scope, authorization: str) -> None:
-        """Raises `Unauthorized` unless the ``Authorization`` header allows ``scope``."""
-        if scope is not Scope.ADMIN:
+    def check(self, scope: Scope, dialect: Dialect, caller: Caller) -> None:
+        """Raises `Unauthorized`, `Forbidden` or `TooManyAttempts` unless ``caller`` may use ``scope``."""
+        if scope is Scope.PUBLIC or self._is_admin(caller.credential):
             return
-        kind, _, token = authorization.partition(" ")
-        # Digests are of one length, so the comparison takes the same time however wrong the token is.
-        matches = hmac.compare_digest(_digest(token.strip()), self._admin or _digest(""))
-        if self._admin is None or kind.lower() != "bearer" or not matches:
+        if scope is Scope.ADMIN:
             raise Unauthorized("this route needs the admin token: Authorization: Bearer <token>")
+        keys = self._policy.keys
+        if keys is None or (self._policy.trusts_this_machine and caller.is_here):
+            return
+        self._check_key(keys, scope, dialect, caller)
+
+    def _check_key(self, keys: KeyFile, scope: Scope, dialect: Dialect, caller: Caller) -> None:
+        if not caller.credential:
+            raise _refusal(dialect, "this node wants a key: `ollama-dist key add` makes one")
+        try:
+            key = keys.find(caller.credential)
+        except ConfigError as error:  # nobody gets in by a broken file
+            log.error("client_keys_unreadable", error=str(error))
+            raise Forbidden("this node cannot read its keys; see its log") from error
+        if key is None:
+            if not self._attempts.allows(caller.address, self._clock()):
+                raise TooManyAttempts("too many wrong keys from this address; wait some seconds")
+            raise _refusal(dialect, "this node does not know that key")
+        if not key.allows(scope):
+            raise Forbidden(f"the key {key.name!r} does not allow {scope}")
+
+    def _is_admin(self, credential: str) -> bool:
+        # Digests are of one length, so the comparison takes the same time however wrong the token is.
+        matches = hmac.compare_digest(_digest(credential), self._admin or _digest(""))
+        return self._admin is not None and matches
+
+
+def _refusal(dialect: Dialect, text: str) -> DistError:
+    """401 where it means a key is missing; to Ollama's own clients it would mean signing in at ollama.com."""
+    return Forbidden(text) if dialect is Dialect.OLLAMA else Unauthorized(text)
 
 
 def _digest(token: str) -> bytes:

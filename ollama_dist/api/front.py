@@ -11,13 +11,14 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from ollama_dist.api.auth import Authorizer
+from ollama_dist.api.auth import Authorizer, caller_of
 from ollama_dist.api.exchange import Exchange, Header, Response
 from ollama_dist.api.guard import Guard, Judgement, Verdict
-from ollama_dist.api.routes import Route, Scope, Where
+from ollama_dist.api.routes import Route, Where
 from ollama_dist.api.table import Elsewhere, Matched, NoRoute, RouteTable, WrongMethod
 from ollama_dist.core.errors import DistError
 from ollama_dist.core.ids import new_request_id
+from ollama_dist.core.scopes import Scope
 from ollama_dist.wire import gojson
 
 log = structlog.get_logger()
@@ -84,8 +85,9 @@ class Front:
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         try:
-            self._authorizer.check(exchange.route.scope, exchange.header("Authorization"))
-            return await self._handlers[exchange.route.key](exchange)
+            route = exchange.route
+            self._authorizer.check(route.scope, route.dialect, caller_of(exchange.request))
+            return await self._handlers[route.key](exchange)
         except DistError as error:
             return exchange.failure(error)
         except ConnectionError:

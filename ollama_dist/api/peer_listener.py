@@ -13,12 +13,13 @@ from ollama_dist.api.exchange import JSON, Exchange
 from ollama_dist.api.inference import whole
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.relay import relay
-from ollama_dist.api.routes import OLLAMA_ROUTES, Route, Scope, Where
+from ollama_dist.api.routes import OLLAMA_ROUTES, Route, Where
 from ollama_dist.api.table import Matched, RouteTable
 from ollama_dist.backends.local import LocalEngine
 from ollama_dist.core.errors import DistError, NoCandidate, Unauthorized
 from ollama_dist.core.ids import RequestId, is_request_id
 from ollama_dist.core.outcomes import Result
+from ollama_dist.core.scopes import Scope
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.wire import gojson

@@ -8,23 +8,13 @@ from enum import StrEnum
 from typing import Final
 
 from ollama_dist.core.dialects import Dialect
+from ollama_dist.core.scopes import Scope
 
 JSON_LIMIT: Final = 64 * 2**20
 """Bytes of a JSON body: pictures travel inside them as base64."""
 
 ADMIN_LIMIT: Final = 2**20
 """Bytes of a JSON body on our own routes."""
-
-
-class Scope(StrEnum):
-    """What a key must allow."""
-
-    PUBLIC = "public"
-    CHAT = "chat"
-    MODELS_READ = "models-read"
-    MODELS_WRITE = "models-write"
-    METRICS = "metrics"
-    ADMIN = "admin"
 
 
 class Where(StrEnum):

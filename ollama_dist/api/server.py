@@ -10,7 +10,7 @@ from typing import Final
 import psutil
 from aiohttp import web
 
-from ollama_dist.api.auth import Authorizer
+from ollama_dist.api.auth import NO_KEYS, Authorizer, ClientPolicy
 from ollama_dist.api.exchange import Exchange, Header
 from ollama_dist.api.front import Front, Handler
 from ollama_dist.api.guard import DEFAULT_ORIGINS, Guard
@@ -30,7 +30,12 @@ PASSED_THROUGH: Final = tuple(
 
 
 def public_front(
-    node: Node, passthrough: Passthrough, *, admin_token: str, origins: Sequence[str] = ()
+    node: Node,
+    passthrough: Passthrough,
+    *,
+    admin_token: str,
+    clients: ClientPolicy = NO_KEYS,
+    origins: Sequence[str] = (),
 ) -> Front:
     """What clients talk to."""
     listing = Listing(node, passthrough, node.describe)
@@ -50,14 +55,18 @@ def public_front(
         ROUTES,
         handlers,
         guard=_guard(origins),
-        authorizer=Authorizer(admin_token),
+        authorizer=Authorizer(admin_token, clients),
         standing=standing,
         rng=SystemRandom(),
     )
 
 
 def plain_front(
-    engine: Callable[[], str | None], passthrough: Passthrough, *, origins: Sequence[str] = ()
+    engine: Callable[[], str | None],
+    passthrough: Passthrough,
+    *,
+    clients: ClientPolicy = NO_KEYS,
+    origins: Sequence[str] = (),
 ) -> Front:
     """A node that is not distributed: everything goes to its engine at ``engine()`` (``http://host:port``)."""
 
@@ -71,7 +80,7 @@ def plain_front(
         PASSED_THROUGH,
         {Where.ENTRY: entry},
         guard=_guard(origins),
-        authorizer=Authorizer(""),
+        authorizer=Authorizer("", clients),
         standing=lambda: [("X-Ollama-Distributed", "false")],
         rng=SystemRandom(),
     )

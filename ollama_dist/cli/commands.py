@@ -64,6 +64,16 @@ def _show_check_init(parser: "ArgumentParser") -> None:
     parser.add_argument("--origin", action="store_true", help="with show: where each value comes from")
 
 
+def _add_list_revoke(parser: "ArgumentParser") -> None:
+    parser.add_argument("action", choices=("add", "list", "revoke"), metavar="add|list|revoke")
+    parser.add_argument("key_name", metavar="NAME", nargs="?", help="with add and revoke: what it is called")
+    parser.add_argument(
+        "--scope",
+        metavar="SCOPES",
+        help="with add: chat, models-read, models-write, metrics; by default the first two",
+    )
+
+
 COMMANDS: Final = (
     Command(
         "serve",
@@ -155,6 +165,19 @@ COMMANDS: Final = (
         ),
         settings=(),
         add_arguments=_new,
+    ),
+    Command(
+        "key",
+        "the keys of clients on other machines: add, list, revoke",
+        "key",
+        (
+            ("ollama-dist key add phone", "prints a key that may ask models and list them"),
+            ("ollama-dist key add ci --scope models-write,models-read", "one that may change models"),
+            ("ollama-dist key revoke phone", "a running node heeds it within a second"),
+        ),
+        settings=("state_dir", "config"),
+        add_arguments=_add_list_revoke,
+        reads=True,
     ),
     Command(
         "version",

@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from ollama_dist import __version__
+from ollama_dist.api.auth import NO_KEYS, ClientPolicy
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.server import peer_front, plain_front, public_front
@@ -25,13 +26,14 @@ from ollama_dist.gossip.cluster import GossipCluster
 from ollama_dist.gossip.tls import server_context, verified_peer
 from ollama_dist.node.assembly import make_cluster, make_engine, make_node
 from ollama_dist.node.banner import Banner, Reach, SeenCluster, banner_text
+from ollama_dist.node.client_keys import KeyFile, new_key
 from ollama_dist.node.config import Settings
 from ollama_dist.node.logs import configure_logging
 from ollama_dist.node.node import Node
 from ollama_dist.node.paths import StateLock, StatePaths, make_state_dir
 from ollama_dist.node.runtime_file import Runtime, write_runtime
 from ollama_dist.node.secret_files import admin_token_file, find_cluster_key, make_admin_token
-from ollama_dist.node.setting_values import Address, Listen
+from ollama_dist.node.setting_values import Address, ClientKeys, Listen
 from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()
@@ -80,7 +82,8 @@ async def _serve(settings: Settings, paths: StatePaths) -> int:
         stack.push_async_callback(node.stop)
         stack.push_async_callback(relay.stop)  # what it serves ends before the node says goodbye
         node.on_moved = relay.restart
-        front = public_front(node, passthrough, admin_token=token.reveal())
+        clients = _client_policy(settings, paths)
+        front = public_front(node, passthrough, admin_token=token.reveal(), clients=clients)
         public = Listener(front, bind(settings.node.listen.host, settings.node.listen.ports()))
         await public.start()
         stack.push_async_callback(public.stop)
@@ -90,7 +93,8 @@ async def _serve(settings: Settings, paths: StatePaths) -> int:
         stack.push_async_callback(runtime.stop)
         runtime.start()
         await _until_engine_known(lambda: node.view().me.engine.state, stop)
-        _print_banner(settings, node, cluster, bound, is_new_token=is_new_token)
+        client_key = _first_key(settings, paths, bound)
+        _print_banner(settings, node, cluster, bound, is_new_token=is_new_token, client_key=client_key)
         _settle_garbage()
         await stop.wait()
         log.info("draining")
@@ -111,7 +115,7 @@ async def _pass_through(settings: Settings, paths: StatePaths) -> int:
         def origin() -> str | None:
             return f"http://{engine.target.authority}" if engine.target else None
 
-        front = plain_front(origin, passthrough)
+        front = plain_front(origin, passthrough, clients=_client_policy(settings, paths))
         public = Listener(front, bind(settings.node.listen.host, settings.node.listen.ports()))
         await public.start()
         stack.push_async_callback(public.stop)
@@ -122,7 +126,8 @@ async def _pass_through(settings: Settings, paths: StatePaths) -> int:
             name=settings.node.name,
             client=Listen(*public.address).reachable,
             is_second_choice=_is_second_choice(settings, Listen(*public.address)),
-            reach=Reach.MACHINE if Listen(*public.address).is_loopback else Reach.OPEN,
+            reach=_reach(settings, Listen(*public.address)),
+            client_key=_first_key(settings, paths, Listen(*public.address)),
             engine=snapshot.engine.kind,
             engine_state=snapshot.engine.state,
             engine_version=snapshot.engine.version,
@@ -232,7 +237,13 @@ class _RuntimeFile:
 
 
 def _print_banner(
-    settings: Settings, node: Node, cluster: GossipCluster, bound: Listen, *, is_new_token: bool
+    settings: Settings,
+    node: Node,
+    cluster: GossipCluster,
+    bound: Listen,
+    *,
+    is_new_token: bool,
+    client_key: str,
 ) -> None:
     view, snapshot, target = node.view(), node.engine.snapshot, node.engine.target
     banner = Banner(
@@ -240,7 +251,8 @@ def _print_banner(
         name=settings.node.name,
         client=bound.reachable,
         is_second_choice=_is_second_choice(settings, bound),
-        reach=Reach.MACHINE if bound.is_loopback else Reach.OPEN,
+        reach=_reach(settings, bound),
+        client_key=client_key,
         engine=snapshot.engine.kind,
         engine_state=snapshot.engine.state,
         engine_version=snapshot.engine.version,
@@ -252,6 +264,32 @@ def _print_banner(
         admin_token_file=str(admin_token_file(settings)) if is_new_token else "",
     )
     print(banner_text(banner), end="", flush=True)
+
+
+def _reach(settings: Settings, bound: Listen) -> Reach:
+    if bound.is_loopback:
+        return Reach.MACHINE
+    return Reach.OPEN if settings.node.client_keys is ClientKeys.NEVER else Reach.KEYED
+
+
+def _client_policy(settings: Settings, paths: StatePaths) -> ClientPolicy:
+    match settings.node.client_keys:
+        case ClientKeys.NEVER:
+            return NO_KEYS
+        case ClientKeys.ALWAYS:
+            return ClientPolicy(KeyFile(paths.client_keys), trusts_this_machine=False)
+    return ClientPolicy(KeyFile(paths.client_keys))
+
+
+def _first_key(settings: Settings, paths: StatePaths, bound: Listen) -> str:
+    """A key, made where keys are needed and there is none; empty elsewhere. It is shown this once."""
+    needed = settings.node.client_keys is ClientKeys.ALWAYS or _reach(settings, bound) is Reach.KEYED
+    file = KeyFile(paths.client_keys)
+    if not needed or file.keys():
+        return ""
+    key, text = new_key("first")
+    file.add(key)
+    return text.reveal()
 
 
 def _is_second_choice(settings: Settings, bound: Listen) -> bool:

@@ -29,6 +29,21 @@ class Unauthorized(DistError):
     code = "unauthorized"
 
 
+class Forbidden(DistError):
+    """Known or not, this caller may not do this."""
+
+    status = 403
+    code = "forbidden"
+
+
+class TooManyAttempts(DistError):
+    """Too many wrong credentials from one place; later is another matter."""
+
+    status = 429
+    code = "too_many_attempts"
+    retryable = True
+
+
 class NotFound(DistError):
     """What was asked for does not exist here."""
 

@@ -14,8 +14,8 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.calls import MAX_MESSAGE, METHODS, SERVICE
 from ollama_dist.gossip.identity import Identity
 from ollama_dist.gossip.protocol.messages import Kind
-from ollama_dist.gossip.rate import RateLimit
 from ollama_dist.gossip.tls import grpc_server_credentials, peer_id
+from ollama_dist.runtime.rate import RateLimit
 
 log = structlog.get_logger()
 

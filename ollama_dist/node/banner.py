@@ -50,6 +50,8 @@ class Banner:
     peers: tuple[str, ...] = ()
     """Names of the other members that are alive."""
     seen: tuple[SeenCluster, ...] = ()
+    client_key: str = ""
+    """Of a client, when it was made by this very start: it is shown once."""
     admin_token_file: str = ""
     """Named when the token was made by this very start."""
     distributed: bool = True
@@ -67,6 +69,8 @@ def _facts(banner: Banner) -> Iterator[tuple[str, str]]:
     if banner.client.port != OLLAMA_PORT:
         why = f"port {OLLAMA_PORT} was taken; " if banner.is_second_choice else ""
         yield "", f"{why}tell clients: export OLLAMA_HOST={banner.client}"
+    if banner.client_key:
+        yield "key", f"export OLLAMA_API_KEY={banner.client_key}  (for clients elsewhere; shown once)"
     yield "engine", _engine(banner)
     if not banner.distributed:
         yield "cluster", "not used: everything is passed to the local Ollama (OLLAMA_DISTRIBUTED=false)"

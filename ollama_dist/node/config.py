@@ -16,6 +16,7 @@ from ollama_dist.node.setting_values import (
     NODE_PORT,
     OLLAMA_PORT,
     Address,
+    ClientKeys,
     EngineChoice,
     GossipProfile,
     Listen,
@@ -128,6 +129,14 @@ class NodeSettings:
             "network. Without a port: 11434, or the next free one.",
             listen_on("127.0.0.1", OLLAMA_PORT),
             default_text=f"127.0.0.1:{OLLAMA_PORT}, or the next free port",
+        ),
+    )
+    client_keys: ClientKeys = field(
+        default=ClientKeys.AUTO,
+        metadata=about(
+            "Which clients have to show a key (`ollama-dist key add`): auto, those on other machines; "
+            "always, all; never, none, so that whoever can connect can use every model.",
+            one_of(ClientKeys),
         ),
     )
     max_queue: int = field(

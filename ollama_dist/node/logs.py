@@ -24,7 +24,7 @@ _SECRET_FIELD: Final = re.compile(
     r"(?i)(^|[_-])(token|secret|password|authorization|cookie|(api|cluster|private)[_-]?key|invite)$"
 )
 _SECRET_TEXT: Final = re.compile(
-    r"odk1-[0-9A-Za-z._-]+|odi1[0-9a-z]{20,}"  # a cluster key or an invitation, in whatever sentence
+    r"odk1-[0-9A-Za-z._-]+|odi1[0-9a-z]{20,}|odc1-[0-9A-Za-z_-]+"  # keys, invitations
     r"|(?i:(?<=bearer )|(?<=basic ))[0-9A-Za-z._~+/=-]+"
     r"|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)"  # user and password in an address
 )

@@ -43,6 +43,11 @@ class StatePaths:
         return self.root / "admin.token"
 
     @property
+    def client_keys(self) -> Path:
+        """What is kept of the keys of clients: `client_keys`."""
+        return self.root / "client-keys.json"
+
+    @property
     def membership(self) -> Path:
         """Generation and last known peers."""
         return self.root / "membership.json"

@@ -100,6 +100,14 @@ class GossipProfile(StrEnum):
     TEST = "test"
 
 
+class ClientKeys(StrEnum):
+    """Which clients have to show a key."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class LogLevel(StrEnum):
     DEBUG = "debug"
     INFO = "info"

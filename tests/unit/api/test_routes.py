@@ -1,4 +1,5 @@
-from ollama_dist.api.routes import ROUTES, Scope, Where
+from ollama_dist.api.routes import ROUTES, Where
+from ollama_dist.core.scopes import Scope
 
 NEED_NO_KEY = {"GET /", "HEAD /", "GET /api/version", "HEAD /api/version", "GET /healthz"}
 

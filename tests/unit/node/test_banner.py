@@ -44,6 +44,12 @@ def test_a_port_that_was_asked_for_is_not_excused() -> None:
     assert "\n           tell clients: export OLLAMA_HOST=127.0.0.1:12000\n" in text
 
 
+def test_a_key_made_by_this_start_is_shown_as_clients_need_it() -> None:
+    text = banner_text(replace(FULL, reach=Reach.KEYED, client_key="odc1-abc"))
+    assert "reachable by the network, with a key" in text
+    assert "\n  key      export OLLAMA_API_KEY=odc1-abc  (for clients elsewhere; shown once)\n" in text
+
+
 def test_an_open_listener_is_shouted() -> None:
     assert "reachable by THE WHOLE NETWORK, WITHOUT A KEY" in banner_text(replace(FULL, reach=Reach.OPEN))
 

@@ -145,6 +145,7 @@ def test_what_only_resembles_a_secret_stays_readable(field: str, value: object) 
     [
         ("bad key odk1-9f2c-0-c2VjcmV0-crc here", "bad key *** here"),
         ("ollama-dist join odi1qoxdgcsf5uqvr3orotgyxdwxrgjab6pvnon5", "ollama-dist join ***"),
+        ("export OLLAMA_API_KEY=odc1-c2VjcmV0c2VjcmV0_-x now", "export OLLAMA_API_KEY=*** now"),
         ("sent Authorization: Bearer abc.def-123", "sent Authorization: Bearer ***"),
         ("via http://ada:pass@proxy:3128/x", "via http://***@proxy:3128/x"),
     ],

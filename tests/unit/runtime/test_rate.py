@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_dist.core.ids import NodeId
-from ollama_dist.gossip.rate import MAX_PEERS, RateLimit
+from ollama_dist.runtime.rate import MAX_PEERS, RateLimit
 
 A, B = NodeId("a" * 16), NodeId("b" * 16)
 

@@ -1,10 +1,8 @@
-"""How much one peer may ask of us. Pure."""
+"""How often somebody may do something. Pure."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
-
-from ollama_dist.core.ids import NodeId
 
 MESSAGES_PER_S: Final = 50.0
 BURST: Final = 100.0
@@ -26,9 +24,9 @@ class RateLimit:
     def __init__(self, rate: float = MESSAGES_PER_S, burst: float = BURST) -> None:
         self._rate = rate
         self._burst = burst
-        self._buckets: OrderedDict[NodeId, _Bucket] = OrderedDict()
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def allows(self, peer: NodeId, now: float) -> bool:
+    def allows(self, peer: str, now: float) -> bool:
         """Whether one more message of ``peer`` is taken at ``now``, seconds of any steady clock."""
         bucket = self._buckets.pop(peer, None) or _Bucket(self._burst, now)
         bucket.tokens = min(self._burst, bucket.tokens + (now - bucket.since) * self._rate)
