@@ -38,6 +38,7 @@ def status(
             "fallback": own.fallback,
             "uptime_s": round(own.uptime_s, 1),
             "listen": own.listen,
+            "reach": own.reach,
             "node_listen": own.node_listen,
         },
         "engine": engine,

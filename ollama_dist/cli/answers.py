@@ -41,6 +41,7 @@ class Status(NamedTuple):
     fallback: bool
     uptime_s: float
     listen: str
+    reach: str
     node_listen: str
     engine_kind: str
     engine_address: str
@@ -156,6 +157,7 @@ def read_status(body: Any) -> Status:
         fallback=answer.flag("node", "fallback"),
         uptime_s=answer.number("node", "uptime_s"),
         listen=answer.text("node", "listen"),
+        reach=answer.text("node", "reach"),
         node_listen=answer.text("node", "node_listen"),
         engine_kind=answer.text("engine", "kind"),
         engine_address=answer.text("engine", "address"),

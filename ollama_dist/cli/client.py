@@ -1,6 +1,7 @@
 """Talking to the running node: finding it, asking it, and saying plainly what went wrong."""
 
 import json
+import os
 import socket
 from dataclasses import dataclass
 from typing import Any, Final
@@ -72,7 +73,7 @@ class NodeClient:
 
     def _ask(self, method: str, path: str, body: bytes | None) -> Any:
         token = self._where.token
-        bearer = token.reveal() if token else None
+        bearer = token.reveal() if token else os.environ.get("OLLAMA_API_KEY")
         try:
             answer = ask(
                 self._where.address, method, path, patience_s=self._patience_s, body=body, bearer=bearer
@@ -119,7 +120,9 @@ def _read(address: Address, received: Answer) -> Any:
         raise Failure(
             "the node did not allow this",
             why=str(said or "it wants another admin token"),
-            do="set OLLAMA_ADMIN_TOKEN to the token of that node",
+            do="set OLLAMA_ADMIN_TOKEN to the token of that node"
+            if status == 401
+            else "set OLLAMA_API_KEY to a key of that node (ollama-dist key add NAME, there)",
             exit_code=Exit.NOT_ALLOWED,
         )
     if said is None:

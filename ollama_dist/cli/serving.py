@@ -25,12 +25,13 @@ from ollama_dist.core.view import EngineState, MemberState
 from ollama_dist.gossip.cluster import GossipCluster
 from ollama_dist.gossip.tls import server_context, verified_peer
 from ollama_dist.node.assembly import make_cluster, make_engine, make_node
-from ollama_dist.node.banner import Banner, Reach, SeenCluster, banner_text
+from ollama_dist.node.banner import Banner, SeenCluster, banner_text
 from ollama_dist.node.client_keys import KeyFile, new_key
 from ollama_dist.node.config import Settings
 from ollama_dist.node.logs import configure_logging
 from ollama_dist.node.node import Node
 from ollama_dist.node.paths import StateLock, StatePaths, make_state_dir
+from ollama_dist.node.reports import Reach
 from ollama_dist.node.runtime_file import Runtime, write_runtime
 from ollama_dist.node.secret_files import admin_token_file, find_cluster_key, make_admin_token
 from ollama_dist.node.setting_values import Address, ClientKeys, Listen
@@ -88,7 +89,7 @@ async def _serve(settings: Settings, paths: StatePaths) -> int:
         await public.start()
         stack.push_async_callback(public.stop)
         bound = Listen(*public.address)
-        node.listen = str(Address(*public.address))
+        node.listen, node.reach = str(Address(*public.address)), _reach(settings, bound)
         runtime = _RuntimeFile(settings, paths, node, cluster)
         stack.push_async_callback(runtime.stop)
         runtime.start()

@@ -19,6 +19,7 @@ from ollama_dist.cli.terminal import (
     size,
     table,
 )
+from ollama_dist.node.reports import REACH_WORDS, Reach
 from ollama_dist.node.runtime_file import Runtime
 
 _NODE_COLUMNS: Final = (
@@ -97,11 +98,16 @@ def _headline(status: Status, terminal: Terminal) -> list[str]:
     return [first.replace(status.name, terminal.paint(status.name, Tone.STRONG), 1), *more]
 
 
+def _reach(reach: str) -> str:
+    """Who can connect; nothing where a node of another version does not tell."""
+    return f"  (reachable by {REACH_WORDS[Reach(reach)]})" if reach in set(Reach) else ""
+
+
 def _facts(status: Status, terminal: Terminal) -> list[str]:
     fallback = "" if status.fallback else "; fallback is off"
     copies = f"{status.replicas} {'copy' if status.replicas == 1 else 'copies'}"
     facts = [
-        f"clients   http://{status.listen}",
+        f"clients   http://{status.listen}{_reach(status.reach)}",
         f"engine    {engine_text(status)}",
         f"models    {status.model_names}, in {copies}",
         f"requests  {status.in_flight} running, {status.waiting} waiting, {status.served} served, "

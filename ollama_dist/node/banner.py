@@ -2,22 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from ollama_dist.core.view import EngineKind, EngineState
+from ollama_dist.node.reports import REACH_WORDS, Reach
 from ollama_dist.node.setting_values import OLLAMA_PORT, Address
 
 _NAMED: Final = 5
 """Names listed before "and n more"."""
-
-
-class Reach(StrEnum):
-    """Who can connect to the public listener."""
-
-    MACHINE = "this machine only"
-    KEYED = "the network, with a key"
-    OPEN = "THE WHOLE NETWORK, WITHOUT A KEY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +57,7 @@ def banner_text(banner: Banner) -> str:
 
 
 def _facts(banner: Banner) -> Iterator[tuple[str, str]]:
-    yield "clients", f"http://{banner.client}  (reachable by {banner.reach})"
+    yield "clients", f"http://{banner.client}  (reachable by {REACH_WORDS[banner.reach]})"
     if banner.client.port != OLLAMA_PORT:
         why = f"port {OLLAMA_PORT} was taken; " if banner.is_second_choice else ""
         yield "", f"{why}tell clients: export OLLAMA_HOST={banner.client}"

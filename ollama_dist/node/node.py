@@ -33,7 +33,7 @@ from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.load import EngineLoad
 from ollama_dist.node.modes import Switches, effective_mode
 from ollama_dist.node.problems import Seeds, find_problems
-from ollama_dist.node.reports import Problem, SelfReport
+from ollama_dist.node.reports import Problem, Reach, SelfReport
 from ollama_dist.node.telemetry import Telemetry
 from ollama_dist.runtime.tasks import background, end
 
@@ -114,6 +114,8 @@ class Node:
         self.switches = options.switches
         self.listen = ""
         """Where clients connect; for reports."""
+        self.reach = Reach.MACHINE
+        """Which clients can; for reports."""
         self.on_moved: Callable[[], Awaitable[None]] | None = None
         """Called when the node is in another cluster than before, with other certificates."""
         self._options = options
@@ -295,6 +297,7 @@ class Node:
             fallback=self.switches.fallback,
             uptime_s=time.monotonic() - self._began,
             listen=self.listen,
+            reach=self.reach,
             node_listen=self.cluster.address,
             engine_address=target.authority if target else "",
             engine_error=snapshot.error,

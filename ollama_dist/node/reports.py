@@ -1,8 +1,25 @@
 """What a node says of itself beyond what the view shows: facts only it knows, problems worth seeing."""
 
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
 
 from ollama_dist.core.modes import Mode
+
+
+class Reach(StrEnum):
+    """Who can use the public listener."""
+
+    MACHINE = "machine"
+    KEYED = "keyed"
+    OPEN = "open"
+
+
+REACH_WORDS: Final = {
+    Reach.MACHINE: "this machine only",
+    Reach.KEYED: "the network, with a key",
+    Reach.OPEN: "THE WHOLE NETWORK, WITHOUT A KEY",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +41,7 @@ class SelfReport:
     fallback: bool
     uptime_s: float
     listen: str
+    reach: Reach
     node_listen: str
     engine_address: str
     engine_error: str

@@ -25,6 +25,7 @@ STATUS: dict[str, Any] = {
         "fallback": True,
         "uptime_s": 812.4,
         "listen": "127.0.0.1:11434",
+        "reach": "machine",
         "node_listen": "0.0.0.0:11436",
     },
     "engine": {

@@ -12,7 +12,7 @@ from ollama_dist.node.config_sources import Machine, load_settings
 from ollama_dist.node.paths import StateLock, StatePaths, make_state_dir
 from ollama_dist.node.runtime_file import write_runtime
 from ollama_dist.node.setting_values import Address, Secret
-from tests.support.fake_node import FakeNode
+from tests.support.fake_node import STATUS, FakeNode
 from tests.unit.cli.test_views import KNOWN
 
 STATUS_PATH = "/api/distributed/status"
@@ -71,6 +71,14 @@ def test_the_token_is_shown_as_bearer() -> None:
     (post,) = node.requests
     assert post.headers["Authorization"] == "Bearer sesame"
     assert post.body == {"a": 1}
+
+
+def test_a_client_key_is_shown_where_there_is_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_API_KEY", "odc1-key")
+    with FakeNode({f"GET {STATUS_PATH}": (200, STATUS)}) as node:
+        ask(node.port)
+    (get,) = node.requests
+    assert get.headers["Authorization"] == "Bearer odc1-key"
 
 
 def test_without_a_token_nothing_is_asked_of_a_running_node() -> None:

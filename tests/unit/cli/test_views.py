@@ -24,7 +24,7 @@ DEAD = node_row("attic", state="dead", reason="no answer", age_s=400)
 def test_a_healthy_cluster_on_one_screen() -> None:
     assert status_text(status_with(), nodes_of(node_row("desk"), node_row("laptop")), Terminal(80)) == [
         "desk 0.1.0: distributed, cluster 9f2c41d0, 2 nodes, up 14 min",
-        "clients   http://127.0.0.1:11434",
+        "clients   http://127.0.0.1:11434  (reachable by this machine only)",
         "engine    Ollama 0.33.0 at 127.0.0.1:40111",
         "models    2, in 3 copies",
         "requests  2 running, 0 waiting, 1841 served, 3 failed, 7 fallbacks",

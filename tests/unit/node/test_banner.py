@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_dist.core.view import EngineKind, EngineState
-from ollama_dist.node.banner import Banner, Reach, SeenCluster, banner_text
+from ollama_dist.node.banner import Banner, SeenCluster, banner_text
+from ollama_dist.node.reports import Reach
 from ollama_dist.node.setting_values import Address
 
 FULL = Banner(
