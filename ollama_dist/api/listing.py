@@ -11,8 +11,7 @@ from aiohttp import web
 from ollama_dist.api import union
 from ollama_dist.api.exchange import JSON, Exchange
 from ollama_dist.api.passthrough import Passthrough
-from ollama_dist.backends.fetch import get
-from ollama_dist.backends.http1 import Header
+from ollama_dist.backends.fetch import fetch, get
 from ollama_dist.backends.local import LocalEngine
 from ollama_dist.backends.poller import installed_models, loaded_models
 from ollama_dist.backends.target import Target
@@ -99,31 +98,32 @@ class Listing:
         key = _asked_for(exchange, body)
         ids = view.holders.get(key, ()) if key is not None else ()
         if key is None or not ids:
-            return await self._to_own_engine(exchange, body)
+            return await self.own_engine(exchange, body)
         holders = view.serving_holders(key)
         if not holders:
             raise NoCandidate(_gone(view, ids))
         if any(node.id == view.self_id for node in holders):
-            return await self._to_own_engine(exchange, body)
+            return await self.own_engine(exchange, body)
         meant = view.content(key, holders).digest
         return await self._ask([node for node in holders if node.models[key].digest == meant], exchange, body)
 
     async def entry(self, exchange: Exchange) -> web.StreamResponse:
-        """A row for this node's own engine. What it changes there is looked at again at once."""
+        """A row for this node's own engine."""
         body = await exchange.body() if exchange.route.body_limit is not None else None
-        try:
-            return await self._to_own_engine(exchange, body)
-        finally:
-            if not exchange.route.idempotent:
-                self._node.engine.nudge()
+        return await self.own_engine(exchange, body)
 
-    async def _to_own_engine(self, exchange: Exchange, body: bytes | None) -> web.StreamResponse:
+    async def own_engine(self, exchange: Exchange, body: bytes | None) -> web.StreamResponse:
+        """Answered by the engine here. What it changes is looked at again at once."""
         target = self._node.engine.target
         if target is None:
             raise NoCandidate(f"this node has no engine: {self._node.engine.snapshot.error}")
-        return await self._passthrough.send(
-            exchange, f"http://{target.authority}", exchange.filled_path(), body
-        )
+        try:
+            return await self._passthrough.send(
+                exchange, f"http://{target.authority}", exchange.filled_path(), body
+            )
+        finally:
+            if not exchange.route.idempotent:
+                self._node.engine.nudge()
 
     async def _ask(self, holders: Sequence[NodeView], exchange: Exchange, body: bytes) -> web.StreamResponse:
         failures = []
@@ -132,11 +132,21 @@ class Listing:
             if target is None:
                 continue
             try:
-                status, headers, answer = await _exchange_with(target, exchange, body)
+                answer = await fetch(
+                    target,
+                    exchange.request.method,
+                    exchange.filled_path(),
+                    headers=exchange.passed_on(),
+                    body=body,
+                    timeout=SHOW_TIMEOUT_S,
+                    limit=BODY_LIMIT,
+                )
             except UpstreamFailed as failure:
                 failures.append(f"{node.name}: {failure}")
                 continue
-            response = exchange.reply(answer, status=status, content_type=_type(headers))
+            response = exchange.reply(
+                answer.body, status=answer.status, content_type=answer.content_type or JSON
+            )
             response.headers.add("X-Ollama-Node", node.name)
             return response
         raise NoCandidate(f"no node that has it answers ({'; '.join(failures)})")
@@ -203,29 +213,3 @@ def _asked_for(exchange: Exchange, body: bytes) -> ModelKey | None:
 def _gone(view: ClusterView, holders: Sequence[NodeId]) -> str:
     names = ", ".join(f"{view.nodes[node].name} ({view.nodes[node].state})" for node in holders)
     return f"the model is on {names}, which cannot be reached now"
-
-
-async def _exchange_with(
-    target: Target, exchange: Exchange, body: bytes
-) -> tuple[int, tuple[Header, ...], bytes]:
-    connection, head = await target.open(
-        exchange.request.method,
-        exchange.filled_path(),
-        exchange.passed_on(),
-        body,
-        head_timeout=SHOW_TIMEOUT_S,
-    )
-    try:
-        deadline = asyncio.get_running_loop().time() + SHOW_TIMEOUT_S
-        parts = []
-        while part := await connection.read(deadline):
-            parts.append(part)
-            if sum(map(len, parts)) > BODY_LIMIT:
-                raise UpstreamFailed("the answer is too long")
-    finally:
-        target.give_back(connection)
-    return head.status, head.headers, b"".join(parts)
-
-
-def _type(headers: Sequence[Header]) -> str:
-    return next((value for name, value in headers if name == "content-type"), JSON)

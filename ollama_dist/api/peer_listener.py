@@ -29,10 +29,10 @@ from ollama_dist.wire.relay_headers import REFUSAL, REQUEST_ID
 log = structlog.get_logger()
 
 PEER_ROUTES: Final = (
-    *(route for route in OLLAMA_ROUTES if route.where in (Where.SCHEDULED, Where.HOLDER)),
+    *(route for route in OLLAMA_ROUTES if route.where in (Where.SCHEDULED, Where.HOLDER, Where.HOLDERS)),
     Route("GET", "/api/ps", Where.ENTRY, Scope.MODELS_READ),
 )
-"""Inference, questions about a model, and what runs here: nothing that changes this node."""
+"""Inference, questions about a model, copying and deleting one, and what runs here."""
 
 
 class Home(Protocol):
@@ -100,7 +100,11 @@ class PeerListener:
             raise NoCandidate("this node has no engine")
         body = await exchange.body()
         path = exchange.filled_path()
-        return await self._passthrough.send(exchange, f"http://{target.authority}", path, body)
+        try:
+            return await self._passthrough.send(exchange, f"http://{target.authority}", path, body)
+        finally:
+            if not exchange.route.idempotent:
+                self._node.engine.nudge()
 
 
 def _refuse(exchange: Exchange, failed: AttemptFailed) -> web.Response:

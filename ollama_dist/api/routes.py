@@ -28,6 +28,8 @@ class Where(StrEnum):
     """This process, from what all nodes have."""
     HOLDER = "holder"
     """A node that has the model: this one if it can."""
+    HOLDERS = "holders"
+    """Every node that has the model; this one's engine where nobody has."""
     ENTRY = "entry"
     """The engine of the node the request came to."""
 
@@ -63,6 +65,10 @@ def _entry(
     return Route(method, path, Where.ENTRY, scope, idempotent=idempotent, body_limit=limit)
 
 
+def _on_holders(method: str, path: str) -> Route:
+    return Route(method, path, Where.HOLDERS, Scope.MODELS_WRITE, idempotent=False, body_limit=JSON_LIMIT)
+
+
 def _ours(method: str, path: str, name: str, scope: Scope, *, limit: int = 0) -> Route:
     return Route(method, path, Where.HERE, scope, name=name, idempotent=method == "GET", body_limit=limit)
 
@@ -91,8 +97,8 @@ OLLAMA_ROUTES: Final = (
     _entry("POST", "/api/pull", Scope.MODELS_WRITE),
     _entry("POST", "/api/push", Scope.MODELS_WRITE),
     _entry("POST", "/api/create", Scope.MODELS_WRITE),
-    _entry("POST", "/api/copy", Scope.MODELS_WRITE),
-    _entry("DELETE", "/api/delete", Scope.MODELS_WRITE),
+    _on_holders("POST", "/api/copy"),
+    _on_holders("DELETE", "/api/delete"),
     _entry("HEAD", "/api/blobs/{digest}", Scope.MODELS_WRITE, limit=0, idempotent=True),
     _entry("POST", "/api/blobs/{digest}", Scope.MODELS_WRITE, limit=None),
     _entry("GET", "/api/status", Scope.MODELS_READ, limit=0, idempotent=True),

@@ -11,6 +11,7 @@ import psutil
 from aiohttp import web
 
 from ollama_dist.api.auth import NO_KEYS, Authorizer, ClientPolicy
+from ollama_dist.api.changes import Changes
 from ollama_dist.api.exchange import Exchange, Header
 from ollama_dist.api.front import Front, Handler
 from ollama_dist.api.guard import DEFAULT_ORIGINS, Guard
@@ -43,6 +44,7 @@ def public_front(
     handlers: dict[str, Handler] = {
         Where.SCHEDULED: Inference(node.dispatcher),
         Where.HOLDER: listing.holder,
+        Where.HOLDERS: Changes(node, listing.own_engine),
         Where.ENTRY: listing.entry,
         **{name: getattr(listing, name) for name in ("root", "version", "tags", "ps", "v1_models")},
         **{route.name: getattr(own, route.name) for route in ROUTES if hasattr(own, route.name)},

@@ -345,3 +345,77 @@ async def test_the_cluster_is_shown_in_the_promised_shapes(nodes: JoinedNodes) -
     assert version["distributed"]["nodes"] == 3
     stats = await get(nodes["desk"], "/admin/stats", Authorization=f"Bearer {ADMIN_TOKEN}")
     assert stats["process"]["memory_bytes"] > 0
+
+
+# Changes on every holder
+
+
+async def delete(node: JoinedNode, body: Any) -> tuple[int, Any, bytes]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.delete(node.url + "/api/delete", json=body) as response,
+    ):
+        return response.status, response.headers, await response.read()
+
+
+async def names_at(node: JoinedNode) -> set[str]:
+    return {row["name"] for row in (await get(node, "/api/tags"))["models"]}
+
+
+async def test_a_copy_is_made_wherever_the_model_is_and_listed_at_once(nodes: JoinedNodes) -> None:
+    status, headers, body = await post(nodes["desk"], "/api/copy", {"source": "tiny", "destination": "mine"})
+    assert (status, body) == (200, b"")
+    assert headers["X-Ollama-Node"] == "laptop, office"
+    assert await names_at(nodes["desk"]) == {"tiny:latest", "mine:latest"}
+    for holder in ("laptop", "office"):
+        assert len(nodes[holder].fake.journal.on("/api/copy")) == 1
+    assert nodes["desk"].fake.journal.on("/api/copy") == []
+    status, _, _ = await post(nodes["desk"], "/api/chat", {**CHAT, "model": "mine"})
+    assert status == 200
+
+
+async def test_a_model_is_deleted_wherever_it_is_and_gone_at_once(nodes: JoinedNodes) -> None:
+    status, _, body = await delete(nodes["desk"], {"model": "tiny"})
+    assert (status, body) == (200, b"")
+    assert await names_at(nodes["desk"]) == set()
+    status, _, body = await post(nodes["desk"], "/api/chat", CHAT)
+    assert (status, json.loads(body)["error"]) == (404, "model 'tiny' not found")
+
+
+async def test_what_failed_on_one_node_is_not_hidden(nodes: JoinedNodes) -> None:
+    nodes["office"].fake.faults.add(Fault(route="/api/delete", status=500, message="the disk is on fire"))
+    status, headers, body = await delete(nodes["desk"], {"name": "tiny"})
+    assert status == 502
+    assert json.loads(body) == {"error": "done on laptop, but not everywhere: office: the disk is on fire"}
+    assert headers["X-Ollama-Node"] == "laptop"
+
+
+async def test_what_failed_everywhere_is_told_in_the_engines_words(nodes: JoinedNodes) -> None:
+    for holder in ("laptop", "office"):
+        nodes[holder].fake.faults.add(Fault(route="/api/copy", status=500, message="no room"))
+    status, _, body = await post(nodes["desk"], "/api/copy", {"source": "tiny", "destination": "mine"})
+    assert (status, json.loads(body)) == (500, {"error": "no room"})
+
+
+async def test_a_node_that_cannot_be_told_is_named(nodes: JoinedNodes) -> None:
+    await nodes["office"].relay.stop()
+    status, _, body = await delete(nodes["desk"], {"model": "tiny"})
+    assert status == 502
+    assert json.loads(body)["error"].startswith(
+        "done on laptop, but not everywhere: office: could not be told"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [({"model": "none"}, 404), ({}, 400), ({"model": "///"}, 400), ("x", 400)]
+)
+async def test_what_nobody_has_is_answered_as_any_ollama_does(
+    nodes: JoinedNodes, body: Any, status: int
+) -> None:
+    async with aiohttp.ClientSession() as session:
+        answers = []
+        for url in (nodes["desk"].url, nodes["desk"].fake.url):
+            async with session.delete(url + "/api/delete", json=body) as response:
+                answers.append((response.status, await response.read()))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == status

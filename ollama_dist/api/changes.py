@@ -1,0 +1,169 @@
+"""Copying and deleting a model: on every node that has it, as if there were one Ollama.
+
+All are asked at once and all are told of: what worked on one node and failed on another is an error that says
+so. Afterwards this node waits a moment until it has heard of the change itself, so that what its client lists
+next is what it has just made (read after write).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from ollama_dist.api.exchange import JSON, Exchange
+from ollama_dist.api.listing import Surroundings
+from ollama_dist.backends.fetch import fetch
+from ollama_dist.backends.target import Target
+from ollama_dist.core.errors import UpstreamFailed
+from ollama_dist.core.names import ModelKey, model_key
+from ollama_dist.core.view import ClusterView, NodeView
+from ollama_dist.wire import gojson
+
+log = structlog.get_logger()
+
+CHANGE_S: Final = 60.0
+"""For one engine to copy or delete a model: files are removed, nothing is moved."""
+
+ANSWER_LIMIT: Final = 2**20
+HEARD_S: Final = 2.0
+"""How long the change is waited for to come back by gossip; it takes a tenth of that when all is well."""
+
+_STEP_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What became of the change on one node."""
+
+    node: str
+    status: int
+    body: bytes
+    """The engine's answer, or why there is none, in Ollama's form."""
+    content_type: str = JSON
+
+    @property
+    def is_done(self) -> bool:
+        return self.status == 200
+
+
+class Changes:
+    """The handler. ``alone`` hands a request to this node's own engine, as any Ollama would take it."""
+
+    def __init__(
+        self, node: Surroundings, alone: Callable[[Exchange, bytes], Awaitable[web.StreamResponse]]
+    ) -> None:
+        self._node = node
+        self._alone = alone
+
+    async def __call__(self, exchange: Exchange) -> web.StreamResponse:
+        body = await exchange.body()
+        view = self._node.view()
+        change = read_change(exchange.route.path, body)
+        holders = view.serving_holders(change.model) if change and change.model in view.holders else []
+        if change is None or all(node.id == view.self_id for node in holders):
+            return await self._alone(exchange, body)
+        holders = sorted(holders, key=lambda node: (node.id != view.self_id, node.name))
+        told = await asyncio.gather(*(self._tell(node, exchange, body) for node in holders))
+        self._node.engine.nudge()
+        if any(each.is_done for each in told):
+            done = {each.node for each in told if each.is_done}
+            await self._until_heard(change, [node for node in holders if node.name in done])
+        status, answer, content_type = verdict(told, is_deletion=change.is_deletion)
+        response = exchange.reply(answer, status=status, content_type=content_type)
+        response.headers["X-Ollama-Node"] = ", ".join(each.node for each in told if each.is_done)
+        return response
+
+    async def _tell(self, node: NodeView, exchange: Exchange, body: bytes) -> Told:
+        target: Target | None = (
+            self._node.engine.target if node.id == self._node.view().self_id else self._node.target(node.id)
+        )
+        if target is None:
+            return _untold(node, "cannot be reached")
+        try:
+            answer = await fetch(
+                target,
+                exchange.request.method,
+                exchange.route.path,
+                headers=exchange.passed_on(),
+                body=body,
+                timeout=CHANGE_S,
+                limit=ANSWER_LIMIT,
+            )
+        except UpstreamFailed as failure:
+            log.warning("change_not_told", route=exchange.route.path, node=node.name, error=str(failure))
+            return _untold(node, str(failure))
+        return Told(node.name, answer.status, answer.body, answer.content_type or JSON)
+
+    async def _until_heard(self, change: "Change", nodes: Sequence[NodeView]) -> None:
+        for _ in range(round(HEARD_S / _STEP_S)):
+            if change.is_visible(self._node.view(), nodes):
+                return
+            await asyncio.sleep(_STEP_S)
+        log.info("change_not_heard_of_yet", model=change.model, waited_s=HEARD_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A copy, or a deletion where there is no destination."""
+
+    model: ModelKey
+    destination: ModelKey | None = None
+
+    @property
+    def is_deletion(self) -> bool:
+        return self.destination is None
+
+    def is_visible(self, view: ClusterView, nodes: Sequence[NodeView]) -> bool:
+        """Whether ``view`` shows it on all of ``nodes``."""
+        known = [view.nodes[node.id].models for node in nodes if node.id in view.nodes]
+        if self.destination is None:
+            return not any(self.model in models for models in known)
+        return all(self.destination in models for models in known)
+
+
+def read_change(path: str, body: bytes) -> Change | None:
+    """What a body asks for; None when an engine has to say what is wrong with it."""
+    try:
+        fields = gojson.read_object(body)
+    except gojson.MalformedJson:
+        return None
+    is_copy = path == "/api/copy"
+    model = _key(fields.get("source") if is_copy else fields.get("model") or fields.get("name"))
+    destination = _key(fields.get("destination")) if is_copy else None
+    if model is None or (is_copy and destination is None):
+        return None
+    return Change(model, destination)
+
+
+def verdict(told: Sequence[Told], *, is_deletion: bool) -> tuple[int, bytes, str | None]:
+    """Status, body and content type of the answer to the client."""
+    done = [each.node for each in told if each.is_done]
+    # Deleted there already, by somebody who was faster: as good as done now.
+    failed = [each for each in told if not (each.is_done or (done and is_deletion and each.status == 404))]
+    if not failed:
+        return 200, b"", None
+    if not done:
+        first = failed[0]
+        return first.status, first.body, first.content_type
+    why = "; ".join(f"{each.node}: {_error_of(each.body).removeprefix(each.node + ' ')}" for each in failed)
+    text = f"done on {', '.join(done)}, but not everywhere: {why}"
+    return 502, gojson.encode({"error": text}), JSON
+
+
+def _key(text: object) -> ModelKey | None:
+    return model_key(text) if isinstance(text, str) and text else None
+
+
+def _untold(node: NodeView, why: str) -> Told:
+    return Told(node.name, 502, gojson.encode({"error": f"{node.name} could not be told: {why}"}))
+
+
+def _error_of(body: bytes) -> str:
+    try:
+        said = gojson.read_object(body).get("error")
+    except gojson.MalformedJson:
+        said = None
+    return said if isinstance(said, str) else body.decode("utf-8", "replace").strip()[:200]
