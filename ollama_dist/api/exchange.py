@@ -111,8 +111,12 @@ class Exchange:
     def failure(self, error: DistError) -> web.Response:
         """The answer that tells the caller of ``error`` in its own dialect, or in ours on our own routes."""
         if self.route.path.startswith(("/api/distributed", "/admin", "/healthz")):
-            return self.reply_json({"error": str(error), "code": error.code}, status=error.status)
-        content_type, body = error_body(
-            self.route.dialect, error.status, str(error), code=error.code, request_id=self.id
-        )
-        return self.reply(body, status=error.status, content_type=content_type)
+            response = self.reply_json({"error": str(error), "code": error.code}, status=error.status)
+        else:
+            content_type, body = error_body(
+                self.route.dialect, error.status, str(error), code=error.code, request_id=self.id
+            )
+            response = self.reply(body, status=error.status, content_type=content_type)
+        if error.retry_after_s is not None:
+            response.headers["Retry-After"] = str(error.retry_after_s)
+        return response

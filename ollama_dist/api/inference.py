@@ -6,6 +6,7 @@ from aiohttp import web
 
 from ollama_dist.api.exchange import Exchange, Header
 from ollama_dist.api.relay import relay
+from ollama_dist.core.errors import Busy
 from ollama_dist.core.requests import Priority
 from ollama_dist.node.dispatch import Dispatcher, Served
 from ollama_dist.wire.inspection import inspect
@@ -31,6 +32,8 @@ class Inference:
             assert answer is not None
             headers = [*answer.headers, *_about(served)]
             if answer.is_whole:
+                if answer.status == Busy.status:
+                    headers.append(("Retry-After", str(Busy.retry_after_s)))
                 return whole(exchange, answer.status, answer.first, headers)
             return await relay(exchange, answer, status=answer.status, headers=headers, first=answer.first)
 

@@ -15,6 +15,9 @@ KEEP_ALIVE_S: Final = 75.0
 DRAIN_S: Final = 30.0
 """How long answers under way may take to end once the listener is stopped."""
 
+_CLIENT_LEFT: Final = 499
+"""Never sent, for nobody is there; nginx's number for it."""
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -42,8 +45,9 @@ class Listener:
 
     def __init__(self, handler: Handler, bound: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         self._socket = bound
+        self._handler = handler
         self._server = web.Server(
-            handler,
+            self._handle,
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
@@ -51,6 +55,15 @@ class Listener:
         )
         self._runner = web.ServerRunner(self._server, shutdown_timeout=DRAIN_S)
         self._tls = tls
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """A client that left while it was written to has ended its request; that is nobody's error."""
+        try:
+            return await self._handler(request)
+        except ConnectionError:
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=_CLIENT_LEFT)
 
     @property
     def address(self) -> tuple[str, int]:

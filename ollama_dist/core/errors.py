@@ -7,12 +7,13 @@ class DistError(Exception):
     """Something a caller can be told about.
 
     ``status`` is the HTTP status of the answer, ``code`` its name for programs, ``retryable`` whether
-    the same request may succeed elsewhere or later.
+    the same request may succeed elsewhere or later, ``retry_after_s`` when it is worth another try.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
+    retry_after_s: ClassVar[int | None] = None
 
 
 class BadRequest(DistError):
@@ -42,6 +43,7 @@ class TooManyAttempts(DistError):
     status = 429
     code = "too_many_attempts"
     retryable = True
+    retry_after_s = 5
 
 
 class NotFound(DistError):
@@ -76,6 +78,7 @@ class NoCandidate(DistError):
     status = 503
     code = "no_candidate"
     retryable = True
+    retry_after_s = 2
 
 
 class Busy(DistError):
@@ -84,6 +87,7 @@ class Busy(DistError):
     status = 503
     code = "busy"
     retryable = True
+    retry_after_s = 1
 
 
 class UpstreamFailed(DistError):

@@ -174,8 +174,8 @@ async def test_what_a_busy_node_refuses_the_next_one_takes(nodes: JoinedNodes) -
 async def test_when_all_are_busy_the_caller_hears_ollamas_words(nodes: JoinedNodes) -> None:
     for node in nodes:
         node.fake.faults.add(Fault(busy=True))
-    status, _, body = await post(nodes["desk"], "/api/chat", CHAT)
-    assert status == 503
+    status, headers, body = await post(nodes["desk"], "/api/chat", CHAT)
+    assert (status, headers["Retry-After"]) == (503, "1")
     assert json.loads(body)["error"] == "server busy, please try again.  maximum pending requests exceeded"
 
 
