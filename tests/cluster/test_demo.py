@@ -60,7 +60,7 @@ class Demo:
 
 async def _said(port: str, model: str) -> str:
     async with ollama.AsyncClient(f"http://127.0.0.1:{port}") as client:
-        return (await client.generate(model, "hi")).response
+        return str((await client.generate(model, "hi")).response)
 
 
 def _is_gone(folder: Path) -> bool:
