@@ -7,7 +7,8 @@ from typing import Final
 from ollama_dist.core.outcomes import Attempt, Result
 
 EXTRA_TRIES: Final = 2
-"""Further places tried after failures. To be told "busy" or "not here" costs nobody anything."""
+"""Further places tried after failures. To be told "busy" or "not here" costs nobody anything, and where
+nobody took the request nothing was done either."""
 
 BUDGET_PART: Final = 0.2
 BUDGET_FLOOR: Final = 3
@@ -72,7 +73,9 @@ def next_step(attempts: Sequence[Attempt], *, fallback: bool) -> TryElsewhere | 
         return GiveUp(f"the request was {last}")
     if not fallback:
         return GiveUp("fallback is switched off")
-    failures = sum(attempt.result.blames_node for attempt in attempts)
+    if last is Result.REFUSED:  # the breaker of that place is open now: nobody else goes there
+        return TryElsewhere(costs=False)
+    failures = sum(attempt.result.blames_node for attempt in attempts if attempt.result is not Result.REFUSED)
     if failures > EXTRA_TRIES:
         return GiveUp(f"{failures} places failed")
     return TryElsewhere(costs=True)

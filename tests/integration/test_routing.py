@@ -1,5 +1,6 @@
 """Where requests go, what callers are told about it, and what the operator's routes say afterwards."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -419,3 +420,20 @@ async def test_what_nobody_has_is_answered_as_any_ollama_does(
                 answers.append((response.status, await response.read()))
     assert answers[0] == answers[1]
     assert answers[0][0] == status
+
+
+async def test_when_an_engine_vanishes_all_it_was_about_to_answer_moves() -> None:
+    """However many they are: nobody has done anything for them yet."""
+    async with joined_nodes({"desk": [], "laptop": ["tiny"], "office": ["tiny"]}, slots=32) as nodes:
+        laptop, office = nodes["laptop"].fake, nodes["office"].fake
+        for fake in (laptop, office):
+            fake.faults.add(Fault(hang=Hang.ANSWER))
+        requests = [asyncio.create_task(post(nodes["desk"], "/api/chat", CHAT)) for _ in range(24)]
+        await until(
+            lambda: len(laptop.journal.on("/api/chat")) + len(office.journal.on("/api/chat")) == 24,
+            what="the requests' arriving",
+        )
+        assert len(laptop.journal.on("/api/chat")) > 5
+        office.clear_faults()
+        await laptop.stop()
+        assert {(await request)[0] for request in requests} == {200}
