@@ -13,7 +13,8 @@ from ollama_dist.cli.answers import Node
 from ollama_dist.cli.checks_engine import ask_version
 from ollama_dist.cli.examination import Check, Situation, Verdict, failed, passed, skipped, warned
 from ollama_dist.cli.terminal import count, milliseconds
-from ollama_dist.node.setting_values import Address, Listen, address_with, is_loopback, listen_on
+from ollama_dist.node.reports import REACH_WORDS, Reach, reach_of
+from ollama_dist.node.setting_values import Address, Listen, address_with, is_loopback
 
 _CONNECT_S: Final = 2.0
 _MDNS: Final = ("224.0.0.251", 5353)
@@ -46,8 +47,8 @@ def check_reports(situation: Situation) -> Verdict:
 
 def check_listen(situation: Situation) -> Verdict:
     if situation.status is not None:
-        return judge_reach(situation.status.listen)
-    listen = situation.settings.node.listen
+        return judge_reach(situation.status.listen, situation.status.reach)
+    listen, keys = situation.settings.node.listen, situation.settings.node.client_keys
     port, why = first_free(listen)
     if port is None:
         return failed(f"{listen} cannot be listened on: {why}", "name another with --listen")
@@ -58,20 +59,19 @@ def check_listen(situation: Situation) -> Verdict:
             f"port {listen.port} is taken by {by}, {port} will be used; for clients: "
             f"export OLLAMA_HOST={Address(listen.reachable.host, port)}"
         )
-    return judge_reach(str(Listen(listen.host, port)))
+    return judge_reach(str(Listen(listen.host, port)), reach_of(listen.host, keys))
 
 
-def judge_reach(listen: str) -> Verdict:
+def judge_reach(listen: str, reach: str) -> Verdict:
     """Who can connect to this public address."""
-    try:
-        host = listen_on("", 0)(listen).host
-    except ValueError:
-        return skipped("the node does not say where it listens")
-    if is_loopback(host):
-        return passed(f"{listen}: this machine only")
-    return warned(
-        f"{listen}: everybody on the network can use the models", "ollama-dist serve --listen 127.0.0.1"
-    )
+    match reach:
+        case Reach.MACHINE | Reach.KEYED:
+            return passed(f"{listen}: {REACH_WORDS[Reach(reach)]}")
+        case Reach.OPEN:
+            return warned(
+                f"{listen}: everybody on the network can use the models", "leave out --client-keys never"
+            )
+    return skipped("the node does not say who can connect to it")
 
 
 def check_node_listen(situation: Situation) -> Verdict:

@@ -31,7 +31,7 @@ from ollama_dist.node.config import Settings
 from ollama_dist.node.logs import configure_logging
 from ollama_dist.node.node import Node
 from ollama_dist.node.paths import StateLock, StatePaths, make_state_dir
-from ollama_dist.node.reports import Reach
+from ollama_dist.node.reports import Reach, reach_of
 from ollama_dist.node.runtime_file import Runtime, write_runtime
 from ollama_dist.node.secret_files import admin_token_file, find_cluster_key, make_admin_token
 from ollama_dist.node.setting_values import Address, ClientKeys, Listen
@@ -89,7 +89,10 @@ async def _serve(settings: Settings, paths: StatePaths) -> int:
         await public.start()
         stack.push_async_callback(public.stop)
         bound = Listen(*public.address)
-        node.listen, node.reach = str(Address(*public.address)), _reach(settings, bound)
+        node.listen, node.reach = (
+            str(Address(*public.address)),
+            reach_of(bound.host, settings.node.client_keys),
+        )
         runtime = _RuntimeFile(settings, paths, node, cluster)
         stack.push_async_callback(runtime.stop)
         runtime.start()
@@ -127,7 +130,7 @@ async def _pass_through(settings: Settings, paths: StatePaths) -> int:
             name=settings.node.name,
             client=Listen(*public.address).reachable,
             is_second_choice=_is_second_choice(settings, Listen(*public.address)),
-            reach=_reach(settings, Listen(*public.address)),
+            reach=reach_of(public.address[0], settings.node.client_keys),
             client_key=_first_key(settings, paths, Listen(*public.address)),
             engine=snapshot.engine.kind,
             engine_state=snapshot.engine.state,
@@ -252,7 +255,7 @@ def _print_banner(
         name=settings.node.name,
         client=bound.reachable,
         is_second_choice=_is_second_choice(settings, bound),
-        reach=_reach(settings, bound),
+        reach=reach_of(bound.host, settings.node.client_keys),
         client_key=client_key,
         engine=snapshot.engine.kind,
         engine_state=snapshot.engine.state,
@@ -267,12 +270,6 @@ def _print_banner(
     print(banner_text(banner), end="", flush=True)
 
 
-def _reach(settings: Settings, bound: Listen) -> Reach:
-    if bound.is_loopback:
-        return Reach.MACHINE
-    return Reach.OPEN if settings.node.client_keys is ClientKeys.NEVER else Reach.KEYED
-
-
 def _client_policy(settings: Settings, paths: StatePaths) -> ClientPolicy:
     match settings.node.client_keys:
         case ClientKeys.NEVER:
@@ -284,7 +281,10 @@ def _client_policy(settings: Settings, paths: StatePaths) -> ClientPolicy:
 
 def _first_key(settings: Settings, paths: StatePaths, bound: Listen) -> str:
     """A key, made where keys are needed and there is none; empty elsewhere. It is shown this once."""
-    needed = settings.node.client_keys is ClientKeys.ALWAYS or _reach(settings, bound) is Reach.KEYED
+    needed = (
+        settings.node.client_keys is ClientKeys.ALWAYS
+        or reach_of(bound.host, settings.node.client_keys) is Reach.KEYED
+    )
     file = KeyFile(paths.client_keys)
     if not needed or file.keys():
         return ""

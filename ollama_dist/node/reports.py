@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Final
 
 from ollama_dist.core.modes import Mode
+from ollama_dist.node.setting_values import ClientKeys, is_loopback
 
 
 class Reach(StrEnum):
@@ -20,6 +21,13 @@ REACH_WORDS: Final = {
     Reach.KEYED: "the network, with a key",
     Reach.OPEN: "THE WHOLE NETWORK, WITHOUT A KEY",
 }
+
+
+def reach_of(host: str, keys: ClientKeys) -> Reach:
+    """Who can use a listener on ``host``."""
+    if is_loopback(host):
+        return Reach.MACHINE
+    return Reach.OPEN if keys is ClientKeys.NEVER else Reach.KEYED
 
 
 @dataclass(frozen=True, slots=True)

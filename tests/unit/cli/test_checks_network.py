@@ -24,7 +24,8 @@ from ollama_dist.cli.checks_network import (
 from ollama_dist.cli.client import Whereabouts
 from ollama_dist.cli.examination import Result, Situation
 from ollama_dist.node.config import ClusterSettings
-from ollama_dist.node.setting_values import Address, Listen
+from ollama_dist.node.reports import reach_of
+from ollama_dist.node.setting_values import Address, ClientKeys, Listen
 from tests.support.fake_node import STATUS, node_row
 from tests.unit.cli.test_examination import SITUATION
 
@@ -88,17 +89,22 @@ def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "result"),
+    ("host", "keys", "result"),
     [
-        ("127.0.0.1:11434", Result.PASS),
-        ("[::1]:11434", Result.PASS),
-        ("0.0.0.0:11434", Result.WARN),
-        ("192.168.1.20:11434", Result.WARN),
-        ("???", Result.SKIP),
+        ("127.0.0.1", ClientKeys.NEVER, Result.PASS),
+        ("::1", ClientKeys.AUTO, Result.PASS),
+        ("0.0.0.0", ClientKeys.AUTO, Result.PASS),
+        ("192.168.1.20", ClientKeys.ALWAYS, Result.PASS),
+        ("0.0.0.0", ClientKeys.NEVER, Result.WARN),
+        ("192.168.1.20", ClientKeys.NEVER, Result.WARN),
     ],
 )
-def test_who_can_reach_the_node(listen: str, result: Result) -> None:
-    assert judge_reach(listen).result is result
+def test_who_can_reach_the_node(host: str, keys: ClientKeys, result: Result) -> None:
+    assert judge_reach(f"{host}:11434", reach_of(host, keys)).result is result
+
+
+def test_a_node_that_does_not_say_who_can_reach_it_is_not_judged() -> None:
+    assert judge_reach("0.0.0.0:11434", "").result is Result.SKIP
 
 
 def test_a_node_listener_on_loopback_is_for_this_machine_only(taken: int) -> None:
