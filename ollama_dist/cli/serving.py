@@ -89,10 +89,8 @@ async def _serve(settings: Settings, paths: StatePaths) -> int:
         await public.start()
         stack.push_async_callback(public.stop)
         bound = Listen(*public.address)
-        node.listen, node.reach = (
-            str(Address(*public.address)),
-            reach_of(bound.host, settings.node.client_keys),
-        )
+        node.listen = str(Address(*public.address))
+        node.reach = reach_of(bound.host, settings.node.client_keys)
         runtime = _RuntimeFile(settings, paths, node, cluster)
         stack.push_async_callback(runtime.stop)
         runtime.start()
@@ -281,10 +279,8 @@ def _client_policy(settings: Settings, paths: StatePaths) -> ClientPolicy:
 
 def _first_key(settings: Settings, paths: StatePaths, bound: Listen) -> str:
     """A key, made where keys are needed and there is none; empty elsewhere. It is shown this once."""
-    needed = (
-        settings.node.client_keys is ClientKeys.ALWAYS
-        or reach_of(bound.host, settings.node.client_keys) is Reach.KEYED
-    )
+    wanted = settings.node.client_keys
+    needed = wanted is ClientKeys.ALWAYS or reach_of(bound.host, wanted) is Reach.KEYED
     file = KeyFile(paths.client_keys)
     if not needed or file.keys():
         return ""
