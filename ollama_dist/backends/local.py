@@ -16,6 +16,8 @@ class Snapshot:
     engine: Engine = Engine()
     error: str = ""
     """Why it is not ready, for people; empty when it is."""
+    is_meant: bool = False
+    """A person said that there is to be no engine here: nothing is wrong then."""
     models: Mapping[ModelKey, InstalledModel] = field(default_factory=dict)
     loaded: Mapping[ModelKey, LoadedModel] = field(default_factory=dict)
 

@@ -5,7 +5,7 @@ from typing import Final
 from ollama_dist.backends.local import Changed, Snapshot
 from ollama_dist.backends.target import Target
 
-_SNAPSHOT: Final = Snapshot(error="this node was told to have none")
+_SNAPSHOT: Final = Snapshot(error="this node was told to have none", is_meant=True)
 
 
 class NoEngine:

@@ -36,6 +36,8 @@ def find_problems(view: ClusterView, engine: Snapshot, seeds: Seeds = Seeds()) -
 
 def _engine_problems(engine: Snapshot) -> list[Problem]:
     about = engine.engine
+    if engine.is_meant:
+        return []
     if about.kind is EngineKind.NONE:
         return [
             Problem(

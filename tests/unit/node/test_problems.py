@@ -57,6 +57,7 @@ def test_one_name_for_two_contents_is_named_once() -> None:
 
 def test_a_machine_without_an_engine_is_told_what_to_do() -> None:
     assert codes(engine=Snapshot(error="none found")) == ["engine_none"]
+    assert codes(engine=Snapshot(error="told to have none", is_meant=True)) == []
 
 
 def test_a_seed_of_another_cluster_is_an_error_with_the_way_in() -> None:
