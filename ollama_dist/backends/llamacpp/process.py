@@ -18,6 +18,7 @@ from ollama_dist.backends.llamacpp.runner import NO_LIBRARY, Job
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import UpstreamFailed
 from ollama_dist.core.ids import NodeId
+from ollama_dist.runtime.processes import owned
 from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()
@@ -158,19 +159,7 @@ async def start_runner(job: Job, on_death: Callable[[str], None], *, timeout: fl
     then, nor when the caller is cancelled.
     """
     check_installed()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",  # what lies in the folder the node was started in is not to be imported
-        "-m",
-        MODULE,
-        job["path"],
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={name: value for name, value in os.environ.items() if not name.startswith(_OURS)},
-        start_new_session=True,  # Ctrl-C reaches only the node, which lets its answers end first
-    )
-    runner = RunnerProcess(process, job, on_death)
+    runner = RunnerProcess(await _spawn(job["path"]), job, on_death)
     try:
         async with asyncio.timeout(timeout):
             await runner.wait_until_loaded()
@@ -181,3 +170,20 @@ async def start_runner(job: Job, on_death: Callable[[str], None], *, timeout: fl
         await asyncio.shield(runner.kill())
         raise
     return runner
+
+
+async def _spawn(model_path: str) -> asyncio.subprocess.Process:
+    return await owned(
+        asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # what lies in the folder the node was started in is not to be imported
+            "-m",
+            MODULE,
+            model_path,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if not name.startswith(_OURS)},
+            start_new_session=True,  # Ctrl-C reaches only the node, which lets its answers end first
+        )
+    )

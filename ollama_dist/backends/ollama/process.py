@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from ollama_dist.runtime.processes import owned
 from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()
@@ -97,15 +98,17 @@ class OllamaProcess:
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            self._program,
-            "serve",
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=self._environment(os.environ),
-            start_new_session=True,  # its runners end with it, and Ctrl-C reaches only the node
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        return await owned(
+            asyncio.create_subprocess_exec(
+                self._program,
+                "serve",
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=self._environment(os.environ),
+                start_new_session=True,  # its runners end with it, and Ctrl-C reaches only the node
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
         )
 
     def _environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
