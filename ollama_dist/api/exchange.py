@@ -12,7 +12,9 @@ from ollama_dist.api.bodies import read_body
 from ollama_dist.api.routes import Route
 from ollama_dist.core.errors import BadRequest, DistError
 from ollama_dist.core.ids import RequestId
+from ollama_dist.core.requests import Place
 from ollama_dist.wire.errors import error_body
+from ollama_dist.wire.places import HEADER, write_place
 
 Header = tuple[str, str]
 
@@ -89,6 +91,13 @@ class Exchange:
         return [
             (name.lower(), value) for name, value in self.request.headers.items() if name.lower() in PASSED_ON
         ]
+
+    def tell_place(self, place: Place) -> None:
+        """Say on the way where in the queue the request stands: an interim answer (102, RFC 2518 §10.1)."""
+        transport = self.request.transport
+        if transport is not None and self.request.version >= (1, 1):
+            line = f"HTTP/1.1 102 Processing\r\n{HEADER}: {write_place(place)}\r\n\r\n"
+            transport.write(line.encode("ascii"))
 
     def reply(self, body: bytes = b"", *, status: int = 200, content_type: str | None = JSON) -> web.Response:
         """A whole answer."""

@@ -10,6 +10,7 @@ from ollama_dist.core.errors import Busy
 from ollama_dist.core.requests import Priority
 from ollama_dist.node.dispatch import Dispatcher, Served
 from ollama_dist.wire.inspection import inspect
+from ollama_dist.wire.places import HEADER, wants_place, write_place
 
 
 class Inference:
@@ -25,12 +26,15 @@ class Inference:
             exchange.id,
             path,
             pin=exchange.header("X-Ollama-Node") or None,
-            priority=_priority(exchange.header("X-Ollama-Priority")),
+            priority=priority_of(exchange.header("X-Ollama-Priority")),
         )
-        async with self._dispatcher.serve(request, exchange.passed_on(), body) as served:
+        on_place = exchange.tell_place if wants_place(exchange.header(HEADER)) else None
+        async with self._dispatcher.serve(request, exchange.passed_on(), body, on_place) as served:
             answer = served.answer
             assert answer is not None
             headers = [*answer.headers, *_about(served)]
+            if on_place is not None and served.waited is not None:
+                headers.append((HEADER, write_place(served.waited.place, served.waited.waited_s)))
             if answer.is_whole:
                 if answer.status == Busy.status:
                     headers.append(("Retry-After", str(Busy.retry_after_s)))
@@ -60,6 +64,6 @@ def _about(served: Served) -> list[Header]:
     return headers
 
 
-def _priority(text: str) -> Priority:
+def priority_of(text: str) -> Priority:
     """What the caller asked for; what is not one of the words is as if nothing was said."""
     return Priority(text) if text in set(Priority) else Priority.NORMAL

@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 
 from ollama_dist.api.exchange import JSON, Exchange
-from ollama_dist.api.inference import whole
+from ollama_dist.api.inference import priority_of, whole
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.relay import relay
 from ollama_dist.api.routes import OLLAMA_ROUTES, Route, Where
@@ -24,7 +24,8 @@ from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.wire import gojson
 from ollama_dist.wire.inspection import inspect
-from ollama_dist.wire.relay_headers import REFUSAL, REQUEST_ID
+from ollama_dist.wire.places import HEADER, wants_place, write_place
+from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL, REQUEST_ID
 
 log = structlog.get_logger()
 
@@ -81,15 +82,22 @@ class PeerListener:
         body = await exchange.body()
         path = exchange.route.path
         encoding = exchange.header("Content-Encoding") or None
-        request = inspect(path, body, encoding=encoding).request(exchange.id, path)
-        async with self._node.dispatcher.serve_peer(request, exchange.passed_on(), body) as answer:
+        request = inspect(path, body, encoding=encoding).request(
+            exchange.id, path, priority=priority_of(exchange.header(PRIORITY))
+        )
+        on_place = exchange.tell_place if wants_place(exchange.header(HEADER)) else None
+        serving = self._node.dispatcher.serve_peer(request, exchange.passed_on(), body, on_place)
+        async with serving as (answer, waited):
+            headers = list(answer.headers)
+            if on_place is not None:
+                headers.append((HEADER, write_place(waited.place, waited.waited_s)))
             if answer.is_whole:
-                return whole(exchange, answer.status, answer.first, list(answer.headers))
+                return whole(exchange, answer.status, answer.first, headers)
             return await relay(
                 exchange,
                 answer,
                 status=answer.status,
-                headers=answer.headers,
+                headers=headers,
                 first=answer.first,
                 explain=False,
             )

@@ -22,6 +22,9 @@ HIGH_WATER_BYTES: Final = 64 * 1024
 
 Header = tuple[str, str]
 
+OnInterim = Callable[["Head"], None]
+"""Hears of each answer with a status below 200, which is not the last."""
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -71,6 +74,7 @@ class Connection(asyncio.Protocol):
         "_waiter",
         "answered",
         "exchanges",
+        "on_interim",
     )
 
     def __init__(self, verify: Callable[[asyncio.Transport], None] | None = None) -> None:
@@ -97,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._failure: UpstreamFailed | None = None
         self.answered = False
         """Whether a byte of the current answer has come in."""
+        self.on_interim: OnInterim | None = None
 
     # What its owner does with it
 
@@ -246,7 +251,9 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200:
             self._interim = True
-            self._headers = []
+            interim, self._headers, self._head_bytes = Head(status, tuple(self._headers)), [], 0
+            if self.on_interim is not None:
+                self.on_interim(interim)
             return
         self._interim = False
         self._head = Head(status, tuple(self._headers))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ollama_dist.backends.http1 import Connection, Head, Header, request_bytes
+from ollama_dist.backends.http1 import Connection, Head, Header, OnInterim, request_bytes
 from ollama_dist.core.errors import UpstreamRefused, UpstreamTimeout
 from ollama_dist.core.ids import NodeId
 
@@ -45,7 +45,14 @@ class Target:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     async def open(
-        self, method: str, path: str, headers: Sequence[Header], body: bytes, *, head_timeout: float
+        self,
+        method: str,
+        path: str,
+        headers: Sequence[Header],
+        body: bytes,
+        *,
+        head_timeout: float,
+        on_interim: OnInterim | None = None,
     ) -> tuple[Connection, Head]:
         """Send a request and wait for the head of its answer, at most ``head_timeout`` seconds.
 
@@ -59,6 +66,7 @@ class Target:
             self._busy.add(connection)
             try:
                 connection.send(data)
+                connection.on_interim = on_interim
                 deadline = asyncio.get_running_loop().time() + head_timeout
                 return connection, await connection.head(deadline)
             except UpstreamRefused:

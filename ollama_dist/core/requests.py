@@ -34,6 +34,16 @@ class RunnerOption:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """How far a request is from the slot it waits for."""
+
+    position: int
+    """1 is next; 0 has its slot."""
+    expected_s: float
+    """Seconds until it has one, if all goes as before."""
+
+
+@dataclass(frozen=True, slots=True)
 class InferenceRequest:
     """One request, read but not rewritten: the body that travels is the caller's own bytes."""
 

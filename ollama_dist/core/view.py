@@ -11,6 +11,7 @@ from typing import Any
 from ollama_dist.core.errors import NodeNotFound
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
+from ollama_dist.core.requests import RunnerOption
 
 
 class MemberState(StrEnum):
@@ -99,6 +100,8 @@ class LoadedModel:
     """Context per slot it was loaded with; 0 where the engine does not say."""
     active: int = 0
     """Requests it is answering or has waiting, from this node's own count."""
+    options: tuple[RunnerOption, ...] | None = None
+    """What its owner asked for when it was loaded; None where somebody else had it loaded."""
     row: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """The engine's own line about it in ``/api/ps``, untouched."""
 

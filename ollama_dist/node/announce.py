@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgpack
 
 from ollama_dist.core.names import ModelKey, model_key
+from ollama_dist.core.requests import RunnerOption
 from ollama_dist.core.view import (
     Engine,
     EngineKind,
@@ -33,6 +34,10 @@ MAX_VALUE_BYTES: Final = 4096
 """An entry that is larger is not announced (gossip's own limit)."""
 
 _ENGINE_STATES: Final = tuple(EngineState)
+
+_LOADED_WITH: Final = "loaded_with"
+"""Beside the engine's own fields of a loaded model: the options that count when it is asked for again."""
+
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -127,7 +132,7 @@ def encode_cold(cold: Cold) -> dict[str, bytes]:
     for key, model in cold.models.items():
         entries[_entry_key("m", key)] = msgpack.packb(dict(model.row))
     for key, loaded in cold.loaded.items():
-        entries[_entry_key("l", key)] = msgpack.packb(dict(loaded.row))
+        entries[_entry_key("l", key)] = msgpack.packb({**loaded.row, **_with_options(loaded)})
     return {key: value for key, value in entries.items() if len(value) <= MAX_VALUE_BYTES}
 
 
@@ -188,7 +193,22 @@ def _loaded(rows: Iterable[dict[str, Any]]) -> Iterable[tuple[ModelKey, LoadedMo
         key = model_key(row["name"])
         if key is not None:
             context = max(0, _number(row.get("context_length")))
-            yield key, LoadedModel(row["name"], _text(row.get("digest")), context, row=row)
+            options = _options(row.pop(_LOADED_WITH, None))
+            yield key, LoadedModel(row["name"], _text(row.get("digest")), context, options=options, row=row)
+
+
+def _with_options(loaded: LoadedModel) -> dict[str, Any]:
+    if loaded.options is None:
+        return {}
+    return {_LOADED_WITH: [[option.name, option.value] for option in loaded.options]}
+
+
+def _options(said: object) -> tuple[RunnerOption, ...] | None:
+    if not isinstance(said, list):
+        return None
+    pairs = [pair for pair in said[:16] if isinstance(pair, list) and len(pair) == 2]
+    known = [(name, value) for name, value in pairs if isinstance(value, (int, float))]
+    return tuple(RunnerOption(_text(name)[:64], value) for name, value in known)
 
 
 def _gpus(said: object) -> tuple[tuple[str, int], ...]:

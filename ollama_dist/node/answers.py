@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from ollama_dist.backends.http1 import Connection, Head, Header
+from ollama_dist.backends.http1 import Connection, Head, Header, OnInterim
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import DistError, UpstreamCut, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from ollama_dist.core.outcomes import Result, Usage
@@ -16,7 +16,8 @@ from ollama_dist.core.requests import InferenceRequest
 from ollama_dist.node.limits import first_byte_s, silence_s
 from ollama_dist.wire.ends import End, EndWatch, Verdict
 from ollama_dist.wire.failures import classify, early_error, error_text
-from ollama_dist.wire.relay_headers import REFUSAL
+from ollama_dist.wire.places import HEADER
+from ollama_dist.wire.relay_headers import QUEUE, REFUSAL
 
 WHOLE_LIMIT: Final = 8 * 2**20
 """An answer that is not streamed is held back until it is whole, if it is not longer than this (bytes)."""
@@ -27,8 +28,8 @@ FIRST_RECORD_LIMIT: Final = 64 * 1024
 REFUSAL_LIMIT: Final = 2**20
 """An error's body is read so far (bytes); what is longer is no explanation."""
 
-PASSED_ON: Final = {"content-type": "Content-Type", "cache-control": "Cache-Control"}
-"""Headers of an engine's answer that mean something to a caller, as they are written."""
+PASSED_ON: Final = {"content-type": "Content-Type", "cache-control": "Cache-Control", QUEUE: HEADER}
+"""Headers of an engine's or a peer's answer that mean something to a caller, as they are written."""
 
 _ENDS: Final = {
     End.GAVE_OUT: "the model repeated itself and the engine ended the answer",
@@ -155,11 +156,24 @@ def ended_well(watch: EndWatch) -> Verdict:
     return verdict
 
 
-async def begin(target: Target, request: InferenceRequest, headers: Sequence[Header], body: bytes) -> Answer:
-    """Send the request to ``target`` and wait until an answer has begun. Raises `AttemptFailed`."""
-    limit = first_byte_s(request)
+async def begin(
+    target: Target,
+    request: InferenceRequest,
+    headers: Sequence[Header],
+    body: bytes,
+    *,
+    patience_s: float = 0.0,
+    on_interim: OnInterim | None = None,
+) -> Answer:
+    """Send the request to ``target`` and wait until an answer has begun. Raises `AttemptFailed`.
+
+    ``patience_s`` is for what comes before an engine there begins, ``on_interim`` hears of it meanwhile.
+    """
+    limit = first_byte_s(request) + patience_s
     try:
-        connection, head = await target.open("POST", request.route, headers, body, head_timeout=limit)
+        connection, head = await target.open(
+            "POST", request.route, headers, body, head_timeout=limit, on_interim=on_interim
+        )
         try:
             deadline = asyncio.get_running_loop().time() + limit
             if head.status == 200:

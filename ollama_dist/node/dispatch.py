@@ -5,8 +5,8 @@ learned from the end.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import Random
@@ -14,25 +14,29 @@ from typing import Final
 
 import structlog
 
-from ollama_dist.backends.http1 import Header
+from ollama_dist.backends.http1 import Head, Header
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import Busy, DistError, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.outcomes import Attempt, Outcome, Result, Usage
-from ollama_dist.core.requests import InferenceRequest, Intent
+from ollama_dist.core.requests import InferenceRequest, Intent, Priority
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.node.answers import Answer, AttemptFailed, begin
-from ollama_dist.node.load import EngineLoad
+from ollama_dist.node.limits import OWNER_S
+from ollama_dist.node.load import EngineLoad, OnPlace, Waited
+from ollama_dist.node.loads import Loads
 from ollama_dist.node.modes import EffectiveMode, Switches, effective_mode
 from ollama_dist.node.stats import Stats
 from ollama_dist.scheduling.breaker import Breakers, Circuit
 from ollama_dist.scheduling.decide import decide, unload_targets
 from ollama_dist.scheduling.decision import Decision, DecisionLog, Record
+from ollama_dist.scheduling.estimate import loaded_as_asked, service_s
 from ollama_dist.scheduling.failover import GiveUp, RetryBudget, next_step
 from ollama_dist.scheduling.filters import Conditions
 from ollama_dist.scheduling.ledger import Ledger
 from ollama_dist.scheduling.rates import Rates
-from ollama_dist.wire.relay_headers import REQUEST_ID
+from ollama_dist.wire.places import read_place
+from ollama_dist.wire.relay_headers import PRIORITY, QUEUE, REQUEST_ID
 
 log = structlog.get_logger()
 
@@ -72,6 +76,8 @@ class Served:
     """The answer is what a place said that could not serve the request."""
     retries: int = 0
     """Further tries that were charged to the budget."""
+    waited: Waited | None = None
+    """How it came to its slot, where that was here."""
 
     @property
     def fallback_reason(self) -> str:
@@ -100,6 +106,7 @@ class Dispatcher:
         switches: Callable[[], Switches],
         target: Callable[[NodeId], Target | None],
         load: EngineLoad,
+        loads: Loads,
         rng: Random,
         clock: Callable[[], float],
     ) -> None:
@@ -107,6 +114,7 @@ class Dispatcher:
         self._switches = switches
         self._target = target
         self._load = load
+        self._loads = loads
         self._rng = rng
         self._clock = clock
         self._budget = RetryBudget()
@@ -118,12 +126,17 @@ class Dispatcher:
 
     @asynccontextmanager
     async def serve(
-        self, request: InferenceRequest, headers: Sequence[Header], body: bytes
+        self,
+        request: InferenceRequest,
+        headers: Sequence[Header],
+        body: bytes,
+        on_place: OnPlace | None = None,
     ) -> AsyncIterator[Served]:
         """An answer to ``request`` that has begun at the best place that would give one.
 
-        Read the answer to its end within the block; how it ended is noted when the block is left. Raises
-        `NoCandidate`, `Busy`, `UpstreamFailed`, and for pins `NodeNotFound` or `ModelNotFound`.
+        ``on_place`` hears how the wait for a slot goes. Read the answer to its end within the block; how it
+        ended is noted when the block is left. Raises `NoCandidate`, `Busy`, `UpstreamFailed`, and for pins
+        `NodeNotFound` or `ModelNotFound`.
         """
         began = self._clock()
         served = Served(request, effective_mode(self._switches(), self._view()))
@@ -132,8 +145,8 @@ class Dispatcher:
         first_byte_s: float | None = None
         self._budget.begin()
         try:
-            with ExitStack() as held:
-                await self._answer(served, headers, body, held)
+            async with AsyncExitStack() as held:
+                await self._answer(served, headers, body, held, on_place)
                 first_byte_s = self._clock() - began
                 yield served
             is_read = True
@@ -146,8 +159,12 @@ class Dispatcher:
 
     @asynccontextmanager
     async def serve_peer(
-        self, request: InferenceRequest, headers: Sequence[Header], body: bytes
-    ) -> AsyncIterator[Answer]:
+        self,
+        request: InferenceRequest,
+        headers: Sequence[Header],
+        body: bytes,
+        on_place: OnPlace | None = None,
+    ) -> AsyncIterator[tuple[Answer, Waited]]:
         """An answer from this node's own engine to a request another node decided to send here.
 
         It is never sent on. Raises `AttemptFailed`, for the other node to decide again.
@@ -155,11 +172,11 @@ class Dispatcher:
         me = self._view().me
         self.stats.relayed_in += 1
         try:
-            with ExitStack() as held:
-                target = held.enter_context(self._lease(me, request))
-                answer = await begin(target, request, headers, body)
+            async with AsyncExitStack() as held:
+                target, waited = await held.enter_async_context(self._own_lease(request, on_place))
+                answer = await self._begin_here(target, request, headers, body)
                 held.callback(answer.close)
-                yield answer
+                yield answer, waited
                 if answer.result is Result.OK:
                     self._learn(me, request, answer.usage)
         except AttemptFailed as failed:
@@ -174,7 +191,14 @@ class Dispatcher:
 
     # Deciding and attempting
 
-    async def _answer(self, served: Served, headers: Sequence[Header], body: bytes, held: ExitStack) -> None:
+    async def _answer(
+        self,
+        served: Served,
+        headers: Sequence[Header],
+        body: bytes,
+        held: AsyncExitStack,
+        on_place: OnPlace | None,
+    ) -> None:
         """Put the first answer that begins into ``served``; what it needs stays in ``held``."""
         failures: list[AttemptFailed] = []
         while served.answer is None:
@@ -189,12 +213,23 @@ class Dispatcher:
             if served.request.intent is Intent.UNLOAD:
                 await self._unload_elsewhere(served, node.id, headers, body)
             try:
-                with ExitStack() as attempt:
-                    target = attempt.enter_context(self._lease(node, served.request))
-                    more = () if node.id == self._view().self_id else ((REQUEST_ID, str(served.request.id)),)
-                    answer = await begin(target, served.request, (*headers, *more), body)
+                async with AsyncExitStack() as attempt:
+                    if node.id == self._view().self_id:
+                        lease = self._own_lease(served.request, on_place)
+                        target, served.waited = await attempt.enter_async_context(lease)
+                        answer = await self._begin_here(target, served.request, headers, body)
+                    else:
+                        target = await attempt.enter_async_context(self._lease(node))
+                        answer = await begin(
+                            target,
+                            served.request,
+                            (*headers, *_for_owner(served.request, on_place)),
+                            body,
+                            patience_s=OWNER_S,
+                            on_interim=_heard(on_place),
+                        )
                     attempt.callback(answer.close)
-                    held.push(attempt.pop_all())
+                    await held.enter_async_context(attempt.pop_all())
                     served.node, served.answer = node, answer
             except AttemptFailed as failed:
                 self._note_failure(served, node, failed)
@@ -246,25 +281,50 @@ class Dispatcher:
                 f"{served.request.model_text!r} could not be served ({'; '.join(tried)})"
             ) from telling
 
-    @contextmanager
-    def _lease(self, node: NodeView, request: InferenceRequest) -> Iterator[Target]:
-        """The right to send one request to ``node``; raises `AttemptFailed`."""
-        target = self._target(node.id)
-        if target is None:
-            raise AttemptFailed(Result.REFUSED, "nothing is known to take relayed requests there")
-        self.breakers.begin(node.id, self._clock())
-        if node.id == self._view().self_id:
+    @asynccontextmanager
+    async def _lease(self, node: NodeView) -> AsyncIterator[Target]:
+        """The right to send one request to a peer; raises `AttemptFailed`."""
+        target = self._way_to(node.id)
+        self._ledger.sent(node)
+        try:
+            yield target
+        finally:
+            self._ledger.ended(self._view().nodes.get(node.id, node))
+
+    @asynccontextmanager
+    async def _own_lease(
+        self, request: InferenceRequest, on_place: OnPlace | None
+    ) -> AsyncIterator[tuple[Target, Waited]]:
+        """A slot of this node's own engine; raises `AttemptFailed`."""
+        target, me, model = self._way_to(self._view().self_id), self._view().me, request.model
+        service = service_s(request, model, me, self._rates) if model is not None else 0.0
+        async with AsyncExitStack() as slot:
             try:
-                with self._load.admitted(request.model):
-                    yield target
+                waited = await slot.enter_async_context(self._load.admitted(request, service, on_place))
             except Busy as busy:
                 raise AttemptFailed(Result.BUSY, str(busy)) from busy
-        else:
-            self._ledger.sent(node)
-            try:
-                yield target
-            finally:
-                self._ledger.ended(self._view().nodes.get(node.id, node))
+            yield target, waited
+
+    async def _begin_here(
+        self, target: Target, request: InferenceRequest, headers: Sequence[Header], body: bytes
+    ) -> Answer:
+        beginning = begin(target, request, headers, body)
+        return await (self._loads.begin(request, beginning) if self._must_load(request) else beginning)
+
+    def _must_load(self, request: InferenceRequest) -> bool:
+        """Whether the engine has to bring a model of its own into memory for this."""
+        me, model = self._view().me, request.model
+        if model is None or model not in me.models or request.intent is Intent.UNLOAD or request.local_only:
+            return False
+        is_elsewhere = bool(me.models[model].row.get("remote_host"))
+        return not is_elsewhere and loaded_as_asked(request, model, me) is None
+
+    def _way_to(self, node: NodeId) -> Target:
+        target = self._target(node)
+        if target is None:
+            raise AttemptFailed(Result.REFUSED, "nothing is known to take relayed requests there")
+        self.breakers.begin(node, self._clock())
+        return target
 
     async def _unload_elsewhere(
         self, served: Served, winner: NodeId, headers: Sequence[Header], body: bytes
@@ -342,6 +402,8 @@ class Dispatcher:
             self._rates.learn(node.id, request.model, model.size if model else 0, usage)
         if node.id == self._view().self_id:
             self._load.learn(usage)
+            if request.intent is not Intent.UNLOAD:
+                self._loads.note(request)
 
     def _record(self, request: InferenceRequest, decision: Decision, view: ClusterView) -> None:
         shown = {decision.winner, *(each.node for each in decision.candidates)}
@@ -353,3 +415,25 @@ class Dispatcher:
     def _name(self, node: NodeId) -> str:
         known = self._view().nodes.get(node)
         return known.name if known else node
+
+
+def _for_owner(request: InferenceRequest, on_place: OnPlace | None) -> list[Header]:
+    """What the node that owns the engine has to know beside the request itself."""
+    said = [(REQUEST_ID, str(request.id))]
+    if request.priority is not Priority.NORMAL:
+        said.append((PRIORITY, request.priority))
+    if on_place is not None:
+        said.append((QUEUE, "1"))
+    return said
+
+
+def _heard(on_place: OnPlace | None) -> Callable[[Head], None] | None:
+    if on_place is None:
+        return None
+
+    def hear(interim: Head) -> None:
+        place = read_place(interim.get(QUEUE) or "")
+        if place is not None:
+            on_place(place)
+
+    return hear

@@ -10,6 +10,15 @@ from ollama_dist.core.requests import InferenceRequest, Intent
 FIRST_BYTE_S: Final = 300.0
 """Waiting, loading and reading a short prompt; a cold 70B model from a slow disk takes minutes."""
 
+LOAD_S: Final = 300.0
+"""For a model to come into memory."""
+
+LONGEST_WAIT_S: Final = 240.0
+"""Nobody waits longer for a slot: then the caller is told, and may ask elsewhere or later."""
+
+OWNER_S: Final = LONGEST_WAIT_S + LOAD_S
+"""What a peer may need before its engine begins. Should it die meanwhile, gossip tells much sooner."""
+
 SLOWEST_PREFILL_BYTES_PER_S: Final = 40.0
 """About ten tokens a second: below that a prompt is not being read, it is stuck."""
 

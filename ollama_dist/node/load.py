@@ -1,69 +1,122 @@
-"""What this node's engine has to do right now, counted by this node, and the bound on it."""
+"""What this node's engine has to do right now, counted by this node, and the queue in front of it."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from ollama_dist.core.errors import Busy
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.outcomes import Usage
+from ollama_dist.core.requests import InferenceRequest, Intent, Place
 from ollama_dist.core.view import Load
+from ollama_dist.node.limits import LONGEST_WAIT_S
+from ollama_dist.scheduling.queue import BUSY_TEXT, NodeQueue, Ticket
 
 _SMOOTHING: Final = 0.2
 """Weight of the newest answer in the decode rate."""
 
-BUSY_TEXT: Final = "server busy, please try again.  maximum pending requests exceeded"
-"""Ollama's own words (``server/sched.go``), two spaces and all: clients look for them."""
+TELL_S: Final = 0.5
+"""How often a caller that wants to know is told of its place."""
+
+AT_ONCE: Final = Place(0, 0.0)
+
+OnPlace = Callable[[Place], None]
+
+
+@dataclass(slots=True)
+class Waited:
+    """How a request came to its slot."""
+
+    place: Place = AT_ONCE
+    """As it came in."""
+    waited_s: float = 0.0
 
 
 class EngineLoad:
-    """Counts requests in the engine or waiting for it, and refuses what is beyond the bound.
+    """Lets requests into the engine, as many per model as it has slots, and queues the others.
 
-    Ollama queues requests for a loaded model without any limit; ``max_waiting`` is ours. ``changed`` is
-    called after every change, to tell the others.
+    ``max_waiting`` bounds the queue of each model. ``changed`` is called after every change, to tell others.
     """
 
-    def __init__(self, slots: int, max_waiting: int, changed: Callable[[], None]) -> None:
-        self._slots = slots
-        self._max_waiting = max_waiting
+    def __init__(
+        self, slots: int, max_waiting: int, changed: Callable[[], None], clock: Callable[[], float]
+    ) -> None:
+        self._queue = NodeQueue(slots, max_waiting)
         self._changed = changed
-        self._active: Counter[ModelKey | None] = Counter()
+        self._clock = clock
+        self._turns: dict[Ticket, asyncio.Future[None]] = {}
+        self._beside = 0
+        """Requests that take no slot."""
         self._tokens_per_s = 0.0
 
     @property
     def now(self) -> Load:
-        in_flight = self._active.total()
-        return Load(in_flight, self._waiting(), self._slots, round(self._tokens_per_s, 1))
+        queue = self._queue
+        return Load(queue.in_flight + self._beside, queue.waiting, queue.slots, round(self._tokens_per_s, 1))
 
     def active(self, model: ModelKey) -> int:
-        return self._active[model]
+        return self._queue.active(model)
 
     def set_slots(self, slots: int) -> None:
-        if slots != self._slots:
-            self._slots = slots
+        if slots != self._queue.slots:
+            self._call(self._queue.set_slots(slots))
             self._changed()
 
-    @contextmanager
-    def admitted(self, model: ModelKey | None) -> Iterator[None]:
-        """One request for ``model`` for as long as the block runs; raises `Busy` when there is no room."""
-        if self._active[model] >= self._slots and self._waiting() >= self._max_waiting:
-            raise Busy(BUSY_TEXT)
-        self._active[model] += 1
+    @asynccontextmanager
+    async def admitted(
+        self, request: InferenceRequest, service_s: float, on_place: OnPlace | None = None
+    ) -> AsyncIterator[Waited]:
+        """A place in the engine for as long as the block runs, waited for if need be.
+
+        ``service_s`` is how long the request will probably take. Raises `Busy` when there is no room, or
+        none in time. What only loads or unloads a model takes no slot, nor does what an engine will refuse.
+        """
+        if request.model is None or request.intent not in (Intent.GENERATE, Intent.EMBED):
+            self._beside += 1
+            self._changed()
+            try:
+                yield Waited()
+            finally:
+                self._beside -= 1
+                self._changed()
+            return
+        began = self._clock()
+        ticket = self._queue.enter(request.model, request.priority, service_s, began)
         self._changed()
         try:
-            yield
+            place = self._queue.place(ticket)
+            if place.position:
+                await self._turn(ticket, on_place)
+            yield Waited(place, self._clock() - began)
         finally:
-            self._active[model] -= 1
-            if not self._active[model]:
-                del self._active[model]
+            self._call(self._queue.leave(ticket))
             self._changed()
+
+    async def _turn(self, ticket: Ticket, on_place: OnPlace | None) -> None:
+        turn = self._turns[ticket] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_S):
+                told: int | None = None
+                while not turn.done():
+                    place = self._queue.place(ticket)
+                    if on_place is not None and place.position != told:
+                        on_place(place)
+                        told = place.position
+                    await asyncio.wait([turn], timeout=None if on_place is None else TELL_S)
+        except TimeoutError as error:
+            raise Busy(BUSY_TEXT) from error
+        finally:
+            del self._turns[ticket]
+
+    def _call(self, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            if (turn := self._turns.get(ticket)) is not None and not turn.done():
+                turn.set_result(None)
 
     def learn(self, usage: Usage) -> None:
         """Fold the speed of an answer just finished into the decode rate."""
         if speed := usage.tokens_per_s:
             weight = _SMOOTHING if self._tokens_per_s else 1.0
             self._tokens_per_s += weight * (speed - self._tokens_per_s)
-
-    def _waiting(self) -> int:
-        return sum(max(0, count - self._slots) for count in self._active.values())

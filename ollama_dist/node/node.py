@@ -31,6 +31,7 @@ from ollama_dist.node.announcer import Announcer
 from ollama_dist.node.cluster_view import ViewStore
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.load import EngineLoad
+from ollama_dist.node.loads import Loads
 from ollama_dist.node.modes import Switches, effective_mode
 from ollama_dist.node.problems import Seeds, find_problems
 from ollama_dist.node.reports import Problem, Reach, SelfReport
@@ -129,7 +130,8 @@ class Node:
         self._targets: dict[NodeId, Target] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._is_engine_seen = asyncio.Event()
-        self._load = EngineLoad(engine.slots, options.max_queue, self._load_changed)
+        self._load = EngineLoad(engine.slots, options.max_queue, self._load_changed, time.monotonic)
+        self._loads = Loads(lambda: self.view().me, engine.nudge)
         self._views = ViewStore(cluster.id, self._myself())
         self._announcer = Announcer(cluster.set_load, cluster.set_state)
         self.dispatcher = Dispatcher(
@@ -137,6 +139,7 @@ class Node:
             switches=lambda: self.switches,
             target=self.target,
             load=self._load,
+            loads=self._loads,
             rng=SystemRandom(),
             clock=time.monotonic,
         )
@@ -176,6 +179,7 @@ class Node:
         await self.cluster.stop()
         for target in self._targets.values():
             target.fail()
+        await self._loads.stop()
         await self.engine.stop()
         self._telemetry.close()
 
@@ -201,7 +205,8 @@ class Node:
     def _myself(self) -> NodeView:
         snapshot = self.engine.snapshot
         loaded = {
-            key: replace(model, active=self._load.active(key)) for key, model in snapshot.loaded.items()
+            key: replace(model, active=self._load.active(key), options=self._loads.options(key))
+            for key, model in snapshot.loaded.items()
         }
         return NodeView(
             id=self._options.id,
@@ -225,6 +230,7 @@ class Node:
 
     def _engine_changed(self) -> None:
         self._note_engine()
+        self._loads.forget_all_but(self.engine.snapshot.loaded)
         self._load.set_slots(self.engine.slots)
         self._renew_self()
         me = self.view().me
@@ -326,7 +332,11 @@ class Node:
         return {
             "requests": self.dispatcher.stats.render(),
             "gossip": self.cluster.counters(),
-            "engine": {"load": self._load.now.in_flight, "slots": self._load.now.slots},
+            "engine": {
+                "load": self._load.now.in_flight,
+                "slots": self._load.now.slots,
+                "held_loads": self._loads.held,
+            },
             "process": {
                 "memory_bytes": memory,
                 "threads": threads,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ollama_dist.core.names import ModelKey
-from ollama_dist.core.requests import InferenceRequest, Intent, Priority
+from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
 from ollama_dist.core.view import LoadedModel, NodeView
 from ollama_dist.scheduling.decision import Estimate
 from ollama_dist.scheduling.rates import Rates
@@ -46,6 +46,9 @@ def estimate(request: InferenceRequest, key: ModelKey, situation: Situation, rat
     wait_s = max(0, ahead - slots + 1) * service / slots
     loaded = loaded_as_asked(request, key, node)
     load_s = 0.0 if loaded else rates.load_s(node, size)
+    if not loaded and in_memory(key, node):  # an engine lets all that is under way end before it reloads
+        wait_s = ahead * service / slots
+        load_s += wait_s
     network_s = 0.0 if situation.is_self else (node.rtt_s or UNKNOWN_RTT_S)
     prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / rates.prefill(node, key, size)
     first = network_s + max(wait_s, load_s) + prompt_s
@@ -54,7 +57,7 @@ def estimate(request: InferenceRequest, key: ModelKey, situation: Situation, rat
         load_s=load_s,
         first_token_s=first,
         total_s=first + tokens / decode,
-        reason=f"{'loaded' if loaded else 'cold'}, {ahead} ahead, {decode:.0f} tok/s",
+        reason=f"{_readiness(request, key, node)}, {ahead} ahead, {decode:.0f} tok/s",
     )
 
 
@@ -64,8 +67,23 @@ def seconds(request: InferenceRequest, expected: Estimate) -> float:
     return weight * expected.first_token_s + (1 - weight) * expected.total_s
 
 
+def service_s(request: InferenceRequest, key: ModelKey, node: NodeView, rates: Rates) -> float:
+    """How long ``request`` would keep a slot of ``node``, seconds."""
+    size = node.models[key].size if key in node.models else 0
+    prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / rates.prefill(node, key, size)
+    if request.intent is not Intent.GENERATE:
+        return prompt_s
+    return prompt_s + rates.output_tokens(key, request.max_tokens) / rates.decode(node, key, size)
+
+
 def loaded_as_asked(request: InferenceRequest, key: ModelKey, node: NodeView) -> LoadedModel | None:
-    """The model in the node's memory, unless the request's options would make the engine load it anew.
+    """The model in the node's memory, unless the request's options would make the engine load it anew."""
+    loaded = in_memory(key, node)
+    return loaded if loaded is not None and fits(request.runner_options, loaded) else None
+
+
+def in_memory(key: ModelKey, node: NodeView) -> LoadedModel | None:
+    """The model in the node's memory, with whatever options.
 
     An engine lists what runs by the name that caused the load: another name of the same content counts too.
     """
@@ -73,9 +91,22 @@ def loaded_as_asked(request: InferenceRequest, key: ModelKey, node: NodeView) ->
     if loaded is None and key in node.models:
         digest = node.models[key].digest
         loaded = next((other for other in node.loaded.values() if other.digest == digest), None)
-    if loaded is None:
-        return None
-    context = next((option.value for option in request.runner_options if option.name == "num_ctx"), None)
-    if context is not None and loaded.context_length and context != loaded.context_length:
-        return None
     return loaded
+
+
+def fits(asked: tuple[RunnerOption, ...], loaded: LoadedModel) -> bool:
+    """Whether an engine would answer with the model as it is: its ``needsReload`` (``server/sched.go``)."""
+    wanted = {option.name: option.value for option in asked}
+    context = wanted.pop("num_ctx", None)
+    if loaded.options is None:  # somebody else had it loaded: engines tell no more than its context
+        return context is None or context == (loaded.context_length or context)
+    had = {option.name: option.value for option in loaded.options}
+    had_context = had.pop("num_ctx", None)
+    # An engine cuts the context to what the model was trained with, and tells what is left.
+    return wanted == had and (context == had_context or (context or 0) == (loaded.context_length or -1))
+
+
+def _readiness(request: InferenceRequest, key: ModelKey, node: NodeView) -> str:
+    if loaded_as_asked(request, key, node):
+        return "loaded"
+    return "loaded with other options" if in_memory(key, node) else "cold"

@@ -427,7 +427,7 @@ async def test_when_an_engine_vanishes_all_it_was_about_to_answer_moves() -> Non
     async with joined_nodes({"desk": [], "laptop": ["tiny"], "office": ["tiny"]}, slots=32) as nodes:
         laptop, office = nodes["laptop"].fake, nodes["office"].fake
         for fake in (laptop, office):
-            fake.faults.add(Fault(hang=Hang.ANSWER))
+            fake.faults.add(Fault(route="/api/chat", hang=Hang.ANSWER))
         requests = [asyncio.create_task(post(nodes["desk"], "/api/chat", CHAT)) for _ in range(24)]
         await until(
             lambda: len(laptop.journal.on("/api/chat")) + len(office.journal.on("/api/chat")) == 24,

@@ -33,6 +33,8 @@ class Journal:
         self.most_in_slots = 0
         self.waiting = 0
         """Generations that wait for a slot."""
+        self.loads_begun = 0
+        """How often a model was begun to be brought into memory, be it that it never came."""
 
     def open(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Seen:
         seen = Seen(method, path, self.now(), headers=headers, body=body)
@@ -65,6 +67,7 @@ class Journal:
             "in_slots": self.in_slots,
             "most_in_slots": self.most_in_slots,
             "waiting": self.waiting,
+            "loads_begun": self.loads_begun,
             "under_way": len(self.under_way),
             "requests": requests,
         }

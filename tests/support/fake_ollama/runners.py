@@ -98,6 +98,7 @@ class Runners:
     async def _bring_in(self, weights: str, name: str) -> None:
         if weights in self._runners:
             return
+        self._journal.loads_begun += 1
         if self.load_s:
             await asyncio.sleep(self.load_s)
         while len(self._runners) >= MAX_LOADED:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_dist.core.names import ModelKey, parse_model_name
+from ollama_dist.core.requests import RunnerOption
 from ollama_dist.core.view import EngineKind, EngineState, InstalledModel, Load, LoadedModel
 from ollama_dist.node.announce import (
     MAX_VALUE_BYTES,
@@ -116,3 +117,11 @@ def test_any_entries_are_heard_without_harm(entries: dict[str, bytes]) -> None:
 def test_models_are_known_by_their_names_not_by_the_entries_key() -> None:
     entries = {"m:whatever": msgpack.packb({**ROW, "name": "TINY"})}
     assert decode_cold(entries).models.keys() == {ModelKey(KEY)}
+
+
+def test_what_a_model_was_loaded_with_travels_beside_the_engines_own_fields() -> None:
+    options = (RunnerOption("num_ctx", 8192), RunnerOption("shift", False))
+    row = {"name": "a:latest", "size": 5}
+    loaded = {ModelKey("a"): LoadedModel("a:latest", "", options=options, row=row)}
+    [heard] = decode_cold(encode_cold(Cold(loaded=loaded))).loaded.values()
+    assert (heard.options, heard.row) == (options, row)

@@ -1,0 +1,120 @@
+"""Who waits here for a slot of which model, and in what order. Pure.
+
+An engine answers as many requests per loaded model as it has slots, and queues the rest without a limit, in
+the order of arrival, where nobody sees them. So no more is sent to it than it has slots, and the rest waits
+here: bounded, by urgency, and visible.
+"""
+
+import bisect
+from dataclasses import dataclass, field
+from typing import Final
+
+from ollama_dist.core.errors import Busy
+from ollama_dist.core.names import ModelKey
+from ollama_dist.core.requests import Place, Priority
+
+BUSY_TEXT: Final = "server busy, please try again.  maximum pending requests exceeded"
+"""Ollama's own words (``server/sched.go``), two spaces and all: clients look for them."""
+
+CLASS_S: Final = {Priority.INTERACTIVE: 0.0, Priority.NORMAL: 6.0, Priority.BATCH: 12.0}
+"""What a class counts, in seconds of service."""
+
+LONGEST_SERVICE_S: Final = 20.0
+"""A longer answer does not wait longer for being so."""
+
+AGING: Final = 0.5
+"""Seconds of rank that a second of waiting is worth: after 64 s anything goes before what has just come."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ticket:
+    """A request in the queue or in the engine. The smallest goes first."""
+
+    rank: float
+    number: int
+    """Tells tickets apart, the older first."""
+    model: ModelKey = field(compare=False)
+    service_s: float = field(compare=False)
+
+
+@dataclass(slots=True)
+class _Line:
+    """One model's."""
+
+    running: set[Ticket] = field(default_factory=set)
+    waiting: list[Ticket] = field(default_factory=list)
+    """In order."""
+
+
+class NodeQueue:
+    """The queues of one node. ``max_waiting`` bounds each model's."""
+
+    def __init__(self, slots: int, max_waiting: int) -> None:
+        self.slots = slots
+        self._max_waiting = max_waiting
+        self._lines: dict[ModelKey, _Line] = {}
+        self._number = 0
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(line.running) + len(line.waiting) for line in self._lines.values())
+
+    @property
+    def waiting(self) -> int:
+        return sum(len(line.waiting) for line in self._lines.values())
+
+    def active(self, model: ModelKey) -> int:
+        """Requests of one model that run or wait."""
+        line = self._lines.get(model)
+        return len(line.running) + len(line.waiting) if line else 0
+
+    def enter(self, model: ModelKey, priority: Priority, service_s: float, now: float) -> Ticket:
+        """A place for a request that will take ``service_s`` seconds. Raises `Busy` when there is none.
+
+        What has waited moves forward against what comes later, but never against what has waited as long:
+        so the order is settled on entering.
+        """
+        line = self._lines.setdefault(model, _Line())
+        if len(line.running) >= self.slots and len(line.waiting) >= self._max_waiting:
+            raise Busy(BUSY_TEXT)
+        self._number += 1
+        rank = CLASS_S[priority] + min(service_s, LONGEST_SERVICE_S) + AGING * now
+        ticket = Ticket(rank, self._number, model, service_s)
+        if len(line.running) < self.slots:
+            line.running.add(ticket)
+        else:
+            bisect.insort(line.waiting, ticket)
+        return ticket
+
+    def place(self, ticket: Ticket) -> Place:
+        line = self._lines[ticket.model]
+        if ticket in line.running:
+            return Place(0, 0.0)
+        index = bisect.bisect_left(line.waiting, ticket)
+        # Those in their slots are half way on average.
+        ahead = sum(each.service_s for each in line.waiting[:index])
+        ahead += sum(each.service_s for each in line.running) / 2
+        return Place(index + 1, ahead / self.slots)
+
+    def leave(self, ticket: Ticket) -> list[Ticket]:
+        """The request ended, or gave up waiting. Returns those that have a slot now."""
+        line = self._lines[ticket.model]
+        if ticket in line.running:
+            line.running.remove(ticket)
+        else:
+            line.waiting.remove(ticket)
+        admitted = self._admit(line)
+        if not line.running and not line.waiting:
+            del self._lines[ticket.model]
+        return admitted
+
+    def set_slots(self, slots: int) -> list[Ticket]:
+        """Returns those that have a slot now."""
+        self.slots = slots
+        return [ticket for line in self._lines.values() for ticket in self._admit(line)]
+
+    def _admit(self, line: _Line) -> list[Ticket]:
+        free = max(0, self.slots - len(line.running))
+        admitted, line.waiting = line.waiting[:free], line.waiting[free:]
+        line.running.update(admitted)
+        return admitted
