@@ -6,7 +6,6 @@ client shows a key, as the official libraries do: ``Authorization: Bearer`` or A
 
 import hashlib
 import hmac
-import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from ollama_dist.api.guard import host_of
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.errors import ConfigError, DistError, Forbidden, TooManyAttempts, Unauthorized
 from ollama_dist.core.scopes import Scope
-from ollama_dist.node.client_keys import KeyFile
+from ollama_dist.node.client_keys import KeyFile, Share
+from ollama_dist.node.setting_values import is_loopback
 from ollama_dist.runtime.rate import RateLimit
 
 log = structlog.get_logger()
@@ -27,7 +28,17 @@ ATTEMPTS_PER_S: Final = 0.2
 ATTEMPTS_AT_ONCE: Final = 10.0
 """Wrong keys from one address before it has to wait."""
 
-_FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip")
+_FORWARDED: Final = (
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+)
 """Somebody else's request, passed on by a proxy on this machine."""
 
 
@@ -40,21 +51,36 @@ class Caller:
     address: str
     """IP address of the connection."""
     is_forwarded: bool = False
+    host: str = "localhost"
+    """The host it believes to talk to, without a port."""
 
     @property
     def is_here(self) -> bool:
-        """A program on this machine."""
-        try:
-            return not self.is_forwarded and ipaddress.ip_address(self.address).is_loopback
-        except ValueError:
-            return False
+        """A program on this machine that means this machine: a proxy in between says another name."""
+        return (
+            not self.is_forwarded and is_loopback(self.address) and (is_loopback(self.host) or not self.host)
+        )
 
 
 def caller_of(request: web.BaseRequest) -> Caller:
     headers = request.headers
     kind, _, token = headers.get("Authorization", "").partition(" ")
     shown = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "").strip()
-    return Caller(shown, request.remote or "", any(name in headers for name in _FORWARDED))
+    is_forwarded = any(name in headers for name in _FORWARDED)
+    return Caller(shown, request.remote or "", is_forwarded, host_of(headers.get("Host", "")))
+
+
+NO_END: Final = Share()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a caller turned out to be."""
+
+    tenant: str
+    """Tells callers apart: the digest of a key, or where somebody without one asks from."""
+    share: Share | None = None
+    """How much it may ask for; None: as much as it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +90,8 @@ class ClientPolicy:
     keys: KeyFile | None = None
     trusts_this_machine: bool = True
     """Programs on this machine need none."""
+    share: Share = NO_END
+    """What each gets whose key says nothing else, and each address without a key; this machine has no end."""
 
 
 NO_KEYS: Final = ClientPolicy()
@@ -83,18 +111,18 @@ class Authorizer:
         self._clock = clock
         self._attempts = RateLimit(ATTEMPTS_PER_S, ATTEMPTS_AT_ONCE)
 
-    def check(self, scope: Scope, dialect: Dialect, caller: Caller) -> None:
-        """Raises `Unauthorized`, `Forbidden` or `TooManyAttempts` unless ``caller`` may use ``scope``."""
+    def check(self, scope: Scope, dialect: Dialect, caller: Caller) -> Identity:
+        """Who may use ``scope``; raises `Unauthorized`, `Forbidden` or `TooManyAttempts` for others."""
         if scope is Scope.PUBLIC or self._is_admin(caller.credential):
-            return
+            return Identity("admin" if caller.credential else "")
         if scope is Scope.ADMIN:
             raise Unauthorized("this route needs the admin token: Authorization: Bearer <token>")
         keys = self._policy.keys
-        if keys is None or (self._policy.trusts_this_machine and caller.is_here):
-            return
-        self._check_key(keys, scope, dialect, caller)
+        if keys is not None and not (self._policy.trusts_this_machine and caller.is_here):
+            return self._known(keys, scope, dialect, caller)
+        return Identity(caller.address, None if caller.is_here else self._policy.share)
 
-    def _check_key(self, keys: KeyFile, scope: Scope, dialect: Dialect, caller: Caller) -> None:
+    def _known(self, keys: KeyFile, scope: Scope, dialect: Dialect, caller: Caller) -> Identity:
         if not caller.credential:
             raise _refusal(dialect, "this node wants a key: `ollama-dist key add` makes one")
         try:
@@ -108,6 +136,7 @@ class Authorizer:
             raise _refusal(dialect, "this node does not know that key")
         if not key.allows(scope):
             raise Forbidden(f"the key {key.name!r} does not allow {scope}")
+        return Identity(key.digest, key.share or self._policy.share)
 
     def _is_admin(self, credential: str) -> bool:
         # Digests are of one length, so the comparison takes the same time however wrong the token is.

@@ -1,6 +1,7 @@
 """Reading what a caller sends, within bounds of size and of patience."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Final
 
 from aiohttp import web
@@ -17,6 +18,33 @@ class TooSlow(BadRequest):
 
     status = 408
     code = "too_slow"
+
+
+class PacedBody:
+    """The client's body as it comes, for whoever sends it on: `trouble` is why it ended early, if it did."""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._request = request
+        self.trouble: TooSlow | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        waited = 0.0
+        received = 0
+        while True:
+            asked_at = asyncio.get_running_loop().time()
+            # Only the client's own time counts: whoever takes the bytes may be slow as well.
+            patience = PATIENCE_S + received / SLOWEST_BYTES_PER_S - waited
+            try:
+                async with asyncio.timeout(patience):
+                    part = await self._request.content.readany()
+            except TimeoutError as error:
+                self.trouble = TooSlow("the body came in too slowly")
+                raise self.trouble from error
+            if not part:
+                return
+            waited += asyncio.get_running_loop().time() - asked_at
+            received += len(part)
+            yield part
 
 
 async def read_body(request: web.BaseRequest, limit: int) -> bytes:

@@ -60,6 +60,8 @@ class Exchange:
     id: RequestId
     headers: list[Header]
     params: Mapping[str, str] = field(default_factory=dict)
+    tenant: str = ""
+    """Tells this caller from others; see `auth.Identity`."""
 
     async def body(self) -> bytes:
         """The whole body; raises `TooLarge`. A route that takes none ignores what is sent."""

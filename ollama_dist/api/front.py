@@ -4,6 +4,7 @@ In order: redirects, browser guard, route table, key, then the row's own handler
 way ends here and is told in the caller's dialect.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from random import Random
 from typing import Final
@@ -15,6 +16,7 @@ from ollama_dist.api.auth import Authorizer, caller_of
 from ollama_dist.api.exchange import Exchange, Header, Response
 from ollama_dist.api.guard import Guard, Judgement, Verdict
 from ollama_dist.api.routes import Route, Where
+from ollama_dist.api.shares import Shares
 from ollama_dist.api.table import Elsewhere, Matched, NoRoute, RouteTable, WrongMethod
 from ollama_dist.core.errors import DistError
 from ollama_dist.core.ids import new_request_id
@@ -54,6 +56,7 @@ class Front:
         self._handlers = {route.key: handlers[route.name or route.where] for route in rows}
         self._guard = guard
         self._authorizer = authorizer
+        self._shares = Shares()
         self._standing = standing
         self._rng = rng
 
@@ -86,8 +89,10 @@ class Front:
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         try:
             route = exchange.route
-            self._authorizer.check(route.scope, route.dialect, caller_of(exchange.request))
-            return await self._handlers[route.key](exchange)
+            caller = self._authorizer.check(route.scope, route.dialect, caller_of(exchange.request))
+            exchange.tenant = caller.tenant
+            with self._shares.taken(caller, time.monotonic()):
+                return await self._handlers[route.key](exchange)
         except DistError as error:
             return exchange.failure(error)
         except ConnectionError:

@@ -83,7 +83,7 @@ class Guard:
         return any(_matches(pattern, origin) for pattern in self.origins)
 
     def _knows_host(self, header: str) -> bool:
-        host = _host_of(header)
+        host = host_of(header)
         if host in ("", "localhost") or host in self.hosts or host.endswith(_LOCAL_SUFFIXES):
             return True
         try:
@@ -101,7 +101,7 @@ def _matches(pattern: str, origin: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _host_of(header: str) -> str:
+def host_of(header: str) -> str:
     """The host in a Host header, lower case, without port and brackets."""
     if header.startswith("[") and "]" in header:
         return header[1:].partition("]")[0].lower()

@@ -1,35 +1,49 @@
 """Requests for inference: read, dispatched over the cluster, relayed."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
+from typing import Final
 
 from aiohttp import web
 
 from ollama_dist.api.exchange import Exchange, Header
 from ollama_dist.api.relay import relay
+from ollama_dist.core.contexts import ContextRule, pinned_context
+from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.errors import Busy
-from ollama_dist.core.requests import Priority
+from ollama_dist.core.requests import InferenceRequest, Priority
+from ollama_dist.node.answer_cache import Asking
 from ollama_dist.node.dispatch import Dispatcher, Served
-from ollama_dist.wire.inspection import inspect
+from ollama_dist.wire.canonical import canonical
+from ollama_dist.wire.contexts import with_context
+from ollama_dist.wire.inspection import Inspection, inspect
 from ollama_dist.wire.places import HEADER, wants_place, write_place
+
+CACHE: Final = "X-Ollama-Cache"
+"""``allow``: a kept answer is better than none; anything else: it is not."""
 
 
 class Inference:
     """The handler of all scheduled rows."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, contexts: Sequence[ContextRule] = (), cached: Container[str] = ()
+    ) -> None:
         self._dispatcher = dispatcher
+        self._contexts = contexts
+        self._cached = cached
 
     async def __call__(self, exchange: Exchange) -> web.StreamResponse:
-        body = await exchange.body()
+        body, found = self._pinned(exchange, await exchange.body())
         path = exchange.route.path
-        request = inspect(path, body, encoding=exchange.header("Content-Encoding") or None).request(
+        request = found.request(
             exchange.id,
             path,
             pin=exchange.header("X-Ollama-Node") or None,
             priority=priority_of(exchange.header("X-Ollama-Priority")),
         )
         on_place = exchange.tell_place if wants_place(exchange.header(HEADER)) else None
-        async with self._dispatcher.serve(request, exchange.passed_on(), body, on_place) as served:
+        asking = self._asking(exchange, request, body)
+        async with self._dispatcher.serve(request, exchange.passed_on(), body, on_place, asking) as served:
             answer = served.answer
             assert answer is not None
             headers = [*answer.headers, *_about(served)]
@@ -40,6 +54,24 @@ class Inference:
                     headers.append(("Retry-After", str(Busy.retry_after_s)))
                 return whole(exchange, answer.status, answer.first, headers)
             return await relay(exchange, answer, status=answer.status, headers=headers, first=answer.first)
+
+    def _pinned(self, exchange: Exchange, body: bytes) -> tuple[bytes, Inspection]:
+        """The body as it travels on, and what it says: with the context length that its model is to keep."""
+        path, encoding = exchange.route.path, exchange.header("Content-Encoding") or None
+        found = inspect(path, body, encoding=encoding)
+        tokens = pinned_context(self._contexts, found.model)
+        if tokens is None or found.dialect is not Dialect.OLLAMA:
+            return body, found
+        body = with_context(body, tokens)
+        return body, inspect(path, body)
+
+    def _asking(self, exchange: Exchange, request: InferenceRequest, body: bytes) -> Asking | None:
+        """What may be kept of the answer; None where nobody wants that, or where it may be another one."""
+        wish = exchange.header(CACHE).strip().lower()
+        if wish != "allow" and (wish or exchange.route.path not in self._cached):
+            return None
+        said = canonical(request, body, is_zstd=exchange.header("Content-Encoding").lower() == "zstd")
+        return None if said is None else Asking(exchange.tenant, said)
 
 
 def whole(exchange: Exchange, status: int, body: bytes, headers: Iterable[Header]) -> web.Response:
@@ -57,8 +89,10 @@ def _about(served: Served) -> list[Header]:
         headers.append(("X-Ollama-Node", served.node.name))
     if served.decision is not None:
         headers.append(("X-Ollama-Reason", served.decision.reason))
-    tries = len(served.attempts) + (not served.is_refusal)
+    tries = len(served.attempts) + (served.node is not None and not served.is_refusal)
     headers.append(("X-Ollama-Attempts", str(tries)))
+    if served.kept_s is not None:
+        headers.append(("Age", str(int(served.kept_s))))
     if served.fallback_reason:
         headers += [("X-Ollama-Fallback", "true"), ("X-Ollama-Fallback-Reason", served.fallback_reason)]
     return headers

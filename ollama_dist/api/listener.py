@@ -8,6 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
+from ollama_dist.api.connections import HEAD_S, Gate, Server
 from ollama_dist.core.errors import ConfigError
 
 BACKLOG: Final = 1024
@@ -43,11 +44,20 @@ def bind(host: str, ports: Sequence[int]) -> socket.socket:
 class Listener:
     """Serves ``handler`` on a socket. Stop it to let what is under way end, within `DRAIN_S`."""
 
-    def __init__(self, handler: Handler, bound: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        bound: socket.socket,
+        tls: ssl.SSLContext | None = None,
+        gate: Gate | None = None,
+        head_s: float = HEAD_S,
+    ) -> None:
         self._socket = bound
         self._handler = handler
-        self._server = web.Server(
+        self._server = Server(
             self._handle,
+            gate=gate,
+            head_s=head_s,
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,

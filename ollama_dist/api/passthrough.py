@@ -6,6 +6,7 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
+from ollama_dist.api.bodies import PacedBody, TooSlow
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.relay import relay
 from ollama_dist.core.errors import UpstreamCut, UpstreamRefused
@@ -55,16 +56,18 @@ class Passthrough:
         A ``body`` of None streams the client's own. Raises `UpstreamRefused` when no engine answers.
         """
         headers = exchange.passed_on()
-        data: bytes | aiohttp.StreamReader | None = body
+        data: bytes | PacedBody | None = body
         if body is None and exchange.request.body_exists:
-            data = exchange.request.content
+            data = PacedBody(exchange.request)
             if exchange.request.content_length is not None:
                 headers.append(("Content-Length", str(exchange.request.content_length)))
         try:
             response = await self._session.request(
                 exchange.request.method, origin + path, data=data, headers=headers, allow_redirects=False
             )
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except (aiohttp.ClientError, TimeoutError, TooSlow) as error:
+            if isinstance(data, PacedBody) and data.trouble is not None:
+                raise data.trouble from error
             raise UpstreamRefused(f"this node's engine does not answer: {error}") from error
         try:
             passed = [

@@ -42,7 +42,7 @@ def public_front(
     listing = Listing(node, passthrough, node.describe)
     own = OwnRoutes(node)
     handlers: dict[str, Handler] = {
-        Where.SCHEDULED: Inference(node.dispatcher),
+        Where.SCHEDULED: Inference(node.dispatcher, node.options.contexts, node.options.cached_routes),
         Where.HOLDER: listing.holder,
         Where.HOLDERS: Changes(node, listing.own_engine),
         Where.ENTRY: listing.entry,

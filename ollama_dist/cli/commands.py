@@ -72,6 +72,8 @@ def _add_list_revoke(parser: "ArgumentParser") -> None:
         metavar="SCOPES",
         help="with add: chat, models-read, models-write, metrics; by default the first two",
     )
+    parser.add_argument("--per-minute", metavar="N", help="with add: requests it may begin in a minute")
+    parser.add_argument("--at-once", metavar="N", help="with add: requests it may have under way")
 
 
 COMMANDS: Final = (
@@ -173,6 +175,7 @@ COMMANDS: Final = (
         (
             ("ollama-dist key add phone", "prints a key that may ask models and list them"),
             ("ollama-dist key add ci --scope models-write,models-read", "one that may change models"),
+            ("ollama-dist key add guest --per-minute 30 --at-once 2", "one that cannot take all there is"),
             ("ollama-dist key revoke phone", "a running node heeds it within a second"),
         ),
         settings=("state_dir", "config"),

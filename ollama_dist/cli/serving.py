@@ -16,7 +16,8 @@ import structlog
 from aiohttp import web
 
 from ollama_dist import __version__
-from ollama_dist.api.auth import NO_KEYS, ClientPolicy
+from ollama_dist.api.auth import ClientPolicy
+from ollama_dist.api.connections import Gate
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.server import peer_front, plain_front, public_front
@@ -26,7 +27,7 @@ from ollama_dist.gossip.cluster import GossipCluster
 from ollama_dist.gossip.tls import server_context, verified_peer
 from ollama_dist.node.assembly import make_cluster, make_engine, make_node
 from ollama_dist.node.banner import Banner, SeenCluster, banner_text
-from ollama_dist.node.client_keys import KeyFile, new_key
+from ollama_dist.node.client_keys import KeyFile, Share, new_key
 from ollama_dist.node.config import Settings
 from ollama_dist.node.logs import configure_logging
 from ollama_dist.node.node import Node
@@ -85,7 +86,7 @@ async def _serve(settings: Settings, paths: StatePaths) -> int:
         node.on_moved = relay.restart
         clients = _client_policy(settings, paths)
         front = public_front(node, passthrough, admin_token=token.reveal(), clients=clients)
-        public = Listener(front, bind(settings.node.listen.host, settings.node.listen.ports()))
+        public = Listener(front, bind(settings.node.listen.host, settings.node.listen.ports()), gate=Gate())
         await public.start()
         stack.push_async_callback(public.stop)
         bound = Listen(*public.address)
@@ -118,7 +119,7 @@ async def _pass_through(settings: Settings, paths: StatePaths) -> int:
             return f"http://{engine.target.authority}" if engine.target else None
 
         front = plain_front(origin, passthrough, clients=_client_policy(settings, paths))
-        public = Listener(front, bind(settings.node.listen.host, settings.node.listen.ports()))
+        public = Listener(front, bind(settings.node.listen.host, settings.node.listen.ports()), gate=Gate())
         await public.start()
         stack.push_async_callback(public.stop)
         await _until_engine_known(lambda: engine.snapshot.engine.state, stop)
@@ -269,12 +270,13 @@ def _print_banner(
 
 
 def _client_policy(settings: Settings, paths: StatePaths) -> ClientPolicy:
+    share = Share(settings.requests.client_per_minute, settings.requests.client_at_once)
     match settings.node.client_keys:
         case ClientKeys.NEVER:
-            return NO_KEYS
+            return ClientPolicy(share=share)
         case ClientKeys.ALWAYS:
-            return ClientPolicy(KeyFile(paths.client_keys), trusts_this_machine=False)
-    return ClientPolicy(KeyFile(paths.client_keys))
+            return ClientPolicy(KeyFile(paths.client_keys), trusts_this_machine=False, share=share)
+    return ClientPolicy(KeyFile(paths.client_keys), share=share)
 
 
 def _first_key(settings: Settings, paths: StatePaths, bound: Listen) -> str:

@@ -13,7 +13,7 @@ class DistError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
 
 
 class BadRequest(DistError):
@@ -44,6 +44,18 @@ class TooManyAttempts(DistError):
     code = "too_many_attempts"
     retryable = True
     retry_after_s = 5
+
+
+class TooManyRequests(DistError):
+    """One caller asks for more than its share; what it asked was not begun."""
+
+    status = 429
+    code = "too_many_requests"
+    retryable = True
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class NotFound(DistError):

@@ -85,6 +85,8 @@ class Answer:
         self.usage = usage or Usage()
         """What the engine said of tokens and times; known once the answer is over."""
         self._rest = rest
+        self._copy: list[bytes] | None = None
+        self._room = 0
 
     @property
     def is_whole(self) -> bool:
@@ -101,7 +103,22 @@ class Answer:
             raise
         if not data:
             self.usage = self._rest.verdict.usage
+        elif self._copy is not None:
+            self._room -= len(data)
+            self._copy.append(data)
+            if self._room < 0:
+                self._copy = None
         return data
+
+    def keep_copy(self, limit: int) -> None:
+        """Remember what is read, unless it becomes more than ``limit`` bytes."""
+        self._room = limit - len(self.first)
+        self._copy = [self.first] if self._room >= 0 else None
+
+    @property
+    def copy(self) -> bytes | None:
+        """All that was read since `keep_copy`."""
+        return None if self._copy is None else b"".join(self._copy)
 
     def close(self) -> None:
         """Let go of the connection: kept if the answer was read to its end, else closed at once."""

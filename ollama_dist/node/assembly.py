@@ -80,8 +80,12 @@ def make_node(settings: Settings, cluster: GossipCluster, engine: LocalEngine) -
     options = NodeOptions(
         id=cluster.node_id,
         name=settings.node.name,
-        max_queue=settings.node.max_queue,
+        max_queue=settings.requests.max_queue,
         switches=Switches(mode, settings.mode.fallback),
+        contexts=settings.requests.context_lengths,
+        cached_routes=frozenset(settings.requests.cached_routes),
+        cache_bytes=settings.requests.cache_bytes,
+        cache_age_s=settings.requests.cache_age_s,
     )
     return Node(options, engine, cluster, secured_by(lambda: cluster.identity))
 
@@ -120,6 +124,6 @@ def _embedded(settings: Settings, paths: StatePaths, node: NodeId) -> LocalEngin
             models_dir=settings.engine.engine_models or paths.models,
             state_dir=paths.root,
             slots=settings.engine.slots or 1,
-            max_waiting=settings.node.max_queue,
+            max_waiting=settings.requests.max_queue,
         ),
     )

@@ -9,7 +9,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,19 @@ _SCHEMA: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """How much one caller may ask for. 0: as much as it likes."""
+
+    per_minute: int = 0
+    """Requests begun."""
+    at_once: int = 0
+    """Requests under way."""
+
+
+SHARE_MAX: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class ClientKey:
     """What is kept of a key."""
 
@@ -41,12 +54,16 @@ class ClientKey:
     """SHA-256 of its text, in hex."""
     created_at: str
     """RFC 3339 UTC."""
+    share: Share | None = None
+    """None: what the node gives everybody."""
 
     def allows(self, scope: Scope) -> bool:
         return scope in self.scopes
 
 
-def new_key(name: str, scopes: Iterable[Scope] = USUAL) -> tuple[ClientKey, Secret]:
+def new_key(
+    name: str, scopes: Iterable[Scope] = USUAL, share: Share | None = None
+) -> tuple[ClientKey, Secret]:
     """A key and its text, which is kept nowhere. Raises `BadRequest` for an impossible name or scope."""
     import secrets  # for making one; looking needs none
 
@@ -57,7 +74,7 @@ def new_key(name: str, scopes: Iterable[Scope] = USUAL) -> tuple[ClientKey, Secr
         raise BadRequest("a key must allow something")
     text = PREFIX + secrets.token_urlsafe(32)
     created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return ClientKey(name, granted, _digest(text), created), Secret(text)
+    return ClientKey(name, granted, _digest(text), created, share), Secret(text)
 
 
 def parse_scopes(text: str) -> tuple[Scope, ...]:
@@ -131,10 +148,7 @@ class KeyFile:
             self._seen = seen
 
     def _write(self, keys: tuple[ClientKey, ...]) -> None:
-        rows = [
-            {"name": key.name, "scopes": key.scopes, "sha256": key.digest, "created_at": key.created_at}
-            for key in keys
-        ]
+        rows = [_row(key) for key in keys]
         make_private_folder(self._path.parent)
         try:
             write_private(self._path, json.dumps({"schema": _SCHEMA, "keys": rows}, indent=1) + "\n")
@@ -153,9 +167,15 @@ def _read(path: Path) -> tuple[ClientKey, ...]:
         raise ConfigError(f"{path} is damaged; delete it and make new keys: {error!r}") from error
 
 
+def _row(key: ClientKey) -> dict[str, Any]:
+    row = {"name": key.name, "scopes": key.scopes, "sha256": key.digest, "created_at": key.created_at}
+    return row if key.share is None else {**row, "share": asdict(key.share)}
+
+
 def _key(row: dict[str, Any]) -> ClientKey:
     scopes = tuple(Scope(scope) for scope in row["scopes"])
-    return ClientKey(str(row["name"]), scopes, str(row["sha256"]), str(row["created_at"]))
+    share = Share(int(row["share"]["per_minute"]), int(row["share"]["at_once"])) if "share" in row else None
+    return ClientKey(str(row["name"]), scopes, str(row["sha256"]), str(row["created_at"]), share)
 
 
 def _digest(text: str) -> str:

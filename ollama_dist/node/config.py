@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from ollama_dist.core.contexts import ContextRule
+from ollama_dist.core.dialects import DIALECTS
 from ollama_dist.node.setting_values import (
     NODE_PORT,
     OLLAMA_PORT,
@@ -28,6 +30,8 @@ from ollama_dist.node.setting_values import (
     listen_on,
     one_of,
     parse_bool,
+    parse_cached_route,
+    parse_context_rule,
     parse_ip,
     parse_node_name,
     parse_ollama_address,
@@ -137,16 +141,6 @@ class NodeSettings:
             "Which clients have to show a key (`ollama-dist key add`): auto, those on other machines; "
             "always, all; never, none, so that whoever can connect can use every model.",
             one_of(ClientKeys),
-        ),
-    )
-    max_queue: int = field(
-        default=512,
-        metadata=about(
-            "Requests that may wait for a slot. More: longer waits. Fewer: sooner told that all is busy.",
-            whole_number(0, 100_000),
-            unit="requests",
-            env="OLLAMA_MAX_QUEUE",
-            restart_only=False,
         ),
     )
 
@@ -272,6 +266,76 @@ class EngineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """What becomes of requests beside being answered."""
+
+    max_queue: int = field(
+        default=512,
+        metadata=about(
+            "Requests that may wait for a slot of one model. More: longer waits. Fewer: sooner told that all "
+            "is busy.",
+            whole_number(0, 100_000),
+            unit="requests",
+            env="OLLAMA_MAX_QUEUE",
+            restart_only=False,
+        ),
+    )
+    context_lengths: tuple[ContextRule, ...] = field(
+        default=(),
+        metadata=about(
+            "Context lengths that models keep, whatever clients of Ollama's own routes ask for, so that two "
+            "clients do not make an engine reload a model in turns: NAME=TOKENS, separated by commas; * in a "
+            "name stands for anything, and the first that matches counts.",
+            listed(parse_context_rule, at_most=256),
+            default_text="none; each request says, or its engine",
+        ),
+    )
+    cached_routes: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "Routes whose answers are kept and given again when nobody can answer, though the request does "
+            "not say X-Ollama-Cache: allow. Only answers settled by temperature 0, a seed or their kind.",
+            listed(parse_cached_route, at_most=len(DIALECTS)),
+            default_text="none; requests ask for it",
+        ),
+    )
+    cache_bytes: int = field(
+        default=64 * 2**20,
+        metadata=about(
+            "Memory for kept answers. 0: none are kept.",
+            whole_number(0, 2**34),
+            unit="bytes",
+        ),
+    )
+    cache_age_s: int = field(
+        default=3600,
+        metadata=about(
+            "An answer that was kept for longer is not given any more.",
+            whole_number(1, 30 * 86400),
+            unit="s",
+        ),
+    )
+
+    client_per_minute: int = field(
+        default=0,
+        metadata=about(
+            "Requests that a client's key may begin in a minute, where the key itself says nothing else, or "
+            "an address without a key; programs on this machine have no limit. 0: none for anybody.",
+            whole_number(0, 1_000_000),
+            unit="requests",
+        ),
+    )
+    client_at_once: int = field(
+        default=0,
+        metadata=about(
+            "The same for requests under way at one time.",
+            whole_number(0, 1_000_000),
+            unit="requests",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ModeSettings:
     """How much of the cluster this node uses when it starts."""
 
@@ -356,6 +420,7 @@ class Settings:
     node: NodeSettings
     cluster: ClusterSettings = ClusterSettings()
     engine: EngineSettings = EngineSettings()
+    requests: RequestSettings = RequestSettings()
     mode: ModeSettings = ModeSettings()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()

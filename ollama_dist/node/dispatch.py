@@ -21,6 +21,7 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.core.outcomes import Attempt, Outcome, Result, Usage
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority
 from ollama_dist.core.view import ClusterView, NodeView
+from ollama_dist.node.answer_cache import LARGEST, AnswerCache, Asking, Kept
 from ollama_dist.node.answers import Answer, AttemptFailed, begin
 from ollama_dist.node.limits import OWNER_S
 from ollama_dist.node.load import EngineLoad, OnPlace, Waited
@@ -42,6 +43,9 @@ log = structlog.get_logger()
 
 UNLOAD_S: Final = 5.0
 """How long the other nodes may take to be told to let a model go."""
+
+REPLAYED: Final = ("Content-Type",)
+"""Headers that a kept answer has again."""
 
 CLIENT_LEFT: Final = 499
 """What is noted as the status when nobody was left to be answered."""
@@ -78,10 +82,14 @@ class Served:
     """Further tries that were charged to the budget."""
     waited: Waited | None = None
     """How it came to its slot, where that was here."""
+    kept_s: float | None = None
+    """The answer is one that was kept for so many seconds, since nobody can give it now."""
 
     @property
     def fallback_reason(self) -> str:
         """Why this is not the first choice's answer, in snake case; empty when it is."""
+        if self.kept_s is not None:
+            return "cached"
         failed = next((attempt for attempt in self.attempts if attempt.result.blames_node), None)
         return f"node_{failed.result}" if failed else self.mode.reason
 
@@ -107,6 +115,7 @@ class Dispatcher:
         target: Callable[[NodeId], Target | None],
         load: EngineLoad,
         loads: Loads,
+        cache: AnswerCache,
         rng: Random,
         clock: Callable[[], float],
     ) -> None:
@@ -123,6 +132,7 @@ class Dispatcher:
         self.breakers = Breakers()
         self.decisions = DecisionLog()
         self.stats = Stats()
+        self.cache = cache
 
     @asynccontextmanager
     async def serve(
@@ -131,12 +141,14 @@ class Dispatcher:
         headers: Sequence[Header],
         body: bytes,
         on_place: OnPlace | None = None,
+        asking: Asking | None = None,
     ) -> AsyncIterator[Served]:
         """An answer to ``request`` that has begun at the best place that would give one.
 
-        ``on_place`` hears how the wait for a slot goes. Read the answer to its end within the block; how it
-        ended is noted when the block is left. Raises `NoCandidate`, `Busy`, `UpstreamFailed`, and for pins
-        `NodeNotFound` or `ModelNotFound`.
+        ``on_place`` hears how the wait for a slot goes. With ``asking`` the answer is kept, and a kept one
+        given where none can be had. Read the answer to its end within the block; how it ended is noted when
+        the block is left. Raises `NoCandidate`, `Busy`, `UpstreamFailed`, and for pins `NodeNotFound` or
+        `ModelNotFound`.
         """
         began = self._clock()
         served = Served(request, effective_mode(self._switches(), self._view()))
@@ -146,10 +158,14 @@ class Dispatcher:
         self._budget.begin()
         try:
             async with AsyncExitStack() as held:
-                await self._answer(served, headers, body, held, on_place)
+                await self._answer_or_recall(served, headers, body, held, on_place, asking)
                 first_byte_s = self._clock() - began
+                if asking is not None and served.answer is not None:
+                    served.answer.keep_copy(LARGEST)
                 yield served
             is_read = True
+            if asking is not None:
+                self._keep(served, asking)
         except DistError as error:
             refusal = error
             raise
@@ -190,6 +206,54 @@ class Dispatcher:
         self.breakers.reset(node)
 
     # Deciding and attempting
+
+    async def _answer_or_recall(
+        self,
+        served: Served,
+        headers: Sequence[Header],
+        body: bytes,
+        held: AsyncExitStack,
+        on_place: OnPlace | None,
+        asking: Asking | None,
+    ) -> None:
+        """An answer of now, or else one that was kept."""
+        try:
+            await self._answer(served, headers, body, held, on_place)
+        except DistError as error:
+            if not (error.retryable and self._recall(served, asking)):
+                raise
+        else:
+            if served.is_refusal and served.answer is not None and served.answer.status >= 500:
+                self._recall(served, asking)
+
+    def _recall(self, served: Served, asking: Asking | None) -> bool:
+        """Answer with what was kept, if something was and may be given."""
+        request, view = served.request, self._view()
+        holders = view.holders.get(request.model, ()) if request.model is not None else ()
+        if asking is None or request.model is None or not holders or not self._switches().fallback:
+            return False
+        # The holders may all be gone: what they were last known to have is what the name stands for.
+        here = view.serving_holders(request.model) or [view.nodes[node] for node in holders]
+        meant = view.content(request.model, here).digest
+        now = self._clock()
+        kept = self.cache.get(asking.about(request, meant), now)
+        if kept is None:
+            return False
+        served.kept_s, served.node, served.is_refusal = now - kept.at, None, False
+        served.answer = Answer(Head(kept.status, kept.headers), kept.body)
+        return True
+
+    def _keep(self, served: Served, asking: Asking) -> None:
+        """Keep an answer that ended well for the day when there is none."""
+        request, answer, node = served.request, served.answer, served.node
+        if answer is None or node is None or served.is_refusal or answer.result is not Result.OK:
+            return
+        model = node.models.get(request.model) if request.model is not None else None
+        copy = answer.copy
+        if model is not None and copy is not None:
+            headers = tuple((name.lower(), value) for name, value in answer.headers if name in REPLAYED)
+            kept = Kept(answer.status, headers, copy, request.model, self._clock())
+            self.cache.put(asking.about(request, model.digest), kept)
 
     async def _answer(
         self,

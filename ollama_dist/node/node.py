@@ -13,6 +13,7 @@ import structlog
 from ollama_dist import __version__
 from ollama_dist.backends.local import LocalEngine
 from ollama_dist.backends.target import Security, Target
+from ollama_dist.core.contexts import ContextRule
 from ollama_dist.core.errors import BadRequest
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.modes import Mode
@@ -28,6 +29,7 @@ from ollama_dist.core.view import (
 from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.announce import Cold, Hot
 from ollama_dist.node.announcer import Announcer
+from ollama_dist.node.answer_cache import AnswerCache
 from ollama_dist.node.cluster_view import ViewStore
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.load import EngineLoad
@@ -98,6 +100,12 @@ class NodeOptions:
     name: str
     max_queue: int
     switches: Switches
+    contexts: tuple[ContextRule, ...] = ()
+    """Context lengths that are pinned."""
+    cached_routes: frozenset[str] = frozenset()
+    """Where answers are kept without being asked to."""
+    cache_bytes: int = 64 * 2**20
+    cache_age_s: float = 3600.0
 
 
 class Node:
@@ -119,7 +127,7 @@ class Node:
         """Which clients can; for reports."""
         self.on_moved: Callable[[], Awaitable[None]] | None = None
         """Called when the node is in another cluster than before, with other certificates."""
-        self._options = options
+        self.options = options
         self._secure = secure
         self._relay_port = 0
         self._resources = Resources()
@@ -140,6 +148,7 @@ class Node:
             target=self.target,
             load=self._load,
             loads=self._loads,
+            cache=AnswerCache(options.cache_bytes, options.cache_age_s),
             rng=SystemRandom(),
             clock=time.monotonic,
         )
@@ -190,7 +199,7 @@ class Node:
 
     def target(self, node: NodeId) -> Target | None:
         """Where to send requests for ``node``; None where that is not known."""
-        if node == self._options.id:
+        if node == self.options.id:
             return self.engine.target
         peer = self.view().nodes.get(node)
         if peer is None or peer.relay is None:
@@ -209,8 +218,8 @@ class Node:
             for key, model in snapshot.loaded.items()
         }
         return NodeView(
-            id=self._options.id,
-            name=self._options.name,
+            id=self.options.id,
+            name=self.options.name,
             since=self._since,
             reason="this node",
             address=self.cluster.address,
@@ -236,7 +245,7 @@ class Node:
         me = self.view().me
         self._announcer.announce_state(
             Cold(
-                name=self._options.name,
+                name=self.options.name,
                 version=__version__,
                 engine_kind=me.engine.kind,
                 engine_version=me.engine.version,
@@ -331,6 +340,7 @@ class Node:
             memory, threads = process.memory_info().rss, process.num_threads()
         return {
             "requests": self.dispatcher.stats.render(),
+            "cache": self.dispatcher.cache.render(),
             "gossip": self.cluster.counters(),
             "engine": {
                 "load": self._load.now.in_flight,

@@ -12,6 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
+from ollama_dist.core.contexts import ContextRule
+from ollama_dist.core.dialects import DIALECTS
+
 OLLAMA_PORT: Final = 11434
 NODE_PORT: Final = 11436
 SEARCHED_PORTS: Final = 64
@@ -22,6 +25,7 @@ Item = TypeVar("Item")
 
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*\.?")
 _ONE_WORD = re.compile(r"[!-~]+")
+_MODEL_PATTERN = re.compile(r"[A-Za-z0-9_*?./:-]{1,512}")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -186,6 +190,23 @@ def listed(parse: Callable[[str], Item], *, at_most: int) -> Callable[[str], tup
         return items
 
     return parse_all
+
+
+def parse_context_rule(text: str) -> ContextRule:
+    pattern, equals, tokens = text.rpartition("=")
+    name = pattern.strip()
+    if not equals or not _MODEL_PATTERN.fullmatch(name):
+        raise ValueError("must be NAME=TOKENS, as in llama3:8b=8192")
+    try:
+        return ContextRule(name, whole_number(1, 2**24)(tokens.strip()))
+    except ValueError as error:
+        raise ValueError(f"tokens for {name} {error}") from None
+
+
+def parse_cached_route(text: str) -> str:
+    if text not in DIALECTS:
+        raise ValueError(f"must be routes that infer{did_you_mean(text, DIALECTS)}")
+    return text
 
 
 def parse_text(text: str) -> str:

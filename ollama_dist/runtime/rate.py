@@ -38,3 +38,9 @@ class RateLimit:
             return False
         bucket.tokens -= 1.0
         return True
+
+    def wait_s(self, peer: str, now: float) -> float:
+        """Seconds until the next message of ``peer`` would be taken."""
+        bucket = self._buckets.get(peer)
+        missing = 1.0 - bucket.tokens - (now - bucket.since) * self._rate if bucket else 0.0
+        return max(0.0, missing / self._rate)

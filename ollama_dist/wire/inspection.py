@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from ollama_dist.core.dialects import Dialect
+from ollama_dist.core.dialects import DIALECTS, Dialect
 from ollama_dist.core.ids import RequestId
 from ollama_dist.core.names import InvalidModelName, ModelKey, Source, parse_model_ref
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
@@ -95,7 +95,7 @@ def inspect(route: str, body: bytes, *, encoding: str | None = None) -> Inspecti
     ``/v1/responses``. Fields of a wrong type count as absent (the engine refuses them), but without a
     readable model there is only a complaint.
     """
-    dialect, read = _READERS[route]
+    dialect, read = DIALECTS[route], _READERS[route]
     try:
         if encoding and encoding.lower() != "identity":
             if encoding.lower() != "zstd" or dialect is Dialect.OLLAMA:
@@ -202,24 +202,19 @@ def _messages(fields: dict[str, Any]) -> _Found:
     return _Found(Intent.GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens")))
 
 
-_READERS: Final[Mapping[str, tuple[Dialect, Callable[[dict[str, Any]], _Found]]]] = MappingProxyType(
+_READERS: Final[Mapping[str, Callable[[dict[str, Any]], _Found]]] = MappingProxyType(
     {
-        "/api/generate": (Dialect.OLLAMA, _generate),
-        "/api/chat": (Dialect.OLLAMA, _chat),
-        "/api/embed": (Dialect.OLLAMA, _embed),
-        "/api/embeddings": (Dialect.OLLAMA, _embeddings),
-        "/v1/chat/completions": (Dialect.OPENAI, _openai_chat),
-        "/v1/completions": (Dialect.OPENAI, _openai_completion),
-        "/v1/embeddings": (Dialect.OPENAI, _openai_embeddings),
-        "/v1/responses": (Dialect.RESPONSES, _responses),
-        "/v1/messages": (Dialect.ANTHROPIC, _messages),
+        "/api/generate": _generate,
+        "/api/chat": _chat,
+        "/api/embed": _embed,
+        "/api/embeddings": _embeddings,
+        "/v1/chat/completions": _openai_chat,
+        "/v1/completions": _openai_completion,
+        "/v1/embeddings": _openai_embeddings,
+        "/v1/responses": _responses,
+        "/v1/messages": _messages,
     }
 )
-
-DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
-    {route: dialect for route, (dialect, _) in _READERS.items()}
-)
-"""The inference routes and the dialect spoken on each."""
 
 
 # What the fields say

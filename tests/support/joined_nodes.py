@@ -137,12 +137,18 @@ class JoinedNodes:
     def __iter__(self) -> Any:
         return iter(self._nodes.values())
 
-    async def add(self, name: str, models: Sequence[str], **fake_options: Any) -> JoinedNode:
+    async def add(
+        self,
+        name: str,
+        models: Sequence[str],
+        node_options: Mapping[str, Any] | None = None,
+        **fake_options: Any,
+    ) -> JoinedNode:
         fake = FakeOllama("0.33.0-rc2", models=tuple(models), **fake_options)
         await fake.start()
         me = node_id(len(self._nodes) + 1)
         settings = OllamaSettings(me, address=("127.0.0.1", fake.port), slots=fake_options.get("slots", 1))
-        options = NodeOptions(me, name, 4, Switches())
+        options = NodeOptions(me, name, 4, Switches(), **(node_options or {}))
         node = Node(options, OllamaEngine(settings), BoardCluster(self.board, me), lambda _: None)
         passthrough = Passthrough()
         relay = Listener(peer_front(node, passthrough, lambda _: None), bind("127.0.0.1", [0]))
@@ -173,13 +179,13 @@ class JoinedNodes:
 
 @contextlib.asynccontextmanager
 async def joined_nodes(
-    models: Mapping[str, Sequence[str]], **fake_options: Any
+    models: Mapping[str, Sequence[str]], node_options: Mapping[str, Any] | None = None, **fake_options: Any
 ) -> AsyncIterator[JoinedNodes]:
     """Nodes by name with the models each holds, once all know of all."""
     nodes = JoinedNodes()
     try:
         for name, held in models.items():
-            await nodes.add(name, held, **fake_options)
+            await nodes.add(name, held, node_options, **fake_options)
         await nodes.settle()
         yield nodes
     finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-from ollama_dist.wire.inspection import DIALECTS
+from ollama_dist.core.dialects import DIALECTS
 
 
 class Hang(StrEnum):

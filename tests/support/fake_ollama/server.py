@@ -8,9 +8,8 @@ from typing import Any, Final, Self
 
 from aiohttp import web
 
-from ollama_dist.core.dialects import Dialect
+from ollama_dist.core.dialects import DIALECTS, Dialect
 from ollama_dist.wire.errors import error_body
-from ollama_dist.wire.inspection import DIALECTS
 from tests.support.fake_ollama import browsers
 from tests.support.fake_ollama.answers import (
     JSON,

@@ -21,6 +21,12 @@ SAMPLES = {
     "log_level": "debug",
     "log_format": "json",
     "max_queue": "7",
+    "context_lengths": "tiny=2048,qwen*=8192",
+    "cached_routes": "/api/embed,/v1/embeddings",
+    "cache_bytes": "1000",
+    "cache_age_s": "60",
+    "client_per_minute": "30",
+    "client_at_once": "2",
     "slots": "3",
     "mdns": "false",
     "distributed": "false",
@@ -50,7 +56,7 @@ def test_flag_beats_variable_beats_file_beats_default(machine: Machine) -> None:
     settings = load_settings({"slots": "5"}, environ, machine)
     assert settings.engine.slots == 5
     assert settings.node.name == "from-environment"
-    assert settings.node.max_queue == 3
+    assert settings.requests.max_queue == 3
     assert settings.log.log_format is LogFormat.JSON
     assert settings.engine.engine is EngineChoice.AUTO
     assert str(settings.origin("slots")) == "flag --slots"

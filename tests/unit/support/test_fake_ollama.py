@@ -13,10 +13,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from ollama_dist.core.dialects import DIALECTS
 from ollama_dist.core.outcomes import Result
 from ollama_dist.wire.ends import End, EndWatch, Verdict
 from ollama_dist.wire.failures import classify
-from ollama_dist.wire.inspection import DIALECTS, inspect
+from ollama_dist.wire.inspection import inspect
 from tests.contract.compare import differences
 from tests.contract.play import play
 from tests.support import recordings

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_dist.core.dialects import Dialect
+from ollama_dist.core.dialects import DIALECTS, Dialect
 from ollama_dist.core.outcomes import Result, Usage
 from ollama_dist.core.requests import Intent
 from ollama_dist.wire.ends import End, EndWatch, Verdict
-from ollama_dist.wire.inspection import DIALECTS, inspect
+from ollama_dist.wire.inspection import inspect
 from ollama_dist.wire.tail import SETTLE_BYTES
 from tests.support import recordings
 from tests.support.recordings import Recorded

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_dist.core.dialects import Dialect
+from ollama_dist.core.dialects import DIALECTS, Dialect
 from ollama_dist.core.ids import RequestId
 from ollama_dist.core.names import Source, model_key
 from ollama_dist.core.requests import Intent, Priority, RunnerOption
-from ollama_dist.wire.inspection import BYTES_PER_CONTEXT_TOKEN, DIALECTS, Inspection, inspect
+from ollama_dist.wire.inspection import BYTES_PER_CONTEXT_TOKEN, Inspection, inspect
 from tests.support import recordings
 
 if sys.version_info >= (3, 14):

@@ -1,0 +1,144 @@
+"""Connections of clients: how many there may be, how long a head may take, and words for what is no request.
+
+aiohttp has a limit for neither, and tells whoever sends what is no HTTP more than Go's server would.
+"""
+
+import asyncio
+import ipaddress
+from collections import Counter
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from ollama_dist.api.exchange import Response
+
+log = structlog.get_logger()
+
+HEAD_S: Final = 10.0
+"""From a connection's beginning, or the first byte of a further request, to the end of its head."""
+
+CONNECTIONS: Final = 10_000
+CONNECTIONS_PER_ADDRESS: Final = 256
+"""From one address; programs on this machine, a proxy for one, only count for all."""
+
+
+class Gate:
+    """Counts connections by the address they come from."""
+
+    def __init__(self, most: int = CONNECTIONS, most_per_address: int = CONNECTIONS_PER_ADDRESS) -> None:
+        self._most = most
+        self._most_per_address = most_per_address
+        self._open: Counter[str] = Counter()
+        self._total = 0
+
+    def enter(self, address: str) -> bool:
+        """Whether one more may come in; it is counted until it leaves."""
+        if self._total >= self._most:
+            return False
+        if self._open[address] >= self._most_per_address and not _is_here(address):
+            return False
+        self._open[address] += 1
+        self._total += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        self._total -= 1
+        self._open[address] -= 1
+        if not self._open[address]:
+            del self._open[address]
+
+
+class Server(web.Server):
+    """aiohttp's, with a `Gate` before it. ``head_s`` is how long a head may take."""
+
+    def __init__(self, *arguments: Any, gate: Gate | None, head_s: float, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.gate = gate
+        self.head_s = head_s
+
+    def __call__(self) -> "Connection":
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+
+class Connection(RequestHandler):
+    """One client's connection."""
+
+    __slots__ = ("_address", "_head_timer", "_server")
+
+    def __init__(self, server: Server, **more: Any) -> None:
+        super().__init__(server, **more)
+        self._server = server
+        self._address: str | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        gate = self._server.gate
+        if gate is not None:
+            address = str((transport.get_extra_info("peername") or ("",))[0])
+            if not gate.enter(address):
+                log.warning("connection_refused", address=address, reason="too many connections")
+                self._manager = None  # connection_lost then has nothing to take back
+                assert isinstance(transport, asyncio.Transport) or hasattr(transport, "abort")
+                transport.abort()
+                return
+            self._address = address
+        super().connection_made(transport)
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self._manager is None:
+            return
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count != before:
+            self._head_came()
+        elif self._head_timer is None and self._current_request is None and not self._messages:
+            self._expect_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._head_came()
+        if self._address is not None and self._server.gate is not None:
+            self._server.gate.leave(self._address)
+            self._address = None
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What Go's server says to what is no request: the status in words, and the connection is over."""
+        del message  # tells of parsers and bytes
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer was begun already")
+        tell = log.exception if status >= 500 else log.info
+        tell("no_request", address=request.remote, status=status, error=str(exc)[:200])
+        response = Response(status=status, text=f"{status} {HTTPStatus(status).phrase}")
+        response.force_close()
+        return response
+
+    def _expect_head(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._head_timer = loop.call_later(self._server.head_s, self._head_is_late)
+
+    def _head_came(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        log.info("connection_closed", address=self._address, reason="no request in time")
+        self.force_close()
+
+
+def _is_here(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return True  # no address at all: a socket of this machine

@@ -1,0 +1,92 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from aiohttp import web
+
+from ollama_dist.api.connections import Gate
+from ollama_dist.api.listener import Listener, bind
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+async def hello(_: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(text="hello")
+
+
+@asynccontextmanager
+async def served(gate: Gate | None = None, head_s: float = 10.0) -> AsyncIterator[int]:
+    listener = Listener(hello, bind("127.0.0.1", [0]), gate=gate, head_s=head_s)
+    await listener.start()
+    try:
+        yield listener.address[1]
+    finally:
+        await listener.stop()
+
+
+async def said(port: int, *parts: bytes, pause_s: float = 0.0) -> bytes:
+    """All that comes back for ``parts``, until the other side closes; at most five seconds."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await asyncio.sleep(pause_s)
+        async with asyncio.timeout(5):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+def test_a_gate_counts_in_all_and_by_address_but_not_this_machine() -> None:
+    gate = Gate(most=6, most_per_address=2)
+    assert [gate.enter("10.0.0.1") for _ in range(3)] == [True, True, False]
+    assert [gate.enter("127.0.0.1") for _ in range(3)] == [True, True, True]
+    assert [gate.enter("10.0.0.2") for _ in range(2)] == [True, False]
+    gate.leave("10.0.0.1")
+    assert gate.enter("10.0.0.1")
+
+
+async def test_a_connection_too_many_is_closed_and_a_place_is_free_again_afterwards() -> None:
+    async with served(Gate(most=1)) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET")
+        await asyncio.sleep(0.05)
+        with suppress(ConnectionError):  # the same, told by a reset
+            assert await said(port, REQUEST) == b""
+        writer.close()
+        await asyncio.sleep(0.05)
+        assert b"hello" in await said(port, b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+
+async def test_who_says_nothing_is_not_waited_for() -> None:
+    async with served(head_s=0.1) as port:
+        assert await said(port) == b""
+
+
+async def test_a_head_that_dribbles_in_is_not_waited_for() -> None:
+    async with served(head_s=0.2) as port:
+        dribble = (REQUEST[i : i + 1] for i in range(len(REQUEST) - 1))
+        with suppress(ConnectionError, RuntimeError):  # closed before the last byte could be sent
+            assert await said(port, *dribble, pause_s=0.02) == b""
+
+
+async def test_a_second_head_on_the_same_connection_has_its_own_time() -> None:
+    async with served(head_s=0.2) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):
+            writer.write(REQUEST)
+            assert b"200 OK" in await reader.readuntil(b"hello")
+            await asyncio.sleep(0.15)  # idle is not late
+        writer.write(REQUEST[:10])
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_what_is_no_request_is_told_so_in_few_words_and_hung_up_on() -> None:
+    async with served() as port:
+        answer = await said(port, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello tls\r\n\r\n")
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b" 400 Bad Request\r\n" in head
+        assert body == b"400 Bad Request"
+        assert b"aiohttp" not in answer
