@@ -11,7 +11,7 @@ from ollama_dist.core.modes import Mode
 class Asked(BaseModel):
     """A JSON object with just these keys; a string is no boolean."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
 class Nothing(Asked):

@@ -121,7 +121,7 @@ class Exchange:
 
     def failure(self, error: DistError) -> web.Response:
         """The answer that tells the caller of ``error`` in its own dialect, or in ours on our own routes."""
-        if self.route.path.startswith(("/api/distributed", "/admin", "/healthz")):
+        if self.route.is_ours:
             response = self.reply_json({"error": str(error), "code": error.code}, status=error.status)
         else:
             content_type, body = error_body(

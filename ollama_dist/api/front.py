@@ -18,10 +18,9 @@ from ollama_dist.api.guard import Guard, Judgement, Verdict
 from ollama_dist.api.routes import Route, Where
 from ollama_dist.api.shares import Shares
 from ollama_dist.api.table import Elsewhere, Matched, NoRoute, RouteTable, WrongMethod
-from ollama_dist.core.errors import DistError
+from ollama_dist.core.errors import DistError, Forbidden
 from ollama_dist.core.ids import new_request_id
 from ollama_dist.core.scopes import Scope
-from ollama_dist.wire import gojson
 
 log = structlog.get_logger()
 
@@ -123,7 +122,7 @@ def _turned_away(exchange: Exchange, verdict: Verdict) -> web.Response:
         return exchange.reply(status=403, content_type=None)  # only browsers send one: Ollama's bare answer
     host = exchange.header("Host")[:100]
     text = f"this node does not answer to the host name {host!r}; use its address, or a name that is its own"
-    return exchange.reply(gojson.encode({"error": text}), status=403)
+    return exchange.failure(Forbidden(text))
 
 
 def _escaped(text: str) -> str:

@@ -54,6 +54,11 @@ class Route:
     def key(self) -> str:
         return f"{self.method} {self.path}"
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether Ollama has no such route: its errors are then told in our own form."""
+        return self.path.startswith(("/api/distributed", "/admin", "/healthz"))
+
 
 def _inference(path: str, dialect: Dialect) -> Route:
     return Route("POST", path, Where.SCHEDULED, Scope.CHAT, dialect, body_limit=JSON_LIMIT)
@@ -117,6 +122,10 @@ DISTRIBUTED_ROUTES: Final = (
     _ours("GET", "/api/distributed/models", "models", Scope.MODELS_READ),
     _ours("GET", "/api/distributed/decisions", "decisions", Scope.MODELS_READ),
     _ours("GET", "/api/distributed/decisions/{id}", "decision", Scope.MODELS_READ),
+    _ours("GET", "/api/distributed/openapi.json", "openapi", Scope.PUBLIC),
+    _ours("GET", "/api/distributed/docs", "docs", Scope.PUBLIC),
+    _ours("GET", "/api/distributed/docs/page.js", "docs_script", Scope.PUBLIC),
+    _ours("GET", "/api/distributed/docs/page.css", "docs_style", Scope.PUBLIC),
     _ours("POST", "/api/distributed/invite", "invite", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/api/distributed/join", "join", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/api/distributed/leave", "leave", Scope.ADMIN, limit=ADMIN_LIMIT),

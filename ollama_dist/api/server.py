@@ -20,6 +20,7 @@ from ollama_dist.api.listing import Listing
 from ollama_dist.api.own_routes import OwnRoutes
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_listener import PeerListener
+from ollama_dist.api.reference import Reference
 from ollama_dist.api.routes import OLLAMA_ROUTES, ROUTES, Where
 from ollama_dist.core.errors import NoCandidate
 from ollama_dist.node.node import Node
@@ -40,14 +41,19 @@ def public_front(
 ) -> Front:
     """What clients talk to."""
     listing = Listing(node, passthrough, node.describe)
-    own = OwnRoutes(node)
+    own, reference = OwnRoutes(node), Reference()
     handlers: dict[str, Handler] = {
         Where.SCHEDULED: Inference(node.dispatcher, node.options.contexts, node.options.cached_routes),
         Where.HOLDER: listing.holder,
         Where.HOLDERS: Changes(node, listing.own_engine),
         Where.ENTRY: listing.entry,
         **{name: getattr(listing, name) for name in ("root", "version", "tags", "ps", "v1_models")},
-        **{route.name: getattr(own, route.name) for route in ROUTES if hasattr(own, route.name)},
+        **{
+            route.name: getattr(holder, route.name)
+            for holder in (own, reference)
+            for route in ROUTES
+            if hasattr(holder, route.name)
+        },
     }
 
     def standing() -> list[Header]:

@@ -123,6 +123,7 @@ class Catalogue:
 
     async def v1_model(self, request: web.Request, _seen: Seen) -> web.Response:
         name = request.path.rpartition("/")[2]
+        self._check_shown_name(name)
         return json_answer(200, self._shown(name).listed_v1() | {"id": name}, line=True)
 
     async def show(self, _request: web.Request, seen: Seen) -> web.Response:

@@ -114,7 +114,7 @@ class Inference:
         self, request: web.Request, seen: Seen, fields: dict[str, Any], prompt: Any, *, bound: str
     ) -> web.StreamResponse:
         model = self._model(seen.path, fields)
-        fields["options"] = {"num_predict": fields.get(bound), "stop": fields.get("stop")}
+        fields["options"] = {"num_predict": fields.get(bound), "stop": _stops(fields.get("stop"))}
         return await self._infer(
             request, seen, model, fields, _text(prompt), stream=bool(fields.get("stream"))
         )
@@ -277,6 +277,8 @@ class Inference:
                 raise Refused(500, f'option "{name}" must be of type integer')
             if name in _FLOATS and isinstance(value, (str, list, dict, bool)):
                 raise Refused(500, f'option "{name}" must be of type float32')
+            if name == "stop" and not _is_strings(value):
+                raise Refused(500, 'option "stop" must be of type array')
         form = fields.get("format")
         if form not in (None, "", "json") and not isinstance(form, dict):
             told = json.dumps(gojson.encode(form).decode())
@@ -313,6 +315,15 @@ class Inference:
 
 def _streams(fields: dict[str, Any]) -> bool:
     return fields.get("stream") is not False
+
+
+def _stops(value: Any) -> list[str]:
+    """What counts of OpenAI's ``stop``: a text, or the texts of a list."""
+    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
+
+
+def _is_strings(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(each, str) for each in value))
 
 
 def _counted(texts: list[str]) -> int:

@@ -1,7 +1,11 @@
 from ollama_dist.api.routes import ROUTES, Where
 from ollama_dist.core.scopes import Scope
 
-NEED_NO_KEY = {"GET /", "HEAD /", "GET /api/version", "HEAD /api/version", "GET /healthz"}
+NEED_NO_KEY = {
+    *("GET /", "HEAD /", "GET /api/version", "HEAD /api/version", "GET /healthz"),
+    *("GET /api/distributed/openapi.json", "GET /api/distributed/docs"),
+    *("GET /api/distributed/docs/page.js", "GET /api/distributed/docs/page.css"),
+}
 
 
 def test_each_route_stands_once() -> None:

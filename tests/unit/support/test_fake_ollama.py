@@ -130,6 +130,22 @@ async def test_a_bound_and_a_stop_word_are_kept(session: aiohttp.ClientSession, 
     assert json.loads(body)["message"]["content"] == " The quick brown "
 
 
+async def test_stops_that_are_no_texts_are_refused_or_passed_over(
+    session: aiohttp.ClientSession, fake: FakeOllama
+) -> None:
+    status, body, _ = await ask(session, fake, "/api/generate", options={"stop": [{}]})
+    assert (status, json.loads(body)) == (500, {"error": 'option "stop" must be of type array'})
+    status, body, _ = await ask(session, fake, "/v1/chat/completions", stop=[{}, " fox"], stream=False)
+    assert json.loads(body)["choices"][0]["message"]["content"] == " The quick brown"
+
+
+async def test_a_model_cannot_be_asked_for_by_what_is_no_name(
+    session: aiohttp.ClientSession, fake: FakeOllama
+) -> None:
+    async with session.get(fake.url + "/v1/models/%3E") as response:
+        assert response.status == 400
+
+
 async def test_models_may_have_any_name(session: aiohttp.ClientSession) -> None:
     async with FakeOllama(models={"llama3.2:3b": "tiny"}) as fake:
         status, body, _ = await ask(session, fake, "/api/chat", model="llama3.2:3b")
