@@ -14,7 +14,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.cluster)
-            item.add_marker(pytest.mark.asyncio(loop_scope="package"), append=False)
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")

@@ -8,7 +8,9 @@ import ollama
 import pytest
 
 from tests.support.fake_ollama.faults import Hang
-from tests.support.pair import ELSEWHERE, GREETING, HERE, SENTENCE, Pair, Visited
+from tests.support.pair import ELSEWHERE, GREETING, HERE, SENTENCE, Pair, Visited, collect
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -84,9 +86,7 @@ async def test_sync_text_whole_and_streamed(pair: Pair) -> None:
                 client.generate("tiny", "good morning").response,
                 "".join(part.response for part in client.generate("tiny", "good morning", stream=True)),
                 client.chat("tiny", GREETING).message.content or "",
-                "".join(
-                    part.message.content or "" for part in client.chat("tiny", GREETING, stream=True)
-                ),
+                "".join(part.message.content or "" for part in client.chat("tiny", GREETING, stream=True)),
             ]
 
     assert await asyncio.to_thread(ask) == [SENTENCE] * 4
@@ -232,15 +232,12 @@ async def test_a_pull_that_fails_raises_in_the_engines_words(pair: Pair) -> None
 async def test_a_stream_that_is_cut_raises(pair: Pair) -> None:
     pair.fail(cut=True, at_token=3)
     said: list[str] = []
-
-    async def read() -> None:
-        async with ollama.AsyncClient(pair.url) as client:
-            async for part in await client.chat("tiny", GREETING, stream=True):
-                said.append(part.message.content or "")
-
-    with pytest.raises(ollama.ResponseError) as caught:
-        await read()
+    async with ollama.AsyncClient(pair.url) as client:
+        stream = await client.chat("tiny", GREETING, stream=True)
+        with pytest.raises(ollama.ResponseError) as caught:
+            await collect(said, stream, lambda part: part.message.content)
     assert "".join(said) == " The quick brown"
+    assert caught.value.status_code == -1  # told in the stream
     assert caught.value.error
 
 

@@ -1,13 +1,16 @@
 """Two real nodes as a client meets them: it talks to one, and the other has the models."""
 
 import json
-from typing import Any, Final
+from collections.abc import AsyncIterable, Callable
+from typing import Any, Final, TypeVar
 
 import httpx
 
 from tests.support.fake_ollama import Fault, Journal
 from tests.support.real_nodes import RealNode, RealNodes, eventually
 from tests.support.wait import until
+
+_Part = TypeVar("_Part")
 
 HERE: Final = "tiny-random"
 """The one model of the node that is asked."""
@@ -83,3 +86,9 @@ class Visited:
 
     async def _note_async(self, answer: httpx.Response) -> None:
         self._note(answer)
+
+
+async def collect(said: list[str], stream: AsyncIterable[_Part], text: Callable[[_Part], str | None]) -> None:
+    """Read ``stream`` to its end into ``said``, where it still is when the stream fails."""
+    async for part in stream:
+        said += [text(part) or ""]
