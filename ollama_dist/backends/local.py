@@ -43,12 +43,17 @@ class LocalEngine(Protocol):
         """Requests one loaded model answers at once."""
         ...
 
+    @property
+    def width(self) -> int:
+        """Requests for one model to send there at once: `slots`, or more where these are guessed."""
+        ...
+
     def nudge(self) -> None:
         """Something was just done there: look again soon."""
         ...
 
     async def start(self, changed: Changed) -> None:
-        """Begin; ``changed`` is called whenever `snapshot`, `target` or `slots` differ from before."""
+        """Begin; ``changed`` is called whenever `snapshot`, `target`, `slots` or `width` differ from before."""
         ...
 
     async def stop(self) -> None:

@@ -11,7 +11,7 @@ _SNAPSHOT: Final = Snapshot(error="this node was told to have none", is_meant=Tr
 class NoEngine:
     """See `LocalEngine`."""
 
-    slots = 1
+    slots = width = 1
 
     @property
     def snapshot(self) -> Snapshot:

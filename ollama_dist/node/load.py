@@ -37,13 +37,21 @@ class Waited:
 class EngineLoad:
     """Lets requests into the engine, as many per model as it has slots, and queues the others.
 
-    ``max_waiting`` bounds the queue of each model. ``changed`` is called after every change, to tell others.
+    ``width`` is how many that is, where it is not just its slots; ``max_waiting`` bounds each model's queue.
+    ``changed`` is called after every change, to tell others.
     """
 
     def __init__(
-        self, slots: int, max_waiting: int, changed: Callable[[], None], clock: Callable[[], float]
+        self,
+        slots: int,
+        max_waiting: int,
+        changed: Callable[[], None],
+        clock: Callable[[], float],
+        *,
+        width: int | None = None,
     ) -> None:
-        self._queue = NodeQueue(slots, max_waiting)
+        self._queue = NodeQueue(width or slots, max_waiting)
+        self._slots = slots
         self._changed = changed
         self._clock = clock
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
@@ -54,14 +62,17 @@ class EngineLoad:
     @property
     def now(self) -> Load:
         queue = self._queue
-        return Load(queue.in_flight + self._beside, queue.waiting, queue.slots, round(self._tokens_per_s, 1))
+        in_flight = queue.in_flight + self._beside
+        return Load(in_flight, queue.waiting, self._slots, round(self._tokens_per_s, 1))
 
     def active(self, model: ModelKey) -> int:
         return self._queue.active(model)
 
-    def set_slots(self, slots: int) -> None:
-        if slots != self._queue.slots:
-            self._call(self._queue.set_slots(slots))
+    def set_slots(self, slots: int, width: int | None = None) -> None:
+        width = width or slots
+        if (slots, width) != (self._slots, self._queue.slots):
+            self._slots = slots
+            self._call(self._queue.set_slots(width))
             self._changed()
 
     @asynccontextmanager

@@ -138,7 +138,9 @@ class Node:
         self._targets: dict[NodeId, Target] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._is_engine_seen = asyncio.Event()
-        self._load = EngineLoad(engine.slots, options.max_queue, self._load_changed, time.monotonic)
+        self._load = EngineLoad(
+            engine.slots, options.max_queue, self._load_changed, time.monotonic, width=engine.width
+        )
         self._loads = Loads(lambda: self.view().me, engine.nudge)
         self._views = ViewStore(cluster.id, self._myself())
         self._announcer = Announcer(cluster.set_load, cluster.set_state)
@@ -240,7 +242,7 @@ class Node:
     def _engine_changed(self) -> None:
         self._note_engine()
         self._loads.forget_all_but(self.engine.snapshot.loaded)
-        self._load.set_slots(self.engine.slots)
+        self._load.set_slots(self.engine.slots, self.engine.width)
         self._renew_self()
         me = self.view().me
         self._announcer.announce_state(

@@ -52,6 +52,8 @@ _SENT_FROM: Final[dict[Where, tuple[str, ...]]] = {
         "X-Ollama-Attempts",
         "X-Ollama-Fallback",
         "X-Ollama-Fallback-Reason",
+        "X-Ollama-Queue",
+        "Age",
     ),
 }
 _WAITED_FOR: Final = (429, 503)

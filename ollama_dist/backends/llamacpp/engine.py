@@ -19,7 +19,7 @@ class LlamaCppEngine:
         self._service = EngineService(settings, self.nudge)
         self._target: Target | None = None
         self._poller: EnginePoller | None = None
-        self.slots = settings.slots
+        self.slots = self.width = settings.slots
         """Requests one loaded model answers at once."""
 
     @property

@@ -19,7 +19,13 @@ from ollama_dist.backends.ollama.finder import (
     who_listens,
 )
 from ollama_dist.backends.ollama.process import OllamaProcess
-from ollama_dist.backends.ollama.slots import processes_behind, slots_of
+from ollama_dist.backends.ollama.slots import (
+    DEFAULT_SLOTS,
+    UNSEEN_WIDTH,
+    processes_behind,
+    slots_of,
+    width_of,
+)
 from ollama_dist.backends.poller import EnginePoller
 from ollama_dist.backends.target import Target
 from ollama_dist.core.ids import NodeId
@@ -61,8 +67,10 @@ class OllamaEngine:
         self._search: asyncio.Task[None] | None = None
         self._slots_task: asyncio.Task[None] | None = None
         self._reason = "looked for just now"
-        self.slots = settings.slots or 1
+        self.slots = settings.slots or DEFAULT_SLOTS
         """Requests one loaded model answers at once."""
+        self.width = settings.slots or UNSEEN_WIDTH
+        """Requests for one model that it is sent at once."""
 
     @property
     def target(self) -> Target | None:
@@ -143,7 +151,8 @@ class OllamaEngine:
         lines, environment = await asyncio.to_thread(processes_behind, self._target.port)
         started_with = self._settings.slots if self._process is not None else 0
         slots = slots_of(lines, environment, started_with=started_with, configured=self._settings.slots)
-        if slots != self.slots:
-            log.info("engine_slots", slots=slots)
-            self.slots = slots
+        width = width_of(slots, environment, told=bool(self._settings.slots))
+        if (slots, width) != (self.slots, self.width):
+            log.info("engine_slots", slots=slots, width=width)
+            self.slots, self.width = slots, width
             self._changed()

@@ -10,6 +10,9 @@ import psutil
 DEFAULT_SLOTS: Final = 1
 """Ollama's own default since 0.10."""
 
+UNSEEN_WIDTH: Final = 4
+"""As many as Ollama gave itself where it could, before 0.10."""
+
 MAX_SLOTS: Final = 1024
 
 _FLAGS: Final = ("--parallel", "-np")
@@ -35,6 +38,15 @@ def slots_of(
     if told:
         return max(told)
     return _number(environment.get(_VARIABLE, "")) or started_with or configured or DEFAULT_SLOTS
+
+
+def width_of(slots: int, environment: Mapping[str, str], *, told: bool) -> int:
+    """How many requests per model to send there at once. Pure.
+
+    As many as there are slots; but where nobody ``told`` them and the server cannot be seen (in a container,
+    on another machine), too few would waste most of it, and too many merely wait there instead of here.
+    """
+    return slots if told or environment else max(slots, UNSEEN_WIDTH)
 
 
 def _flag_value(line: Sequence[str]) -> int:

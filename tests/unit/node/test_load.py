@@ -166,3 +166,13 @@ def test_the_decode_rate_follows_slowly_and_ignores_answers_without_one() -> Non
     assert load.now.tokens_per_s == 90.0
     load.learn(Usage(output_tokens=1))
     assert load.now.tokens_per_s == 90.0
+
+
+async def test_more_may_be_sent_than_the_slots_that_are_told() -> None:
+    load = EngineLoad(1, 8, lambda: None, clock=lambda: 0.0, width=2)
+    clients = [Client(load) for _ in range(3)]
+    await settled()
+    assert [client.is_in.is_set() for client in clients] == [True, True, False]
+    assert load.now == Load(in_flight=3, waiting=1, slots=1)
+    for client in clients:
+        await client.end()

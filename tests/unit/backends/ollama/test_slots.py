@@ -1,6 +1,6 @@
 import pytest
 
-from ollama_dist.backends.ollama.slots import MAX_SLOTS, slots_of
+from ollama_dist.backends.ollama.slots import MAX_SLOTS, UNSEEN_WIDTH, slots_of, width_of
 
 RUNNER_0_9 = ["/usr/bin/ollama", "runner", "--model", "/m", "--parallel", "3", "--port", "4"]
 RUNNER_0_11 = ["/usr/bin/ollama", "runner", "--model", "/m", "--port", "4"]
@@ -30,3 +30,10 @@ def test_the_nearest_to_the_runner_is_believed(
 ) -> None:
     found = slots_of(lines, environment, started_with=started_with, configured=configured)
     assert found == slots
+
+
+def test_an_ollama_nobody_can_see_into_is_sent_more_than_one_at_once() -> None:
+    assert width_of(1, {}, told=False) == UNSEEN_WIDTH
+    assert width_of(8, {}, told=False) == 8
+    assert width_of(1, {"PATH": "/bin"}, told=False) == 1
+    assert width_of(1, {}, told=True) == 1
