@@ -53,7 +53,7 @@ class LocalEngine(Protocol):
         ...
 
     async def start(self, changed: Changed) -> None:
-        """Begin; ``changed`` is called whenever `snapshot`, `target`, `slots` or `width` differ from before."""
+        """Begin; ``changed`` is called whenever anything that is told here differs from before."""
         ...
 
     async def stop(self) -> None:
