@@ -26,7 +26,7 @@ log = structlog.get_logger()
 OWN_TIMEOUT_S: Final = 2.0
 """For this node's own engine to list what it has; then what was last known is listed."""
 
-PEER_TIMEOUT_S: Final = 0.08
+PEER_TIMEOUT_S: Final = 0.05
 """For a peer to list what it runs; then what it last told by gossip is listed."""
 
 SHOW_TIMEOUT_S: Final = 30.0
