@@ -16,7 +16,7 @@ from ollama_dist.api.relay import relay
 from ollama_dist.api.routes import OLLAMA_ROUTES, Route, Where
 from ollama_dist.api.table import Matched, RouteTable
 from ollama_dist.backends.local import LocalEngine
-from ollama_dist.core.errors import DistError, NoCandidate, Unauthorized
+from ollama_dist.core.errors import DistError, NoCandidate, Unauthorized, UpstreamFailed
 from ollama_dist.core.ids import RequestId, is_request_id
 from ollama_dist.core.outcomes import Result
 from ollama_dist.core.scopes import Scope
@@ -29,11 +29,13 @@ from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL, REQUEST_ID
 
 log = structlog.get_logger()
 
+_SENT_ON: Final = (Where.SCHEDULED, Where.HOLDER, Where.SOURCE, Where.HOLDERS)
+
 PEER_ROUTES: Final = (
-    *(route for route in OLLAMA_ROUTES if route.where in (Where.SCHEDULED, Where.HOLDER, Where.HOLDERS)),
+    *(route for route in OLLAMA_ROUTES if route.where in _SENT_ON),
     Route("GET", "/api/ps", Where.ENTRY, Scope.MODELS_READ),
 )
-"""Inference, questions about a model, copying and deleting one, and what runs here."""
+"""Inference, questions about a model, making, pushing, copying and deleting one, and what runs here."""
 
 
 class Home(Protocol):
@@ -76,7 +78,7 @@ class PeerListener:
                 log.warning("stranger_refused", reason=str(stranger))
                 return _refuse(exchange, AttemptFailed(Result.REFUSED, str(stranger)))
             except DistError as error:
-                return exchange.failure(error)
+                return _excuse(exchange, error)
 
     async def _serve(self, exchange: Exchange) -> web.StreamResponse:
         body = await exchange.body()
@@ -109,10 +111,19 @@ class PeerListener:
         body = await exchange.body()
         path = exchange.filled_path()
         try:
-            return await self._passthrough.send(exchange, f"http://{target.authority}", path, body)
+            origin = f"http://{target.authority}"
+            return await self._passthrough.send(exchange, origin, path, body, explain=False)
         finally:
             if not exchange.route.idempotent:
                 self._node.engine.nudge()
+
+
+def _excuse(exchange: Exchange, error: DistError) -> web.Response:
+    """Tell of ``error``, and where the engine has seen nothing of the request, that another may take it."""
+    response = exchange.failure(error)
+    if isinstance(error, NoCandidate) or (isinstance(error, UpstreamFailed) and not error.is_sent):
+        response.headers[REFUSAL] = Result.REFUSED
+    return response
 
 
 def _refuse(exchange: Exchange, failed: AttemptFailed) -> web.Response:

@@ -28,6 +28,8 @@ class Where(StrEnum):
     """This process, from what all nodes have."""
     HOLDER = "holder"
     """A node that has the model: this one if it can."""
+    SOURCE = "source"
+    """A node that has the model it begins with: this one if it can, or if what it takes was given to it."""
     HOLDERS = "holders"
     """Every node that has the model; this one's engine where nobody has."""
     ENTRY = "entry"
@@ -70,6 +72,10 @@ def _entry(
     return Route(method, path, Where.ENTRY, scope, idempotent=idempotent, body_limit=limit)
 
 
+def _at_source(path: str) -> Route:
+    return Route("POST", path, Where.SOURCE, Scope.MODELS_WRITE, idempotent=False, body_limit=JSON_LIMIT)
+
+
 def _on_holders(method: str, path: str) -> Route:
     return Route(method, path, Where.HOLDERS, Scope.MODELS_WRITE, idempotent=False, body_limit=JSON_LIMIT)
 
@@ -100,8 +106,8 @@ OLLAMA_ROUTES: Final = (
     _inference("/v1/messages", Dialect.ANTHROPIC),
     Route("POST", "/v1/audio/transcriptions", Where.ENTRY, Scope.CHAT, Dialect.OPENAI, body_limit=None),
     _entry("POST", "/api/pull", Scope.MODELS_WRITE),
-    _entry("POST", "/api/push", Scope.MODELS_WRITE),
-    _entry("POST", "/api/create", Scope.MODELS_WRITE),
+    _at_source("/api/push"),
+    _at_source("/api/create"),
     _on_holders("POST", "/api/copy"),
     _on_holders("DELETE", "/api/delete"),
     _entry("HEAD", "/api/blobs/{digest}", Scope.MODELS_WRITE, limit=0, idempotent=True),

@@ -237,6 +237,7 @@ class FakeOllama:
         holders = {
             "tokens_per_s": self.pace,
             "ps_s": self.catalogue,
+            "line_s": self.catalogue,
             "load_s": self.runners,
             "slots": self.runners,
             "max_queue": self.runners,
