@@ -16,13 +16,12 @@ from ollama_dist.api.relay import relay
 from ollama_dist.api.routes import OLLAMA_ROUTES, Route, Where
 from ollama_dist.api.table import Matched, RouteTable
 from ollama_dist.backends.local import LocalEngine
-from ollama_dist.core.errors import DistError, NoCandidate, Unauthorized, UpstreamFailed
+from ollama_dist.core.errors import Busy, DistError, NoCandidate, Unauthorized, UpstreamFailed
 from ollama_dist.core.ids import RequestId, is_request_id
 from ollama_dist.core.outcomes import Result
 from ollama_dist.core.scopes import Scope
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.dispatch import Dispatcher
-from ollama_dist.wire import gojson
 from ollama_dist.wire.inspection import inspect
 from ollama_dist.wire.places import HEADER, wants_place, write_place
 from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL, REQUEST_ID
@@ -127,11 +126,12 @@ def _excuse(exchange: Exchange, error: DistError) -> web.Response:
 
 
 def _refuse(exchange: Exchange, failed: AttemptFailed) -> web.Response:
-    """Say why the request was not served here, in the engine's own words where it had some."""
+    """Say why the request was not served here: in the engine's own words, else in the caller's dialect."""
     said = failed.said
-    body = said.first if said else gojson.encode({"error": str(failed)})
-    status = said.status if said else 503 if failed.result is Result.BUSY else 502
-    headers = dict(said.headers) if said else {}
-    response = exchange.reply(body, status=status, content_type=headers.get("Content-Type", JSON))
+    if said is not None:
+        content_type = dict(said.headers).get("Content-Type", JSON)
+        response = exchange.reply(said.first, status=said.status, content_type=content_type)
+    else:
+        response = exchange.failure(Busy(str(failed)) if failed.result is Result.BUSY else failed)
     response.headers[REFUSAL] = failed.result
     return response
