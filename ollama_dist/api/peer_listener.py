@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 
 from ollama_dist.api.exchange import JSON, Exchange
-from ollama_dist.api.inference import priority_of, whole
+from ollama_dist.api.inference import inspected, priority_of, whole
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.relay import relay
 from ollama_dist.api.routes import OLLAMA_ROUTES, Route, Where
@@ -22,7 +22,6 @@ from ollama_dist.core.outcomes import Result
 from ollama_dist.core.scopes import Scope
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.dispatch import Dispatcher
-from ollama_dist.wire.inspection import inspect
 from ollama_dist.wire.places import HEADER, wants_place, write_place
 from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL, REQUEST_ID
 
@@ -82,8 +81,7 @@ class PeerListener:
     async def _serve(self, exchange: Exchange) -> web.StreamResponse:
         body = await exchange.body()
         path = exchange.route.path
-        encoding = exchange.header("Content-Encoding") or None
-        request = inspect(path, body, encoding=encoding).request(
+        request = inspected(exchange, body).request(
             exchange.id, path, priority=priority_of(exchange.header(PRIORITY))
         )
         on_place = exchange.tell_place if wants_place(exchange.header(HEADER)) else None

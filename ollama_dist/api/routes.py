@@ -13,6 +13,9 @@ from ollama_dist.core.scopes import Scope
 JSON_LIMIT: Final = 64 * 2**20
 """Bytes of a JSON body: pictures travel inside them as base64."""
 
+AUDIO_LIMIT: Final = 64 * 2**20
+"""Bytes of a form with a recording: OpenAI takes 25 MiB, and it is kept whole to be sent again elsewhere."""
+
 ADMIN_LIMIT: Final = 2**20
 """Bytes of a JSON body on our own routes."""
 
@@ -62,8 +65,8 @@ class Route:
         return self.path.startswith(("/api/distributed", "/admin", "/healthz"))
 
 
-def _inference(path: str, dialect: Dialect) -> Route:
-    return Route("POST", path, Where.SCHEDULED, Scope.CHAT, dialect, body_limit=JSON_LIMIT)
+def _inference(path: str, dialect: Dialect, limit: int = JSON_LIMIT) -> Route:
+    return Route("POST", path, Where.SCHEDULED, Scope.CHAT, dialect, body_limit=limit)
 
 
 def _entry(
@@ -104,7 +107,7 @@ OLLAMA_ROUTES: Final = (
     _inference("/v1/embeddings", Dialect.OPENAI),
     _inference("/v1/responses", Dialect.RESPONSES),
     _inference("/v1/messages", Dialect.ANTHROPIC),
-    Route("POST", "/v1/audio/transcriptions", Where.ENTRY, Scope.CHAT, Dialect.OPENAI, body_limit=None),
+    _inference("/v1/audio/transcriptions", Dialect.OPENAI, AUDIO_LIMIT),
     _entry("POST", "/api/pull", Scope.MODELS_WRITE),
     _at_source("/api/push"),
     _at_source("/api/create"),

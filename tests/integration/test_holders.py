@@ -7,8 +7,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
 
 from ollama_dist.core.view import MemberState
+from ollama_dist.scheduling.breaker import Circuit
 from tests.support.fake_ollama import Fault
 from tests.support.fake_ollama.faults import Hang
 from tests.support.joined_nodes import JoinedNode, JoinedNodes, joined_nodes
@@ -18,6 +20,11 @@ from tests.support.wait import until
 MAKE = {"model": "mine", "from": "tiny", "system": "Answer in rhymes."}
 ASK = {"model": "mine", "prompt": "hello", "stream": False}
 MADE = [{"status": "using existing layer"}, {"status": "writing manifest"}, {"status": "success"}]
+
+TRANSCRIBE = "/v1/audio/transcriptions"
+AUDIO = b"RIFF\0\r\n--" + bytes(range(256)) * 300
+HEARD = "The quick brown fox jumps over the lazy dog and then it goes back to sleep until morning"
+FORM = b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n--b--\r\n'
 
 
 @pytest.fixture
@@ -290,3 +297,147 @@ async def test_a_client_that_leaves_ends_it(nodes: JoinedNodes) -> None:
     [seen] = [seen for node in nodes for seen in node.fake.journal.on("/api/create")]
     await until(lambda: bool(seen.end), what="the engine's being told")
     assert seen.end == "client left"
+
+
+# Speech as text
+
+
+async def transcribe(node: JoinedNode, model: str = "tiny", **more: str) -> tuple[int, Any, bytes]:
+    headers = {"X-Ollama-Node": more.pop("pin")} if "pin" in more else {}
+    form = aiohttp.FormData({"model": model, **more})
+    form.add_field("file", AUDIO, filename="a.wav", content_type="audio/wav")
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(node.url + TRANSCRIBE, data=form, headers=headers) as response,
+    ):
+        return response.status, response.headers, await response.read()
+
+
+async def test_speech_is_heard_where_the_model_is(nodes: JoinedNodes) -> None:
+    status, headers, body = await transcribe(nodes["desk"], language="en")
+    assert (status, json.loads(body)) == (200, {"text": HEARD})
+    assert headers["Content-Type"] == "application/json"
+    assert headers["X-Ollama-Node"] in ("laptop", "office")
+    [seen] = nodes[headers["X-Ollama-Node"]].fake.journal.on(TRANSCRIBE)
+    assert AUDIO in seen.body
+    assert asked(nodes, TRANSCRIBE) == [headers["X-Ollama-Node"]]
+    [record] = nodes["desk"].node.dispatcher.decisions.newest()
+    assert (record.route, record.model) == (TRANSCRIBE, "tiny")
+
+
+async def test_a_form_travels_byte_for_byte(nodes: JoinedNodes) -> None:
+    boundary = "b 1'()+_,-./:=?"
+    head = f"--{boundary}\r\nContent-Disposition: form-data; name="
+    body = (
+        f'{head}"model"\r\n\r\ntiny\r\n'
+        f'{head}"file"; filename="a"\r\n\r\n\0\r\n\r\nsound\r\n--{boundary}--\r\n'
+    ).encode()
+    content_type = f'multipart/form-data; x=y; boundary="{boundary}"'
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(
+            nodes["desk"].url + TRANSCRIBE, data=body, headers={"Content-Type": content_type}
+        ) as response,
+    ):
+        assert response.status == 200
+        [seen] = nodes[response.headers["X-Ollama-Node"]].fake.journal.on(TRANSCRIBE)
+    assert seen.body == body
+    assert CIMultiDict(seen.headers)["Content-Type"] == content_type
+
+
+async def test_the_text_alone_is_a_whole_answer(nodes: JoinedNodes) -> None:
+    status, headers, body = await transcribe(nodes["desk"], response_format="text")
+    assert (status, headers["Content-Type"], body) == (200, "text/plain", HEARD.encode())
+    assert nodes["desk"].node.dispatcher.stats.render()["outcomes"] == {"ok": 1}
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(reset_at_byte=5),
+        Fault(die=True),
+        Fault(busy=True),
+        Fault(status=404, message="model 'tiny' not found"),
+    ],
+    ids=["reset", "dead runner", "busy", "no longer there"],
+)
+async def test_a_failure_is_invisible_while_another_node_can_hear(
+    nodes: JoinedNodes, fault: Fault, form: str
+) -> None:
+    nodes["laptop"].fake.faults.add(fault)
+    for _ in range(4):
+        status, headers, body = await transcribe(nodes["desk"], response_format=form)
+        assert (status, headers["X-Ollama-Node"]) == (200, "office")
+        assert HEARD.encode() in body
+
+
+async def test_an_answer_that_is_no_document_is_not_passed_for_one(nodes: JoinedNodes) -> None:
+    for name in ("laptop", "office"):
+        nodes[name].fake.faults.add(Fault(cut=True))
+    status, _, body = await transcribe(nodes["desk"])
+    assert status == 502
+    assert json.loads(body)["error"]["type"] == "api_error"
+
+
+async def test_a_node_that_died_is_passed_over(nodes: JoinedNodes) -> None:
+    await nodes["laptop"].relay.stop()
+    for _ in range(3):
+        status, headers, _ = await transcribe(nodes["desk"])
+        assert (status, headers["X-Ollama-Node"]) == (200, "office")
+
+
+async def test_an_engine_too_old_to_hear_is_passed_over() -> None:
+    async with joined_nodes({"desk": [], "laptop": ["tiny"]}) as nodes:
+        await nodes.add("attic", ["tiny"], age="0.17.7")
+        await nodes.settle()
+        for _ in range(4):
+            status, headers, body = await transcribe(nodes["desk"])
+            assert (status, headers["X-Ollama-Node"], json.loads(body)) == (200, "laptop", {"text": HEARD})
+        status, _, body = await transcribe(nodes["desk"], pin="attic")
+        assert (status, body) == (404, b"404 page not found")
+        assert nodes["desk"].node.dispatcher.breakers.circuit(node_id(3), 0.0) is Circuit.CLOSED
+
+
+async def test_only_the_content_that_is_meant_is_asked() -> None:
+    async with joined_nodes({"desk": [], "laptop": ["tiny"], "office": ["tiny"], "attic": []}) as nodes:
+        nodes["attic"].fake.catalogue.install("tiny", "tiny-random")
+        nodes["attic"].node.engine.nudge()
+        await until(lambda: bool(nodes["desk"].node.view().nodes[node_id(4)].models), what="its being known")
+        for _ in range(6):
+            _, headers, _ = await transcribe(nodes["desk"])
+            assert headers["X-Ollama-Node"] in ("laptop", "office")
+
+
+@pytest.mark.parametrize("name", ["laptop", "office"])
+async def test_a_transcription_can_be_pinned(nodes: JoinedNodes, name: str) -> None:
+    _, headers, _ = await transcribe(nodes["desk"], pin=name)
+    assert headers["X-Ollama-Node"] == name
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "words"),
+    [
+        (b"{}", "application/json", 400, "failed to parse multipart form"),
+        (b"--b\r\n", "multipart/form-data; boundary=b", 400, "failed to parse multipart form"),
+        (FORM % (b"other", b"tiny"), "multipart/form-data; boundary=b", 400, "model is required"),
+        (FORM % (b"model", b"tiny"), "multipart/form-data; boundary=b", 400, "file is required"),
+    ],
+)
+async def test_mistakes_are_told_in_openais_dialect(
+    nodes: JoinedNodes, body: bytes, content_type: str, status: int, words: str
+) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(
+            nodes["desk"].url + TRANSCRIBE, data=body, headers={"Content-Type": content_type}
+        ) as response,
+    ):
+        assert response.status == status
+        error = (await response.json())["error"]
+        assert (words in error["message"], error["type"]) == (True, "invalid_request_error")
+
+
+async def test_a_model_nobody_has_is_not_found(nodes: JoinedNodes) -> None:
+    status, _, body = await transcribe(nodes["desk"], "none")
+    assert (status, json.loads(body)["error"]["type"]) == (404, "not_found_error")
