@@ -9,8 +9,9 @@ import structlog
 from aiohttp import web
 
 from ollama_dist.api import union
-from ollama_dist.api.exchange import JSON, Exchange
-from ollama_dist.api.passthrough import Passthrough
+from ollama_dist.api.exchange import JSON, Exchange, Header
+from ollama_dist.api.passthrough import Passthrough, unchanged
+from ollama_dist.api.relay import Source
 from ollama_dist.backends.fetch import fetch, get
 from ollama_dist.backends.local import LocalEngine
 from ollama_dist.backends.poller import installed_models, loaded_models
@@ -101,7 +102,7 @@ class Listing:
             return await self.own_engine(exchange, body)
         holders = view.serving_holders(key)
         if not holders:
-            raise NoCandidate(_gone(view, ids))
+            raise NoCandidate(gone(view, ids))
         if any(node.id == view.self_id for node in holders):
             return await self.own_engine(exchange, body)
         meant = view.content(key, holders).digest
@@ -112,15 +113,20 @@ class Listing:
         body = await exchange.body() if exchange.route.body_limit is not None else None
         return await self.own_engine(exchange, body)
 
-    async def own_engine(self, exchange: Exchange, body: bytes | None) -> web.StreamResponse:
-        """Answered by the engine here. What it changes is looked at again at once."""
+    async def own_engine(
+        self,
+        exchange: Exchange,
+        body: bytes | None,
+        more: Sequence[Header] = (),
+        through: Callable[[Source], Source] = unchanged,
+    ) -> web.StreamResponse:
+        """Answered by the engine here, as `Passthrough.send`. What it changes is looked at again at once."""
         target = self._node.engine.target
         if target is None:
             raise NoCandidate(f"this node has no engine: {self._node.engine.snapshot.error}")
         try:
-            return await self._passthrough.send(
-                exchange, f"http://{target.authority}", exchange.filled_path(), body
-            )
+            origin, path = f"http://{target.authority}", exchange.filled_path()
+            return await self._passthrough.send(exchange, origin, path, body, more=more, through=through)
         finally:
             if not exchange.route.idempotent:
                 self._node.engine.nudge()
@@ -210,6 +216,7 @@ def _asked_for(exchange: Exchange, body: bytes) -> ModelKey | None:
     return model_key(text) if isinstance(text, str) else None
 
 
-def _gone(view: ClusterView, holders: Sequence[NodeId]) -> str:
+def gone(view: ClusterView, holders: Sequence[NodeId]) -> str:
+    """Why a model that is known cannot be asked."""
     names = ", ".join(f"{view.nodes[node].name} ({view.nodes[node].state})" for node in holders)
     return f"the model is on {names}, which cannot be reached now"

@@ -1,14 +1,15 @@
 """Requests that belong to this node's own engine, handed over as they are and answered as it answers."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import aiohttp
 from aiohttp import web
 
 from ollama_dist.api.bodies import PacedBody, TooSlow
-from ollama_dist.api.exchange import Exchange
-from ollama_dist.api.relay import relay
+from ollama_dist.api.exchange import Exchange, Header
+from ollama_dist.api.relay import Source, relay
 from ollama_dist.core.errors import UpstreamCut, UpstreamRefused
 
 PASSED_BACK: Final = frozenset({"allow", "cache-control", "content-type", "location"})
@@ -30,6 +31,11 @@ class _Body:
             raise UpstreamCut(f"the engine broke off its answer: {error}") from error
 
 
+def unchanged(source: Source) -> Source:
+    """An answer that is passed on as it comes."""
+    return source
+
+
 class Passthrough:
     """Sends requests to an engine on a fresh connection each: what they change must happen at most once.
 
@@ -49,11 +55,21 @@ class Passthrough:
         await self._session.close()
 
     async def send(
-        self, exchange: Exchange, origin: str, path: str, body: bytes | None
+        self,
+        exchange: Exchange,
+        origin: str,
+        path: str,
+        body: bytes | None,
+        *,
+        more: Sequence[Header] = (),
+        through: Callable[[Source], Source] = unchanged,
+        explain: bool = True,
     ) -> web.StreamResponse:
         """Relay the request to ``path`` at ``origin`` (``http://host:port``).
 
-        A ``body`` of None streams the client's own. Raises `UpstreamRefused` when no engine answers.
+        A ``body`` of None streams the client's own. ``more`` are headers for the answer, and ``through`` has
+        its bytes pass through something; for ``explain`` see `relay`. Raises `UpstreamRefused` when no engine
+        answers.
         """
         headers = exchange.passed_on()
         data: bytes | PacedBody | None = body
@@ -68,17 +84,20 @@ class Passthrough:
         except (aiohttp.ClientError, TimeoutError, TooSlow) as error:
             if isinstance(data, PacedBody) and data.trouble is not None:
                 raise data.trouble from error
-            raise UpstreamRefused(f"this node's engine does not answer: {error}") from error
+            refused = UpstreamRefused(f"this node's engine does not answer: {error}")
+            refused.is_sent = not isinstance(error, aiohttp.ClientConnectorError)
+            raise refused from error
         try:
             passed = [
                 (name, value) for name, value in response.headers.items() if name.lower() in PASSED_BACK
             ]
             return await relay(
                 exchange,
-                _Body(response),
+                through(_Body(response)),
                 status=response.status,
-                headers=passed,
+                headers=(*passed, *more),
                 length=response.content_length,
+                explain=explain,
             )
         finally:
             response.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ollama_dist.backends.http1 import Connection, Head, Header, OnInterim, request_bytes
-from ollama_dist.core.errors import UpstreamRefused, UpstreamTimeout
+from ollama_dist.core.errors import UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from ollama_dist.core.ids import NodeId
 
 CONNECT_TIMEOUT_S: Final = 1.0
@@ -53,16 +53,18 @@ class Target:
         *,
         head_timeout: float,
         on_interim: OnInterim | None = None,
+        is_fresh: bool = False,
     ) -> tuple[Connection, Head]:
         """Send a request and wait for the head of its answer, at most ``head_timeout`` seconds.
 
         An idle connection that turns out to be dead before a byte of the answer is replaced, once, by a fresh
-        one: it was closed before the request was seen. Raises `UpstreamRefused`, `UpstreamTimeout` or
-        `UpstreamFailed`; nothing is left open then, nor when the caller is cancelled.
+        one: it was closed before the request was seen. With ``is_fresh`` none is used, for that can be
+        guessed but not known. Raises `UpstreamRefused`, `UpstreamTimeout` or `UpstreamFailed`; nothing is
+        left open then, nor when the caller is cancelled.
         """
         data = request_bytes(method, path, self.authority, headers, body)
         while True:
-            connection = self._take_idle() or await self._connect()
+            connection = (None if is_fresh else self._take_idle()) or await self._connect()
             self._busy.add(connection)
             try:
                 connection.send(data)
@@ -125,9 +127,17 @@ class Target:
                 _, connection = await loop.create_connection(
                     lambda: Connection(verify), self.host, self.port, ssl=context, server_hostname=name
                 )
+            connection.raise_refusal()
         except TimeoutError as error:
-            raise UpstreamTimeout(f"{self.authority} did not take a connection in time") from error
+            late = UpstreamTimeout(f"{self.authority} did not take a connection in time")
+            raise _unsent(late) from error
         except OSError as error:
-            raise UpstreamRefused(f"{self.authority} refused the connection: {error}") from error
-        connection.raise_refusal()
+            raise _unsent(UpstreamRefused(f"{self.authority} refused the connection: {error}")) from error
+        except UpstreamRefused as refusal:
+            raise _unsent(refusal) from refusal.__cause__
         return connection
+
+
+def _unsent(failure: UpstreamFailed) -> UpstreamFailed:
+    failure.is_sent = False
+    return failure

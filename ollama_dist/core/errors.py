@@ -108,6 +108,8 @@ class UpstreamFailed(DistError):
     status = 502
     code = "upstream_failed"
     retryable = True
+    is_sent: bool = True
+    """Whether the request may have got there; if not, even one that changes something may go elsewhere."""
 
 
 class UpstreamRefused(UpstreamFailed):

@@ -10,6 +10,7 @@ from typing import Final
 
 from ollama_dist.backends.http1 import Connection, Head, Header, OnInterim
 from ollama_dist.backends.target import Target
+from ollama_dist.core.dialects import FORMS
 from ollama_dist.core.errors import DistError, UpstreamCut, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from ollama_dist.core.outcomes import Result, Usage
 from ollama_dist.core.requests import InferenceRequest
@@ -214,7 +215,7 @@ async def _begun(
     target: Target, connection: Connection, head: Head, request: InferenceRequest, deadline: float
 ) -> Answer:
     """An answer of which enough is here: the first record of a stream, else all of it (within bounds)."""
-    watch = EndWatch(request.dialect, stream=request.stream)
+    watch = EndWatch(request.dialect, stream=request.stream, is_text=_is_text(request, head))
     limit = FIRST_RECORD_LIMIT if request.stream else WHOLE_LIMIT
     parts: list[bytes] = []
     size = 0
@@ -232,6 +233,15 @@ async def _begun(
         if result is not Result.REJECTED:
             raise AttemptFailed(result, complaint)
     return Answer(head, first, rest=_Rest(target, connection, watch, silence_s(request)))
+
+
+def _is_text(request: InferenceRequest, head: Head) -> bool:
+    """Whether a bare text is coming that the caller asked for, and that cannot end unnoticed.
+
+    An engine that fails before its end has not come to say that it is one.
+    """
+    is_framed = head.get("content-length") is not None or head.get("transfer-encoding") is not None
+    return request.route in FORMS and is_framed and (head.get("content-type") or "").startswith("text/plain")
 
 
 async def _said_no(

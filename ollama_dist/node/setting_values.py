@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from ollama_dist.core.contexts import ContextRule
-from ollama_dist.core.dialects import DIALECTS
+from ollama_dist.core.dialects import DIALECTS, FORMS
 
 OLLAMA_PORT: Final = 11434
 NODE_PORT: Final = 11436
@@ -204,8 +204,9 @@ def parse_context_rule(text: str) -> ContextRule:
 
 
 def parse_cached_route(text: str) -> str:
-    if text not in DIALECTS:
-        raise ValueError(f"must be routes that infer{did_you_mean(text, DIALECTS)}")
+    kept = DIALECTS.keys() - FORMS  # no two forms are alike: each has a boundary of its own
+    if text not in kept:
+        raise ValueError(f"must be routes that infer from JSON{did_you_mean(text, sorted(kept))}")
     return text
 
 

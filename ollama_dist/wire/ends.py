@@ -63,13 +63,15 @@ class EndWatch:
     """Watches the body of one 200 answer go by, cut anywhere, chunk framing taken off.
 
     ``stream`` is whether the caller asked for a stream: it tells a shortcut answer (one object, no line end)
-    from a stream that lost its last byte. Costs less than a microsecond per piece; for memory see `Tail`.
+    from a stream that lost its last byte. ``is_text`` is whether the answer is a bare text, of whose end only
+    the transport can tell. Costs less than a microsecond per piece; for memory see `Tail`.
     """
 
-    __slots__ = ("_dialect", "_tail", "feed")
+    __slots__ = ("_dialect", "_is_text", "_tail", "feed")
 
-    def __init__(self, dialect: Dialect, *, stream: bool) -> None:
+    def __init__(self, dialect: Dialect, *, stream: bool, is_text: bool = False) -> None:
         self._dialect = dialect
+        self._is_text = is_text
         self._tail = Tail(_LINES_KEPT[dialect]) if stream else Whole()
         self.feed = self._tail.feed
         """Take the next piece of the body."""
@@ -92,6 +94,8 @@ class EndWatch:
     def finish(self, *, clean: bool) -> Verdict:
         """The verdict. ``clean`` is whether the answer ended as its HTTP framing announced."""
         tail = self._tail
+        if self._is_text:
+            return Verdict(End.COMPLETE if clean else End.CUT, records=1, size=tail.size)
         if isinstance(tail, Whole):
             records = int(self.has_begun)
             end, message, usage = _judge_body(self._dialect, tail.outline(), clean=clean)
@@ -226,7 +230,8 @@ def _is_finished(dialect: Dialect, body: Outline) -> bool:
             )
         case Dialect.OPENAI:
             is_list = facts.get("object") == "list" and facts.get("data") == CONTAINER
-            return is_list or bool(facts.get("choices.finish_reason"))
+            is_transcript = isinstance(facts.get("text"), str)
+            return is_list or is_transcript or bool(facts.get("choices.finish_reason"))
         case Dialect.RESPONSES:  # its status says completed even when the repeat guard ended it
             counted = body.number("usage.input_tokens") + body.number("usage.output_tokens") > 0
             return body.text("status") in ("completed", "incomplete") and counted

@@ -78,7 +78,7 @@ class Running:
         self._run(self._restock())
 
     def engine_said(self, status: int) -> bool:
-        """Whether an answer of the engine had this status; it is looked at by others than us, too."""
+        """Whether the engine gave an answer with this status; the node may have asked it more meanwhile."""
         return any(seen.status == status for seen in self.fake.journal.requests)
 
     async def _start(self) -> None:

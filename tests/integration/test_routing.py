@@ -189,6 +189,15 @@ async def test_when_nobody_can_answer_that_is_said_with_the_reasons(nodes: Joine
     assert "office: " in json.loads(body)["error"]
 
 
+async def test_what_a_node_says_for_its_engine_is_in_the_callers_dialect(nodes: JoinedNodes) -> None:
+    for node in nodes:
+        node.fake.faults.add(Fault(cut=True, at_token=0))
+    status, _, body = await post(nodes["desk"], "/v1/chat/completions", {**CHAT, "stream": True})
+    assert (status, json.loads(body)["error"]["type"]) == (502, "api_error")
+    status, _, body = await post(nodes["desk"], "/v1/messages", {**CHAT, "max_tokens": 9})
+    assert (status, json.loads(body)["type"]) == (502, "error")
+
+
 async def test_a_request_with_a_mistake_is_not_tried_twice(nodes: JoinedNodes) -> None:
     body = {**CHAT, "options": {"num_ctx": "many"}}
     status, headers, answer = await post(nodes["desk"], "/api/chat", body)

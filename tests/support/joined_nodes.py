@@ -144,7 +144,7 @@ class JoinedNodes:
         node_options: Mapping[str, Any] | None = None,
         **fake_options: Any,
     ) -> JoinedNode:
-        fake = FakeOllama("0.33.0-rc2", models=tuple(models), **fake_options)
+        fake = FakeOllama(**{"age": "0.33.0-rc2", "models": tuple(models), **fake_options})
         await fake.start()
         me = node_id(len(self._nodes) + 1)
         settings = OllamaSettings(me, address=("127.0.0.1", fake.port), slots=fake_options.get("slots", 1))

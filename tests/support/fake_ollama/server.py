@@ -237,6 +237,7 @@ class FakeOllama:
         holders = {
             "tokens_per_s": self.pace,
             "ps_s": self.catalogue,
+            "line_s": self.catalogue,
             "load_s": self.runners,
             "slots": self.runners,
             "max_queue": self.runners,
@@ -279,4 +280,6 @@ class FakeOllama:
         if self.age in ("0.17.7", "0.33.0-rc2"):
             rows["/v1/responses"] = {"POST": inference.responses}
             rows["/v1/messages"] = {"POST": inference.messages}
+        if self.age == "0.33.0-rc2":
+            rows["/v1/audio/transcriptions"] = {"POST": inference.transcriptions}
         return [(re.compile(pattern), methods) for pattern, methods in rows.items()]

@@ -139,14 +139,27 @@ async def test_bytes_nobody_asked_for_end_a_connection() -> None:
 async def test_nobody_listening_is_a_refusal() -> None:
     async with scripted(SHORT) as server:
         port = server.port
-    with pytest.raises(UpstreamRefused, match="refused the connection"):
+    with pytest.raises(UpstreamRefused, match="refused the connection") as refusal:
         await Target(NODE, "127.0.0.1", port).open("GET", "/", [], b"", head_timeout=1)
+    assert not refusal.value.is_sent
 
 
 async def test_closing_without_an_answer_is_a_refusal() -> None:
     async with scripted(b"", close_after=True) as server:
-        with pytest.raises(UpstreamRefused, match="closed before an answer"):
+        with pytest.raises(UpstreamRefused, match="closed before an answer") as refusal:
             await ask(target(server))
+    assert refusal.value.is_sent
+
+
+async def test_what_may_be_sent_once_only_goes_over_a_fresh_connection() -> None:
+    async with scripted(SHORT) as server:
+        place = target(server)
+        for _ in range(2):
+            connection, _ = await place.open("POST", "/", [], b"{}", head_timeout=1, is_fresh=True)
+            await read_all(connection)
+            place.give_back(connection)
+        assert server.connections == 2
+        place.close()
 
 
 async def test_silence_is_a_timeout_and_closes() -> None:

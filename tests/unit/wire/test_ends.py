@@ -384,3 +384,27 @@ def test_loading_is_told_from_generating_the_same_way_as_the_request_told_it() -
     recorded = recordings.by_id("0.33.0-rc2")["gen-load"]
     assert inspect(recorded.path, recorded.body).intent is Intent.LOAD
     assert judge(recorded.answer).end is End.COMPLETE
+
+
+@pytest.mark.parametrize("text", [b"", b"said", b"{", b"x" * 100_000])
+def test_of_a_bare_text_only_the_transport_knows_the_end(text: bytes) -> None:
+    for clean, end in ((True, End.COMPLETE), (False, End.CUT)):
+        watch = EndWatch(OPENAI, stream=False, is_text=True)
+        watch.feed(text)
+        verdict = watch.finish(clean=clean)
+        assert (verdict.end, verdict.size) == (end, len(text))
+
+
+@pytest.mark.parametrize(
+    ("body", "end"),
+    [
+        (b'{"text":"said"}\n', End.COMPLETE),
+        (b'{"text":""}', End.COMPLETE),
+        (b'{"text":"said"', End.CUT),
+        (b'{"text":null}', End.CUT),
+        (b"", End.CUT),
+        (b'{"error":{"message":"deaf"}}', End.ERROR),
+    ],
+)
+def test_a_transcript_is_whole_when_it_is_a_document_with_a_text(body: bytes, end: End) -> None:
+    assert judge(body, OPENAI, stream=False).end is end
