@@ -22,7 +22,7 @@ from ollama_dist.core.outcomes import Result
 from ollama_dist.core.scopes import Scope
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.dispatch import Dispatcher
-from ollama_dist.wire import gojson
+from ollama_dist.wire.errors import error_body
 from ollama_dist.wire.inspection import inspect
 from ollama_dist.wire.places import HEADER, wants_place, write_place
 from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL, REQUEST_ID
@@ -116,11 +116,16 @@ class PeerListener:
 
 
 def _refuse(exchange: Exchange, failed: AttemptFailed) -> web.Response:
-    """Say why the request was not served here, in the engine's own words where it had some."""
-    said = failed.said
-    body = said.first if said else gojson.encode({"error": str(failed)})
-    status = said.status if said else 503 if failed.result is Result.BUSY else 502
-    headers = dict(said.headers) if said else {}
-    response = exchange.reply(body, status=status, content_type=headers.get("Content-Type", JSON))
+    """Say why the request was not served here, in the engine's own words where it had some.
+
+    The caller may be told just that, so it is in the caller's dialect.
+    """
+    if said := failed.said:
+        content_type = dict(said.headers).get("Content-Type", JSON)
+        response = exchange.reply(said.first, status=said.status, content_type=content_type)
+    else:
+        status = 503 if failed.result is Result.BUSY else 502
+        content_type, body = error_body(exchange.route.dialect, status, str(failed), request_id=exchange.id)
+        response = exchange.reply(body, status=status, content_type=content_type)
     response.headers[REFUSAL] = failed.result
     return response

@@ -189,6 +189,18 @@ async def test_when_nobody_can_answer_that_is_said_with_the_reasons(nodes: Joine
     assert "office: " in json.loads(body)["error"]
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_what_a_peer_says_of_its_failure_is_in_the_callers_dialect(
+    nodes: JoinedNodes, path: str
+) -> None:
+    for name in ("laptop", "office"):
+        nodes[name].fake.faults.add(Fault(reset_at_byte=0))
+    status, _, body = await post(nodes["desk"], path, {**CHAT, "max_tokens": 9, "stream": True})
+    assert status == 502
+    error = json.loads(body)["error"]
+    assert (error["type"], bool(error["message"])) == ("api_error", True)
+
+
 async def test_a_request_with_a_mistake_is_not_tried_twice(nodes: JoinedNodes) -> None:
     body = {**CHAT, "options": {"num_ctx": "many"}}
     status, headers, answer = await post(nodes["desk"], "/api/chat", body)
