@@ -507,6 +507,20 @@ def test_it_is_known_whether_a_record_is_unfinished(dialect: Dialect, body: byte
     assert watch.is_mid_record is mid_record
 
 
+@pytest.mark.parametrize("version", recordings.VERSIONS)
+def test_it_is_known_whether_ending_the_record_would_make_a_torso_whole(version: str) -> None:
+    """Only line ends may be missing then; nothing else is to be said after such bytes."""
+    for whole in recorded_whole(version):
+        if not whole.is_stream:
+            continue
+        shown = whole.body.rstrip(b"\n")
+        for cut in (*range(max(1, len(whole.body) - 120), len(whole.body)), len(whole.body)):
+            watch = EndWatch(whole.dialect, stream=True)
+            watch.feed(whole.body[:cut])
+            expected = len(shown) <= cut < len(whole.body)
+            assert (whole.id, cut, watch.lacks_only_a_line_end) == (whole.id, cut, expected)
+
+
 @given(st.lists(st.binary(max_size=30), max_size=6), st.sampled_from(list(Dialect)), st.booleans())
 def test_no_bytes_make_it_fail_or_pass(pieces: list[bytes], dialect: Dialect, stream: bool) -> None:
     verdict = judge(pieces, dialect, stream=stream)
