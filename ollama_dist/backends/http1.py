@@ -157,6 +157,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Drop the connection now; the other side sees it at once and stops working for us."""
+        self._until_close = False  # an end of our making says nothing of the answer's
         if self._transport is not None:
             self._transport.abort()
 

@@ -76,6 +76,16 @@ async def test_a_body_that_ends_with_the_connection_is_whole() -> None:
         assert not connection.is_reusable
 
 
+async def test_a_body_that_we_ended_ourselves_is_not_whole() -> None:
+    async with scripted(b"HTTP/1.1 200 OK\r\n\r\nhello") as server:
+        place = target(server)
+        connection, _ = await ask(place)
+        assert await connection.read(asyncio.get_running_loop().time() + 5.0) == b"hello"
+        place.fail()
+        with pytest.raises(UpstreamCut):
+            await read_all(connection)
+
+
 async def test_an_interim_answer_is_not_the_answer() -> None:
     async with scripted(b"HTTP/1.1 100 Continue\r\n\r\n" + SHORT) as server:
         connection, head = await ask(target(server))
