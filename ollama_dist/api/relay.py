@@ -15,6 +15,7 @@ from aiohttp import web
 
 from ollama_dist.api.exchange import Exchange, Header, StreamResponse
 from ollama_dist.core.errors import DistError, UpstreamFailed
+from ollama_dist.core.outcomes import Result
 from ollama_dist.node.answers import BrokenOff
 from ollama_dist.wire.errors import stream_error
 
@@ -76,6 +77,10 @@ async def relay(
             await _keep_pace(request)
             data = b""
     except UpstreamFailed as failure:
+        if not explain and isinstance(failure, BrokenOff) and failure.result is Result.GAVE_OUT:
+            # The engine ended this in due form, and the node that relays on can tell the reason only then.
+            await response.write_eof()
+            return response
         await _end_as_failure(exchange, response, failure, explain=explain)
     else:
         await response.write_eof()

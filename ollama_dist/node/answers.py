@@ -265,4 +265,6 @@ async def _said_no(
     result = Result(refusal) if refusal in set(Result) else classify(head.status, body, request.route)
     if result is Result.REJECTED:
         return said
+    if head.status < 400:  # neither an answer nor a refusal
+        raise AttemptFailed(Result.FAILED, f"the engine answered with status {head.status}")
     raise AttemptFailed(result, error_text(body)[:200], said)

@@ -58,6 +58,7 @@ _TELLING: Final = (
     Result.REFUSED,
     Result.UNSUPPORTED,
     Result.MISSING,
+    Result.REJECTED,
     Result.CANCELLED,
 )
 """Of several failures the caller is told of the first in this order."""
@@ -333,7 +334,7 @@ class Dispatcher:
 
     def _surrender(self, served: Served, failures: Sequence[AttemptFailed]) -> None:
         """No place gave an answer: take a place's own words for one where it had some, else raise."""
-        telling = min(failures, key=lambda failed: _TELLING.index(failed.result))
+        telling = min(failures, key=_told_after)
         if telling.said is not None:
             place = served.attempts[failures.index(telling)].node
             served.node, served.answer, served.is_refusal = self._view().nodes.get(place), telling.said, True
@@ -479,6 +480,11 @@ class Dispatcher:
     def _name(self, node: NodeId) -> str:
         known = self._view().nodes.get(node)
         return known.name if known else node
+
+
+def _told_after(failed: AttemptFailed) -> int:
+    """A peer may name a result that ends no attempt of ours; then its words come last, but they are told."""
+    return _TELLING.index(failed.result) if failed.result in _TELLING else len(_TELLING)
 
 
 def _for_owner(request: InferenceRequest, on_place: OnPlace | None) -> list[Header]:
