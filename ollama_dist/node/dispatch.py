@@ -83,6 +83,8 @@ class Served:
     """Further tries that were charged to the budget."""
     waited: Waited | None = None
     """How it came to its slot, where that was here."""
+    was_left: bool = False
+    """The caller went before there was an answer."""
     kept_s: float | None = None
     """The answer is one that was kept for so many seconds, since nobody can give it now."""
 
@@ -96,6 +98,8 @@ class Served:
 
     def result(self, *, is_read: bool) -> Result:
         """How the request ended; ``is_read`` is whether somebody read the answer to its end."""
+        if self.was_left:
+            return Result.CANCELLED
         if self.answer is None or self.is_refusal:
             return self.attempts[-1].result if self.attempts else Result.FAILED
         return self.answer.result if is_read or self.answer.result is not Result.OK else Result.CANCELLED
@@ -169,6 +173,9 @@ class Dispatcher:
                 self._keep(served, asking)
         except DistError as error:
             refusal = error
+            raise
+        except asyncio.CancelledError:
+            served.was_left = served.answer is None
             raise
         finally:
             self._budget.end(served.retries)
