@@ -246,7 +246,7 @@ class Breaking:
             request = await read_request(reader)
             method, path, _ = request.split(b" ", 2)
             if method == b"GET":
-                writer.write(_plain(_LOOKS[path.decode()]))
+                writer.write(look(path))
                 continue
             found = re.search(rb"user-agent: cut/(\d+)", request, re.IGNORECASE)
             assert found is not None
@@ -280,11 +280,11 @@ async def breaking() -> AsyncIterator[Breaking]:
         yield server
 
 
-def _plain(body: bytes) -> bytes:
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
-        len(body),
-        body,
-    )
+def look(path: bytes) -> bytes:
+    """What an engine answers to a node that looks what it has and runs: every model, in memory."""
+    body = _LOOKS[path.decode()]
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 def _rows() -> list[dict[str, object]]:
