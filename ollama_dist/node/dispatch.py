@@ -58,6 +58,7 @@ _TELLING: Final = (
     Result.REFUSED,
     Result.UNSUPPORTED,
     Result.MISSING,
+    Result.REJECTED,
     Result.CANCELLED,
 )
 """Of several failures the caller is told of the first in this order."""
@@ -82,6 +83,8 @@ class Served:
     """Further tries that were charged to the budget."""
     waited: Waited | None = None
     """How it came to its slot, where that was here."""
+    was_left: bool = False
+    """The caller went before there was an answer."""
     kept_s: float | None = None
     """The answer is one that was kept for so many seconds, since nobody can give it now."""
 
@@ -95,6 +98,8 @@ class Served:
 
     def result(self, *, is_read: bool) -> Result:
         """How the request ended; ``is_read`` is whether somebody read the answer to its end."""
+        if self.was_left:
+            return Result.CANCELLED
         if self.answer is None or self.is_refusal:
             return self.attempts[-1].result if self.attempts else Result.FAILED
         return self.answer.result if is_read or self.answer.result is not Result.OK else Result.CANCELLED
@@ -168,6 +173,9 @@ class Dispatcher:
                 self._keep(served, asking)
         except DistError as error:
             refusal = error
+            raise
+        except asyncio.CancelledError:
+            served.was_left = served.answer is None
             raise
         finally:
             self._budget.end(served.retries)
@@ -333,7 +341,7 @@ class Dispatcher:
 
     def _surrender(self, served: Served, failures: Sequence[AttemptFailed]) -> None:
         """No place gave an answer: take a place's own words for one where it had some, else raise."""
-        telling = min(failures, key=lambda failed: _TELLING.index(failed.result))
+        telling = min(failures, key=_told_after)
         if telling.said is not None:
             place = served.attempts[failures.index(telling)].node
             served.node, served.answer, served.is_refusal = self._view().nodes.get(place), telling.said, True
@@ -479,6 +487,11 @@ class Dispatcher:
     def _name(self, node: NodeId) -> str:
         known = self._view().nodes.get(node)
         return known.name if known else node
+
+
+def _told_after(failed: AttemptFailed) -> int:
+    """A peer may name a result that ends no attempt of ours; then its words come last, but they are told."""
+    return _TELLING.index(failed.result) if failed.result in _TELLING else len(_TELLING)
 
 
 def _for_owner(request: InferenceRequest, on_place: OnPlace | None) -> list[Header]:

@@ -91,6 +91,19 @@ class EndWatch:
         lines = self._tail.lines()
         return self._dialect is not Dialect.OLLAMA and bool(lines) and lines[-1] not in (b"", b"\r")
 
+    @property
+    def lacks_only_a_line_end(self) -> bool:
+        """Whether the bytes so far would be a complete answer if the record they stop in were ended."""
+        tail = self._tail
+        if isinstance(tail, Whole):
+            return False
+        rest = tail.unfinished()
+        ended = [*tail.lines(), *([rest] if rest else [])]
+        if self._dialect is Dialect.OLLAMA:
+            return bool(rest) and _judge_lines(ended, b"", clean=False)[0] is End.COMPLETE
+        events = _events([*ended, b""], b"")
+        return self.is_mid_record and _judge_events(self._dialect, events, clean=False)[0] is End.COMPLETE
+
     def finish(self, *, clean: bool) -> Verdict:
         """The verdict. ``clean`` is whether the answer ended as its HTTP framing announced."""
         tail = self._tail
