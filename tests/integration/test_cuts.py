@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from ollama_dist.backends import target
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.outcomes import Result
 from ollama_dist.node.dispatch import Dispatcher
@@ -22,6 +23,12 @@ from tests.support.wait import until
 
 AT_ONCE = 24
 SLOTS = 64
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here is slow: should this machine be, that is not to look as if a server were gone."""
+    monkeypatch.setattr(target, "CONNECT_TIMEOUT_S", 20.0)
 
 
 class Unmoved(Breakers):
@@ -82,7 +89,7 @@ class Trial:
             record = self._dispatcher.decisions.get(number)
             return record and record.outcome
 
-        await until(lambda: outcome() is not None, seconds=2.0, what="the outcome's being noted")
+        await until(lambda: outcome() is not None, seconds=10.0, what="the outcome's being noted")
         record = self._dispatcher.decisions.get(number)
         assert record is not None
         assert record.outcome is not None

@@ -370,7 +370,7 @@ async def call(port: int, cut: Cut) -> Got | None:
     )
     transport.write(head.encode() + body)
     try:
-        async with asyncio.timeout(20.0):
+        async with asyncio.timeout(30.0):
             return await caller.got
     finally:
         transport.abort()
