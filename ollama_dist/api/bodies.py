@@ -20,12 +20,18 @@ class TooSlow(BadRequest):
     code = "too_slow"
 
 
+class BrokenBody(BadRequest):
+    """What came is no part of a body."""
+
+    code = "broken_body"
+
+
 class PacedBody:
     """The client's body as it comes, for whoever sends it on: `trouble` is why it ended early, if it did."""
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
-        self.trouble: TooSlow | None = None
+        self.trouble: BadRequest | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         waited = 0.0
@@ -40,6 +46,9 @@ class PacedBody:
             except TimeoutError as error:
                 self.trouble = TooSlow("the body came in too slowly")
                 raise self.trouble from error
+            except BrokenBody as error:
+                self.trouble = error
+                raise
             if not part:
                 return
             waited += asyncio.get_running_loop().time() - asked_at

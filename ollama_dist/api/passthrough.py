@@ -6,10 +6,10 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
-from ollama_dist.api.bodies import PacedBody, TooSlow
+from ollama_dist.api.bodies import PacedBody
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.relay import relay
-from ollama_dist.core.errors import UpstreamCut, UpstreamRefused
+from ollama_dist.core.errors import BadRequest, UpstreamCut, UpstreamRefused
 
 PASSED_BACK: Final = frozenset({"allow", "cache-control", "content-type", "location"})
 """Headers of the engine's answer that a client sees; framing is ours."""
@@ -65,7 +65,7 @@ class Passthrough:
             response = await self._session.request(
                 exchange.request.method, origin + path, data=data, headers=headers, allow_redirects=False
             )
-        except (aiohttp.ClientError, TimeoutError, TooSlow) as error:
+        except (aiohttp.ClientError, TimeoutError, BadRequest) as error:
             if isinstance(data, PacedBody) and data.trouble is not None:
                 raise data.trouble from error
             raise UpstreamRefused(f"this node's engine does not answer: {error}") from error
