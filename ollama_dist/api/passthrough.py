@@ -5,6 +5,7 @@ from typing import Final
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from ollama_dist.api.bodies import PacedBody
 from ollama_dist.api.exchange import Exchange
@@ -63,7 +64,11 @@ class Passthrough:
                 headers.append(("Content-Length", str(exchange.request.content_length)))
         try:
             response = await self._session.request(
-                exchange.request.method, origin + path, data=data, headers=headers, allow_redirects=False
+                exchange.request.method,
+                URL(origin + path, encoded=True),  # sent as it was authorised, not as a library tidies it
+                data=data,
+                headers=headers,
+                allow_redirects=False,
             )
         except (aiohttp.ClientError, TimeoutError, BadRequest) as error:
             if isinstance(data, PacedBody) and data.trouble is not None:
