@@ -106,13 +106,14 @@ class Server(web.Server):
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_address", "_head_timer", "_server")
+    __slots__ = ("_address", "_head_timer", "_last_body", "_server")
 
     def __init__(self, server: Server, **more: Any) -> None:
         super().__init__(server, **more)
         self._server = server
         self._address: str | None = None
         self._head_timer: asyncio.TimerHandle | None = None
+        self._last_body: StreamReader | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         gate = self._server.gate
@@ -141,11 +142,11 @@ class Connection(RequestHandler):
 
     def _end_broken_body(self) -> None:
         """Tell whoever reads a body that what came is no part of one: the parser keeps it for the next."""
-        request = self._current_request
-        if request is None or request.content.is_eof():
-            return
-        if not all(isinstance(message, RawRequestMessage) for message, _ in self._messages):
-            request.content.set_exception(BrokenBody("the body is not framed as it says"))
+        message, body = self._messages[-1]
+        if isinstance(message, RawRequestMessage):
+            self._last_body = body
+        elif self._last_body is not None and not self._last_body.is_eof():
+            self._last_body.set_exception(BrokenBody("the body is not framed as it says"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._head_came()
