@@ -97,7 +97,8 @@ class Guard:
         return Verdict(Judgement.PASS, headers)
 
     def _knows_origin(self, origin: str) -> bool:
-        return any(_matches(pattern, origin) for pattern in self.origins)
+        is_one = not {" ", ","} & set(origin)  # a pattern's star would take a second one in
+        return is_one and any(_matches(pattern, origin) for pattern in self.origins)
 
     def _knows_host(self, header: str) -> bool:
         host = host_of(header)

@@ -145,6 +145,7 @@ def test_local_pages_are_let_in_and_told_so(origin: str) -> None:
         "http://localhost.evil.example",
         "chrome-extension://abc",
         "ftp://localhost",
+        "http://localhost:1, http://evil.example",
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS", "HEAD"])
