@@ -14,7 +14,7 @@ from ollama_dist.api.routes import OLLAMA_ROUTES
 from ollama_dist.core.scopes import Scope
 from ollama_dist.node.client_keys import KeyFile, new_key
 from tests.support.fake_ollama import FakeOllama
-from tests.support.hostile import framing, hosts, paths
+from tests.support.hostile import framing, hosts, origins, paths, proxies
 from tests.support.hostile.vectors import Vector, play, wrongs
 from tests.support.solo_node import SoloNode, solo_node
 
@@ -98,3 +98,16 @@ async def test_no_spelling_of_a_path_goes_round_its_key(locked_node: Attacked) -
 
 async def test_a_request_ends_where_a_strict_reader_says(open_node: Attacked) -> None:
     await open_node.bear(framing.vectors(), at_least=500)
+
+
+async def test_pages_of_other_origins_can_do_nothing(open_node: Attacked) -> None:
+    await open_node.bear(origins.vectors(), at_least=250)
+
+
+async def test_who_forwards_or_means_another_host_is_not_this_machine(shared_node: Attacked) -> None:
+    await shared_node.bear(proxies.trust_vectors(), at_least=50)
+
+
+async def test_nothing_of_who_asks_reaches_the_engine(open_node: Attacked) -> None:
+    await open_node.bear(proxies.canary_vectors(), at_least=50)
+    assert not any(b"canary" in repr(seen.headers).encode() for seen in open_node.engine.journal.requests)

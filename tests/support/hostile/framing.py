@@ -1,8 +1,7 @@
 """Where a request ends: heads and bodies that two readers could read two ways.
 
-The journal of the engine counts what was done. What was done is what a strict reader does, and never more than
-Go's ``net/http`` does with the same bytes. That one takes a lone line feed for a line's end and unfolds folded
-lines; nothing here has a reason to.
+The journal of the engine counts what was done: what a strict reader does, never more than Go's ``net/http``
+does with the same bytes. That one takes a lone line feed for a line's end; nothing here has a reason to.
 """
 
 from collections.abc import Iterable, Iterator
@@ -500,7 +499,7 @@ def _chunks() -> Iterator[Vector]:
 
 
 def _last(name: object, *sent: bytes) -> Vector:
-    """A request after which nothing more is heard: it is done or, where more came at once, refused with it."""
+    """A request after which nothing more is heard: done, or refused with what came at the same time."""
     return Vector(f"{name!r} and more", sent, frozenset({_TAKEN, _REFUSED}), (0, 1))
 
 

@@ -228,7 +228,7 @@ _BYTES: Final = (
     b"\x0b",
     b"\x85",
 )
-"""No text of a request line. A blank alone before the version is skipped by the parser, and by RFC 9112 §3."""
+"""No text of a request line. A blank right before the version is skipped, as RFC 9112 §3 allows."""
 
 
 def _request(method: str, target: bytes, body: bytes, last: bytes = CLOSE) -> bytes:
