@@ -42,7 +42,7 @@ class PacedBody:
             patience = PATIENCE_S + received / SLOWEST_BYTES_PER_S - waited
             try:
                 async with asyncio.timeout(patience):
-                    part = await self._request.content.readany()
+                    part = await _next_part(self._request)
             except TimeoutError as error:
                 self.trouble = TooSlow("the body came in too slowly")
                 raise self.trouble from error
@@ -71,7 +71,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     try:
         while True:
             async with asyncio.timeout_at(began + PATIENCE_S + received / SLOWEST_BYTES_PER_S):
-                part = await request.content.readany()
+                part = await _next_part(request)
             if not part:
                 return parts[0] if len(parts) == 1 else b"".join(parts)
             parts.append(part)
@@ -80,3 +80,10 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
                 raise TooLarge(f"the body is larger than {limit} bytes")
     except TimeoutError as error:
         raise TooSlow("the body came in too slowly") from error
+
+
+async def _next_part(request: web.BaseRequest) -> bytes:
+    try:
+        return await request.content.readany()
+    except RuntimeError as error:  # aiohttp's for a connection that is no more
+        raise ConnectionResetError("the client left before its body came") from error

@@ -4,6 +4,7 @@ import asyncio
 from typing import Final
 
 import aiohttp
+import structlog
 from aiohttp import web
 from yarl import URL
 
@@ -11,6 +12,8 @@ from ollama_dist.api.bodies import PacedBody
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.relay import relay
 from ollama_dist.core.errors import BadRequest, UpstreamCut, UpstreamRefused
+
+log = structlog.get_logger()
 
 PASSED_BACK: Final = frozenset({"allow", "cache-control", "content-type", "location"})
 """Headers of the engine's answer that a client sees; framing is ours."""
@@ -73,7 +76,8 @@ class Passthrough:
         except (aiohttp.ClientError, TimeoutError, BadRequest) as error:
             if isinstance(data, PacedBody) and data.trouble is not None:
                 raise data.trouble from error
-            raise UpstreamRefused(f"this node's engine does not answer: {error}") from error
+            log.info("engine_refused", path=path, error=str(error))
+            raise UpstreamRefused("this node's engine does not answer") from error
         try:
             passed = [
                 (name, value) for name, value in response.headers.items() if name.lower() in PASSED_BACK
@@ -94,4 +98,5 @@ class Passthrough:
             async with asyncio.timeout(timeout), self._session.get(origin + path) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise UpstreamRefused(f"this node's engine does not answer: {error}") from error
+            log.info("engine_refused", path=path, error=str(error))
+            raise UpstreamRefused("this node's engine does not answer") from error

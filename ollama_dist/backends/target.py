@@ -1,6 +1,7 @@
 """Where requests can be sent, and the connections kept open to each place."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -128,6 +129,8 @@ class Target:
         except TimeoutError as error:
             raise UpstreamTimeout(f"{self.authority} did not take a connection in time") from error
         except OSError as error:
-            raise UpstreamRefused(f"{self.authority} refused the connection: {error}") from error
+            # Of the library's words only what the system says: callers read this.
+            reason = os.strerror(error.errno) if error.errno else "it was broken off"
+            raise UpstreamRefused(f"{self.authority} refused the connection: {reason}") from error
         connection.raise_refusal()
         return connection

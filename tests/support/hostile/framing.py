@@ -534,7 +534,7 @@ def _several() -> Iterator[Vector]:
     for target in (b"localhost:443", b"evil.example:443", b"localhost", b"http://localhost/", b"[::1]:1"):
         tunnel = b"CONNECT " + target + b" HTTP/1.1\r\n" + HOST + AGENT
         for head in (tunnel, tunnel + inside):
-            sent = (head + b"\r\n" + _HIDDEN,)
-            yield Vector(f"a tunnel to {target!r} {len(head)}", sent, frozenset({400, 404, 405}))
+            opened = head + b"\r\n" + _HIDDEN
+            yield Vector(f"a tunnel to {target!r} {len(head)}", (opened,), frozenset({400, 404, 405}))
     for odd in _ODD:
         yield _vector(("odd", odd[:40]), odd, status=_TAKEN, executed=(1,))

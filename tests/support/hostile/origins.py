@@ -43,7 +43,8 @@ def _request(method: str, path: str, headers: str, body: bytes = b"") -> tuple[b
     return (line + HOST + AGENT + CLOSE + b"\r\n" + body,)
 
 
-def _path(route: Route) -> str:
+def filled(route: Route) -> str:
+    """The path of ``route`` with something for its parameter."""
     path = route.path
     for name, value in _PARAMETERS.items():
         path = path.replace(name, value)
@@ -52,7 +53,7 @@ def _path(route: Route) -> str:
 
 def vectors() -> Iterator[Vector]:
     for number, route in enumerate(ROUTES):
-        path, body = _path(route), b'{"model":"tiny"}' if route.method in ("POST", "DELETE") else b""
+        path, body = filled(route), b'{"model":"tiny"}' if route.method in ("POST", "DELETE") else b""
         for origin in _STRANGE if number % 6 == 4 else _FEW_STRANGE:
             for method in (route.method, "OPTIONS"):
                 yield _turned_away(
@@ -106,7 +107,7 @@ def _without_origin() -> Iterator[Vector]:
     Programs send no Sec-Fetch-Site, so no client of Ollama's is turned away by this.
     """
     for route in ROUTES:
-        path, asked = _path(route), "Sec-Fetch-Site: cross-site\r\n"
+        path, asked = filled(route), "Sec-Fetch-Site: cross-site\r\n"
         if route.method in ("POST", "DELETE"):
             sent = _request(route.method, path, asked, b'{"model":"tiny"}')
             yield _turned_away(f"{route.key} from another site", sent)

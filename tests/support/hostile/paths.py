@@ -237,11 +237,17 @@ def _request(method: str, target: bytes, body: bytes, last: bytes = CLOSE) -> by
 
 
 def _vector(
-    row: _Row, target: str | bytes, status: frozenset[int], asks: int = 0, **more: str | None
+    row: _Row,
+    target: str | bytes,
+    status: frozenset[int],
+    asks: int = 0,
+    *,
+    reaches: str | None = None,
+    location: str | None = None,
 ) -> Vector:
     raw = target.encode() if isinstance(target, str) else target
-    name = f"{row.method} {raw[:60]!r}"
-    return Vector(name, (_request(row.method, raw, row.body),), status, (asks,), **more)
+    sent = (_request(row.method, raw, row.body),)
+    return Vector(f"{row.method} {raw[:60]!r}", sent, status, (asks,), reaches, location)
 
 
 def vectors() -> Iterator[Vector]:
@@ -250,10 +256,7 @@ def vectors() -> Iterator[Vector]:
         exact = frozenset({row.status})
         for query in ("", *_QUERIES):
             yield _vector(row, row.path + query, exact, row.asks_engine, reaches=row.path)
-        for target, status, location in _moved(row):
-            yield _vector(row, target, frozenset({status}), location=location)
-        for target in _spellings(row.path):
-            yield _vector(row, target, NOWHERE)
+        yield from _detours(row)
     yield from _parameters()
 
 
@@ -263,13 +266,17 @@ def locked_vectors() -> Iterator[Vector]:
         exact = frozenset({401, 403})
         for query in ("", *_QUERIES):
             yield _vector(row, row.path + query, exact)
-        for target, status, location in _moved(row):
-            yield _vector(row, target, frozenset({status}), location=location)
-        for target in _spellings(row.path):
-            yield _vector(row, target, NOWHERE)
+        yield from _detours(row)
     for vector in _parameters():
         status = frozenset({401, 403}) if any(vector.executed) else vector.status
         yield Vector(vector.name, vector.sent, status, location=vector.location)
+
+
+def _detours(row: _Row) -> Iterator[Vector]:
+    for target, status, location in _moved(row):
+        yield _vector(row, target, frozenset({status}), location=location)
+    for spelling in _spellings(row.path):
+        yield _vector(row, spelling, NOWHERE)
 
 
 def _moved(row: _Row) -> Iterator[tuple[str, int, str]]:

@@ -20,7 +20,8 @@ TOGETHER: Final = 48
 
 LEAKS: Final = re.compile(
     rb"Traceback|File \"|\.py\b|site-packages|/work/|/usr/|/home/|/tmp/|aiohttp|llhttp|uvloop|ython"
-    rb"| at 0x[0-9a-f]|\b[A-Z][a-z]\w*(?:Error|Exception)\b|HTTP/\d\.\d[\"'`]",
+    rb"| at 0x[0-9a-f]|ssl:default|\[Errno|Connect call"
+    rb"|\b[A-Z][a-z]\w*(?:Error|Exception)\b|HTTP/\d\.\d[\"'`]",
 )
 """What tells of how a node is made."""
 

@@ -136,3 +136,24 @@ async def test_another_version_is_told_so_in_one_that_all_understand() -> None:
         for version in (b"HTTP/2.0", b"HTTP/0.9"):
             answer = await said(port, REQUEST.replace(b"HTTP/1.1", version))
             assert answer.startswith(b"HTTP/1.0 505 ")
+
+
+async def test_a_client_that_left_before_its_body_came_is_told_apart_from_a_mistake() -> None:
+    ended = asyncio.get_running_loop().create_future()
+
+    async def read_late(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(1)
+        try:
+            await read_body(request, 100)
+        except ConnectionError as error:
+            ended.set_result(error)
+            raise
+        return web.Response()
+
+    async with served(handler=read_late) as port:
+        with suppress(ConnectionError):
+            await said(port, CHUNKED)
+        assert isinstance(await asyncio.wait_for(ended, 5), ConnectionError)
