@@ -5,12 +5,16 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import aiohttp
+import structlog
 from aiohttp import web
+from yarl import URL
 
-from ollama_dist.api.bodies import PacedBody, TooSlow
+from ollama_dist.api.bodies import PacedBody
 from ollama_dist.api.exchange import Exchange, Header
 from ollama_dist.api.relay import Source, relay
-from ollama_dist.core.errors import UpstreamCut, UpstreamRefused
+from ollama_dist.core.errors import BadRequest, UpstreamCut, UpstreamRefused
+
+log = structlog.get_logger()
 
 PASSED_BACK: Final = frozenset({"allow", "cache-control", "content-type", "location"})
 """Headers of the engine's answer that a client sees; framing is ours."""
@@ -79,12 +83,17 @@ class Passthrough:
                 headers.append(("Content-Length", str(exchange.request.content_length)))
         try:
             response = await self._session.request(
-                exchange.request.method, origin + path, data=data, headers=headers, allow_redirects=False
+                exchange.request.method,
+                URL(origin + path, encoded=True),  # sent as it was authorised, not as a library tidies it
+                data=data,
+                headers=headers,
+                allow_redirects=False,
             )
-        except (aiohttp.ClientError, TimeoutError, TooSlow) as error:
+        except (aiohttp.ClientError, TimeoutError, BadRequest) as error:
             if isinstance(data, PacedBody) and data.trouble is not None:
                 raise data.trouble from error
-            refused = UpstreamRefused(f"this node's engine does not answer: {error}")
+            log.info("engine_refused", path=path, error=str(error))
+            refused = UpstreamRefused("this node's engine does not answer")
             refused.is_sent = not isinstance(error, aiohttp.ClientConnectorError)
             raise refused from error
         try:
@@ -108,4 +117,5 @@ class Passthrough:
             async with asyncio.timeout(timeout), self._session.get(origin + path) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise UpstreamRefused(f"this node's engine does not answer: {error}") from error
+            log.info("engine_refused", path=path, error=str(error))
+            raise UpstreamRefused("this node's engine does not answer") from error

@@ -43,12 +43,15 @@ class Head:
 
 
 def request_bytes(method: str, path: str, host: str, headers: Iterable[Header], body: bytes) -> bytes:
-    """A complete request in wire form; the framing is ours, whatever the caller's was."""
+    """A complete request in wire form; the framing is ours, whatever the caller's was.
+
+    Values of headers are what aiohttp makes of a client's bytes, and become the same bytes again.
+    """
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
     lines += [f"{name}: {value}" for name, value in headers]
     if body or method not in ("GET", "HEAD"):
         lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+    return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape") + body
 
 
 class _Scratch(threading.local):

@@ -1,6 +1,7 @@
 """Where requests can be sent, and the connections kept open to each place."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -132,7 +133,9 @@ class Target:
             late = UpstreamTimeout(f"{self.authority} did not take a connection in time")
             raise _unsent(late) from error
         except OSError as error:
-            raise _unsent(UpstreamRefused(f"{self.authority} refused the connection: {error}")) from error
+            # Of the library's words only what the system says: callers read this.
+            reason = os.strerror(error.errno) if error.errno else "it was broken off"
+            raise _unsent(UpstreamRefused(f"{self.authority} refused the connection: {reason}")) from error
         except UpstreamRefused as refusal:
             raise _unsent(refusal) from refusal.__cause__
         return connection

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_dist.api.auth import NO_KEYS, ClientPolicy
+from ollama_dist.api.connections import HEAD_S
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.server import public_front
@@ -80,14 +82,21 @@ class SoloNode:
 
 @contextlib.asynccontextmanager
 async def solo_node(
-    engine_port: int, *, max_queue: int = 512, slots: int = 1, ready: bool = True
+    engine_port: int,
+    *,
+    max_queue: int = 512,
+    slots: int = 1,
+    ready: bool = True,
+    clients: ClientPolicy = NO_KEYS,
+    head_s: float = HEAD_S,
 ) -> AsyncIterator[SoloNode]:
     """The node in front of ``engine_port`` on loopback, its engine ready unless that is not waited for."""
     settings = OllamaSettings(node_id(1), address=("127.0.0.1", engine_port), slots=slots)
     options = NodeOptions(node_id(1), "solo", max_queue, Switches())
     node = Node(options, OllamaEngine(settings), Nobody(), lambda _: None)
     passthrough = Passthrough()
-    listener = Listener(public_front(node, passthrough, admin_token=ADMIN_TOKEN), bind("127.0.0.1", [0]))
+    front = public_front(node, passthrough, admin_token=ADMIN_TOKEN, clients=clients)
+    listener = Listener(front, bind("127.0.0.1", [0]), head_s=head_s)
     await node.start(0)
     await listener.start()
     try:

@@ -2,7 +2,14 @@ import asyncio
 
 import pytest
 
-from ollama_dist.backends.http1 import HIGH_WATER_BYTES, MAX_HEAD_BYTES, READ_BYTES, Connection, Head
+from ollama_dist.backends.http1 import (
+    HIGH_WATER_BYTES,
+    MAX_HEAD_BYTES,
+    READ_BYTES,
+    Connection,
+    Head,
+    request_bytes,
+)
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import UpstreamCut, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from ollama_dist.core.ids import NodeId
@@ -244,3 +251,10 @@ async def test_a_caller_who_gives_up_leaves_nothing_open() -> None:
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
+
+
+@pytest.mark.parametrize("value", [b"plain", "\u00e9".encode(), b"\xff\xfe"])
+def test_a_clients_header_is_sent_on_byte_by_byte(value: bytes) -> None:
+    read = value.decode("utf-8", "surrogateescape")
+    sent = request_bytes("POST", "/api/chat", "127.0.0.1:1", [("user-agent", read)], b"{}")
+    assert b"\r\nuser-agent: " + value + b"\r\n" in sent
