@@ -1,4 +1,4 @@
-"""The least a pass-through with aiohttp can be, as its documentation would have it. ``plain.py PORT ORIGIN``"""
+"""The least a pass-through with aiohttp can be, as its documentation has it. ``plain.py PORT ORIGIN``"""
 
 import asyncio
 import sys
