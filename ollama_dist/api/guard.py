@@ -86,11 +86,7 @@ class Guard:
         host = host_of(header)
         if host in ("", "localhost") or host in self.hosts or host.endswith(_LOCAL_SUFFIXES):
             return True
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return False
-        return address.is_loopback or _is_private(address) or address.is_unspecified or host in self.addresses
+        return host in self.addresses or _is_local_address(host)
 
 
 def _matches(pattern: str, origin: str) -> bool:
@@ -107,6 +103,16 @@ def host_of(header: str) -> str:
         return header[1:].partition("]")[0].lower()
     host, colon, port = header.rpartition(":")
     return (host if colon and port.isdigit() else header).lower()
+
+
+@lru_cache(maxsize=256)
+def _is_local_address(host: str) -> bool:
+    """Whether it is the address of no machine that everybody can reach."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or _is_private(address) or address.is_unspecified
 
 
 _PRIVATE: Final = tuple(

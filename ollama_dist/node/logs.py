@@ -1,7 +1,7 @@
 """Logging: events with fields, one line each, to standard error; the request's id in every line of it.
 
-Our own events go through structlog and straight to the stream: there is one for every request, and the standard
-library's road costs as much again. What libraries log there looks the same.
+Our own events go through structlog and straight to the stream: there is one for every request, and the
+standard library's road costs as much again. What libraries log there looks the same.
 """
 
 import logging
