@@ -152,9 +152,10 @@ class Authorizer:
         return Identity(key.digest, key.share or self._policy.share)
 
     def _is_admin(self, credential: str) -> bool:
+        if not credential or self._admin is None:
+            return False
         # Digests are of one length, so the comparison takes the same time however wrong the token is.
-        matches = hmac.compare_digest(_digest(credential), self._admin or _digest(""))
-        return self._admin is not None and matches
+        return hmac.compare_digest(_digest(credential), self._admin)
 
 
 def _refusal(dialect: Dialect, text: str) -> DistError:

@@ -106,13 +106,7 @@ class Guard:
             return False
         if host == "localhost" or host in self.hosts or host.endswith(_LOCAL_SUFFIXES):
             return True
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return False
-        address = getattr(address, "ipv4_mapped", None) or address
-        is_near = address.is_loopback or _is_private(address) or address.is_unspecified
-        return is_near or str(address) in self.addresses
+        return _is_near(host, self.addresses)
 
 
 def _matches(pattern: str, origin: str) -> bool:
@@ -148,6 +142,18 @@ def _names_another(target: str, host: str | None) -> bool:
         return False
     authority = re.split("[/?#]", target.partition("://")[2] or target, maxsplit=1)[0]
     return host is None or authority.lower() != host.lower()
+
+
+@lru_cache(maxsize=256)
+def _is_near(host: str, own: frozenset[str]) -> bool:
+    """Whether it is the address of no machine that everybody can reach, or one of our ``own``."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    is_near = address.is_loopback or _is_private(address) or address.is_unspecified
+    return is_near or str(address) in own
 
 
 _PRIVATE: Final = tuple(

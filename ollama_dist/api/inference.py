@@ -105,4 +105,7 @@ def _about(served: Served) -> list[Header]:
 
 def priority_of(text: str) -> Priority:
     """What the caller asked for; what is not one of the words is as if nothing was said."""
-    return Priority(text) if text in set(Priority) else Priority.NORMAL
+    return Priority(text) if text in _PRIORITIES else Priority.NORMAL
+
+
+_PRIORITIES: Final = frozenset(Priority)

@@ -65,14 +65,15 @@ class Listing:
         return exchange.reply(gojson.encode({"version": version, "distributed": self._describe()}))
 
     async def tags(self, exchange: Exchange) -> web.StreamResponse:
-        raw, view = await self._own_tags()
-        if raw is not None and not _anybody_else_has_models(view):
+        raw = await self._own("/api/tags")
+        if raw is not None and not _anybody_else_has_models(self._node.view()):
             return exchange.reply(raw)
+        view = self._with_own(raw)
         _some_engine(view)
         return exchange.reply(gojson.encode({"models": union.tags(view)}))
 
     async def v1_models(self, exchange: Exchange) -> web.StreamResponse:
-        _, view = await self._own_tags()
+        view = self._with_own(await self._own("/api/tags"))
         _some_engine(view)
         return exchange.reply(gojson.encode_line(union.v1_models(union.tags(view))), content_type=OPENAI_JSON)
 
@@ -169,12 +170,12 @@ class Listing:
             return None
         return body if status == 200 else None
 
-    async def _own_tags(self) -> tuple[bytes | None, ClusterView]:
-        """The own engine's answer, and the view with it in place of what was last known."""
-        raw, view = await self._own("/api/tags"), self._node.view()
-        return raw, view if raw is None else view.with_node(
-            replace(view.me, models=_parsed(raw, view.me.models))
-        )
+    def _with_own(self, raw: bytes | None) -> ClusterView:
+        """The view, with the own engine's answer in place of what was last known."""
+        view = self._node.view()
+        if raw is None:
+            return view
+        return view.with_node(replace(view.me, models=_parsed(raw, view.me.models)))
 
     async def _running_at(self, peer: NodeView) -> Mapping[ModelKey, Any]:
         target = self._node.target(peer.id)

@@ -74,7 +74,8 @@ async def relay(
     try:
         while data or (data := await source.more()):
             await response.write(data)
-            await _keep_pace(request)
+            if (transport := request.transport) and transport.get_write_buffer_size() > HIGH_WATER_BYTES:
+                await _keep_pace(request, transport)
             data = b""
     except UpstreamFailed as failure:
         if not explain and isinstance(failure, BrokenOff) and failure.result is Result.GAVE_OUT:
@@ -87,11 +88,8 @@ async def relay(
     return response
 
 
-async def _keep_pace(request: web.BaseRequest) -> None:
+async def _keep_pace(request: web.BaseRequest, transport: asyncio.Transport) -> None:
     """Wait for a client that reads more slowly than the engine writes."""
-    transport = request.transport
-    if transport is None or transport.get_write_buffer_size() <= HIGH_WATER_BYTES:
-        return
     try:
         async with asyncio.timeout(STALL_S):
             await request.writer.drain()

@@ -24,6 +24,9 @@ HIGH_WATER_BYTES: Final = 32 * 1024
 READ_BYTES: Final = 32 * 1024
 """Taken from the network at once: loops left to themselves take eight times as much, past any high water."""
 
+_TICK_S: Final = 0.001
+"""Clocks of event loops are no finer: a timer may be early by so much."""
+
 Header = tuple[str, str]
 
 OnInterim = Callable[["Head"], None]
@@ -75,7 +78,9 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "_body",
         "_buffered",
+        "_complaint",
         "_complete",
+        "_deadline",
         "_failure",
         "_head",
         "_head_bytes",
@@ -85,6 +90,8 @@ class Connection(asyncio.BufferedProtocol):
         "_parser",
         "_paused",
         "_refusal",
+        "_timer",
+        "_timer_at",
         "_transport",
         "_until_close",
         "_verify",
@@ -99,6 +106,10 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._refusal: Exception | None = None
+        self._deadline = 0.0
+        self._complaint = ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self.exchanges = 0
         """How many exchanges were begun on this connection."""
         self._reset()
@@ -179,17 +190,34 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     async def _wait(self, deadline: float, complaint: str) -> None:
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        timer = loop.call_at(deadline, self._time_out, complaint)
+        """Until something comes in; at ``deadline`` the exchange fails with ``complaint``.
+
+        Making a timer costs as much as passing a chunk on. So one that is set stays, whatever comes in, and
+        looks how late it may become once it is due.
+        """
+        self._deadline, self._complaint = deadline, complaint
+        if self._timer is None or self._timer_at > deadline:
+            self._set_timer(deadline)
+        self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
         finally:
-            timer.cancel()
             self._waiter = None
 
-    def _time_out(self, complaint: str) -> None:
-        self._fail(UpstreamTimeout(complaint))
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_at(at, self._look_at_deadline)
+
+    def _look_at_deadline(self) -> None:
+        self._timer = None
+        if self._waiter is None:
+            return  # between two exchanges, or what came in is being dealt with
+        if self._deadline - asyncio.get_running_loop().time() > _TICK_S:
+            self._set_timer(self._deadline)
+            return
+        self._fail(UpstreamTimeout(self._complaint))
         self.close()
 
     def _wake(self) -> None:
@@ -251,6 +279,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._parser = None  # it holds on to our callbacks: let go of the circle
         if self._until_close and exc is None:
             self._complete = True

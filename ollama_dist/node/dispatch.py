@@ -197,7 +197,7 @@ class Dispatcher:
         self.stats.relayed_in += 1
         try:
             async with AsyncExitStack() as held:
-                target, waited = await held.enter_async_context(self._own_lease(request, on_place))
+                target, waited = await self._own_slot(request, on_place, held)
                 answer = await self._begin_here(target, request, headers, body)
                 held.callback(answer.close)
                 yield answer, waited
@@ -287,11 +287,10 @@ class Dispatcher:
             try:
                 async with AsyncExitStack() as attempt:
                     if node.id == self._view().self_id:
-                        lease = self._own_lease(served.request, on_place)
-                        target, served.waited = await attempt.enter_async_context(lease)
+                        target, served.waited = await self._own_slot(served.request, on_place, attempt)
                         answer = await self._begin_here(target, served.request, headers, body)
                     else:
-                        target = await attempt.enter_async_context(self._lease(node))
+                        target = self._lease(node, attempt)
                         answer = await begin(
                             target,
                             served.request,
@@ -353,29 +352,23 @@ class Dispatcher:
                 f"{served.request.model_text!r} could not be served ({'; '.join(tried)})"
             ) from telling
 
-    @asynccontextmanager
-    async def _lease(self, node: NodeView) -> AsyncIterator[Target]:
-        """The right to send one request to a peer; raises `AttemptFailed`."""
+    def _lease(self, node: NodeView, held: AsyncExitStack) -> Target:
+        """The right to send one request to a peer, as long as ``held``; raises `AttemptFailed`."""
         target = self._way_to(node.id)
         self._ledger.sent(node)
-        try:
-            yield target
-        finally:
-            self._ledger.ended(self._view().nodes.get(node.id, node))
+        held.callback(lambda: self._ledger.ended(self._view().nodes.get(node.id, node)))
+        return target
 
-    @asynccontextmanager
-    async def _own_lease(
-        self, request: InferenceRequest, on_place: OnPlace | None
-    ) -> AsyncIterator[tuple[Target, Waited]]:
-        """A slot of this node's own engine; raises `AttemptFailed`."""
+    async def _own_slot(
+        self, request: InferenceRequest, on_place: OnPlace | None, held: AsyncExitStack
+    ) -> tuple[Target, Waited]:
+        """A slot of this node's own engine, as long as ``held``; raises `AttemptFailed`."""
         target, me, model = self._way_to(self._view().self_id), self._view().me, request.model
         service = service_s(request, model, me, self._rates) if model is not None else 0.0
-        async with AsyncExitStack() as slot:
-            try:
-                waited = await slot.enter_async_context(self._load.admitted(request, service, on_place))
-            except Busy as busy:
-                raise AttemptFailed(Result.BUSY, str(busy)) from busy
-            yield target, waited
+        try:
+            return target, await held.enter_async_context(self._load.admitted(request, service, on_place))
+        except Busy as busy:
+            raise AttemptFailed(Result.BUSY, str(busy)) from busy
 
     async def _begin_here(
         self, target: Target, request: InferenceRequest, headers: Sequence[Header], body: bytes

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -128,7 +129,9 @@ def join_host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+@lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine; remembered, for every request asks it of the same few."""
     address = _ip(host)
     return address.is_loopback if address else host.rstrip(".").lower() == "localhost"
 
