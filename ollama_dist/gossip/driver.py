@@ -23,6 +23,7 @@ from ollama_dist.gossip import codec
 from ollama_dist.gossip.addresses import announced, interface_addresses
 from ollama_dist.gossip.calls import CallFailed
 from ollama_dist.gossip.channels import Channels
+from ollama_dist.gossip.credentials import Credentials
 from ollama_dist.gossip.dialing import split_host_port
 from ollama_dist.gossip.discovery import Discovery, SeenCluster, Sighting, join_host_port
 from ollama_dist.gossip.identity import Identity, verify
@@ -54,6 +55,10 @@ GOODBYE_S: Final = 1.0
 """Saying good-bye takes no longer, whoever hears it."""
 
 
+TROUBLES_MAX: Final = 64
+"""Addresses of which it is remembered why nobody was met there."""
+
+
 @dataclass(frozen=True, slots=True)
 class GossipSettings:
     """What a node is told about its membership."""
@@ -82,16 +87,16 @@ class Driver:
 
     def __init__(
         self,
-        identity: Identity,
+        credentials: Credentials,
         settings: GossipSettings,
         services: Sequence[grpc.GenericRpcHandler] = (),
     ) -> None:
-        self.identity = identity
+        self._credentials = credentials
         self._settings = settings
         self._core: Membership | None = None
         self._counters: Counter[str] = Counter()
-        self._channels = Channels(identity, self.hint)
-        self._server = Server(identity, self._answer, self._count, services)
+        self._channels = Channels(credentials, self.hint)
+        self._server = Server(credentials, self._answer, self._count, services)
         self._store = Store(settings.memory) if settings.memory is not None else None
         self._memory = Memory()
         self._discovery: Discovery | None = None
@@ -173,6 +178,11 @@ class Driver:
     # What the node may ask and say
 
     @property
+    def identity(self) -> Identity:
+        """By the newest key."""
+        return self._credentials.newest
+
+    @property
     def id(self) -> NodeId:
         return self.identity.id
 
@@ -205,6 +215,18 @@ class Driver:
     def hint(self, member: NodeId) -> None:
         """A connection to ``member`` was lost or refused: have a look at once."""
         self._input(lambda core, now: core.hint(now, member))
+
+    def renew(self) -> None:
+        """The credentials have changed: connections are made anew."""
+        self._channels.renew()
+
+    def renew_to(self, member: NodeId) -> None:
+        """``member`` has the newest key now: the connection to it is made by that."""
+        self._channels.renew_to(member)
+
+    async def ask(self, member: MemberView, method: str, payload: bytes, timeout: float) -> bytes:
+        """A call beside membership, of a service of the member's listener. Raises `CallFailed`."""
+        return await self._channels.ask(member.id, member.addresses, method, payload, timeout)
 
     def add_seed(self, address: str) -> None:
         """Somebody of the cluster may be at ``address`` (``host:port``): try it, again and again."""
@@ -321,6 +343,8 @@ class Driver:
             kind = failure.kind
             self._count(f"call_{kind}")
             log.debug("call_failed", kind=call.kind, peer=call.peer, failure=kind, detail=str(failure))
+            if failure.is_rotated:
+                self._note_trouble(call.addresses[0], failure)
             self._input(lambda core, now: core.call_failed(now, call.token, kind))
         else:
             self._input(lambda core, now: core.reply(now, call.token, sender, envelope))
@@ -340,18 +364,23 @@ class Driver:
 
     async def _meet(self, address: str, timeout: float) -> NodeId:
         """Who is at ``address``. Raises `CallFailed`; where a person named the address, they are told."""
-        if address not in self._settings.seeds:
+        if address not in self._settings.seeds and address not in self._seed_troubles:
             return await self._channels.meet(address, timeout)
         try:
             met = await self._channels.meet(address, timeout)
         except CallFailed as failure:
-            known = self._seed_troubles.get(address)
-            if known is None or known.kind is not failure.kind:
-                log.warning("seed_not_met", address=address, failure=failure.kind, detail=str(failure))
-            self._seed_troubles[address] = failure
+            self._note_trouble(address, failure)
             raise
         self._seed_troubles.pop(address, None)
         return met
+
+    def _note_trouble(self, address: str, failure: CallFailed) -> None:
+        known = self._seed_troubles.get(address)
+        if known is None or (known.kind, known.is_rotated) != (failure.kind, failure.is_rotated):
+            log.warning("seed_not_met", address=address, failure=failure.kind, detail=str(failure))
+        while address not in self._seed_troubles and len(self._seed_troubles) >= TROUBLES_MAX:
+            del self._seed_troubles[next(iter(self._seed_troubles))]
+        self._seed_troubles[address] = failure
 
     def _left(self, call: Call) -> float:
         return call.deadline - time.monotonic()
