@@ -33,6 +33,16 @@ class JoinRequest(Asked):
     """Leave the cluster this node is in, with other members."""
 
 
+class RotateRequest(Asked):
+    overlap_s: Annotated[float, Field(ge=0, le=3600, strict=False, allow_inf_nan=False)] = 600.0
+    """Seconds for which the old key is accepted after every living member has the new one."""
+
+
+class NodeNamed(Asked):
+    node: Annotated[str, Field(min_length=1, max_length=64)]
+    """Its name or id."""
+
+
 _Body = TypeVar("_Body", bound=Asked)
 
 

@@ -6,7 +6,15 @@ import orjson
 from aiohttp import web
 
 from ollama_dist.api import reports
-from ollama_dist.api.asked import FallbackChange, JoinRequest, ModeChange, Nothing, read_asked
+from ollama_dist.api.asked import (
+    FallbackChange,
+    JoinRequest,
+    ModeChange,
+    NodeNamed,
+    Nothing,
+    RotateRequest,
+    read_asked,
+)
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.core.errors import BadRequest, NotFound
 from ollama_dist.core.view import ClusterView
@@ -39,6 +47,12 @@ class Operated(Protocol):
     async def join(self, code: str, *, replace_cluster: bool) -> dict[str, Any]: ...
 
     async def leave(self) -> dict[str, Any]: ...
+
+    async def rotate(self, overlap_s: float) -> dict[str, Any]: ...
+
+    async def revoke(self, name: str) -> dict[str, Any]: ...
+
+    async def forget(self, name: str) -> dict[str, Any]: ...
 
 
 class OwnRoutes:
@@ -94,6 +108,18 @@ class OwnRoutes:
     async def leave(self, exchange: Exchange) -> web.StreamResponse:
         read_asked(Nothing, await exchange.json())
         return exchange.reply_json(await self._node.leave())
+
+    async def rotate(self, exchange: Exchange) -> web.StreamResponse:
+        asked = read_asked(RotateRequest, await exchange.json())
+        return exchange.reply_json(await self._node.rotate(asked.overlap_s))
+
+    async def revoke(self, exchange: Exchange) -> web.StreamResponse:
+        asked = read_asked(NodeNamed, await exchange.json())
+        return exchange.reply_json(await self._node.revoke(asked.node))
+
+    async def forget(self, exchange: Exchange) -> web.StreamResponse:
+        asked = read_asked(NodeNamed, await exchange.json())
+        return exchange.reply_json(await self._node.forget(asked.node))
 
     async def mode(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(ModeChange, await exchange.json())

@@ -111,12 +111,12 @@ class Channels:
     def renew(self) -> None:
         """Other credentials are valid: later calls are by new connections, those under way may end."""
         for peer in list(self._channels):
-            self._let_go(peer)
+            self.renew_to(peer)
 
     def renew_to(self, peer: NodeId) -> None:
         """``peer`` takes our newest certificate now: show that, if it was shown the older one."""
         channel = self._channels.get(peer)
-        if channel is not None and channel.shown is not self._credentials.passes[0]:
+        if channel is not None and channel.shown.identity is not self._credentials.newest:
             self._let_go(peer)
 
     def _let_go(self, peer: NodeId) -> None:
@@ -130,7 +130,7 @@ class Channels:
             await self._drop(peer)
 
     async def _showing(self, go: Callable[[Pass], Awaitable[Met]]) -> tuple[Met, Pass]:
-        """Whom we met, and which certificate they took: the newest, else the one before. Raises `CallFailed`."""
+        """Whom we met, and by which certificate: the newest, else the one before. Raises `CallFailed`."""
         *newer, last = self._credentials.passes
         for each in newer:
             try:

@@ -1,7 +1,7 @@
 """What this node shows to members and accepts of them at this moment: replaced while it runs when the key is.
 
-While two keys are valid a client says by the name it asks for which certificate it wants to see (`epoch_name`),
-so members that have the new key and members that do not meet without knowing of each other. Which certificate
+While two keys are valid a client says by the name it asks for which certificate it wants (`epoch_name`), so
+members that have the new key and members that do not meet without knowing of each other. Which certificate
 a client itself shows it finds out by trying, or by what the other has announced.
 """
 

@@ -36,6 +36,7 @@ from ollama_dist.gossip.protocol.effects import (
     Event,
     EventKind,
     Failure,
+    Gone,
     MemberView,
     Persist,
     Respond,
@@ -74,6 +75,8 @@ class GossipSettings:
     mdns: bool = True
     mdns_interfaces: tuple[str, ...] = ()
     """Addresses of the interfaces to use; empty: all, or loopback alone for who listens on loopback alone."""
+    kept_state: tuple[str, ...] = ("node",)
+    """Keys of the slow state that is remembered of members that are gone."""
     memory: Path | None = None
     """The file that remembers the cluster; None remembers nothing."""
     config: GossipConfig = LAN
@@ -136,6 +139,7 @@ class Driver:
         )
         memory = self._memory = self._store.load() if self._store is not None else Memory()
         now = time.monotonic()
+        self._remember(core, now)
         for address in (*settings.seeds, *memory.peers_in(self.identity.cluster_id)):
             self._do(core.candidate(now, address, is_lasting=True))
         # A first start takes the time for a number that is surely new; it is never compared with a clock.
@@ -228,6 +232,14 @@ class Driver:
         """A call beside membership, of a service of the member's listener. Raises `CallFailed`."""
         return await self._channels.ask(member.id, member.addresses, method, payload, timeout)
 
+    def expel(self, member: NodeId, reason: str) -> None:
+        """``member`` is none any more; until the listener lets it in again, whoever speaks for it."""
+        self._input(lambda core, now: core.expel(now, member, reason))
+
+    def forget(self, member: NodeId) -> None:
+        """List a dead member no more."""
+        self._input(lambda core, now: core.forget(now, member))
+
     def add_seed(self, address: str) -> None:
         """Somebody of the cluster may be at ``address`` (``host:port``): try it, again and again."""
         self._add_candidate(address, is_lasting=True)
@@ -298,12 +310,26 @@ class Driver:
                     self._set_wake(when, number)
                 case Event():
                     self._note(effect)
-                case Persist(generation, peers):
-                    self._memory = self._memory.renewed(generation, self.cluster_id, peers)
+                case Persist(generation, peers, gone):
+                    lost = tuple(self._to_keep(each) for each in gone)
+                    self._memory = self._memory.renewed(generation, self.cluster_id, peers, lost)
                     if self._store is not None:
                         self._tasks.start(self._store.save(self._memory), "save membership")
                 case Count(what):
                     self._count(what)
+
+    def _to_keep(self, gone: Gone) -> Gone:
+        """By the clock on the wall, which goes on while no node runs."""
+        since = time.time() - (time.monotonic() - gone.since)
+        state = {key: gone.state[key] for key in self._settings.kept_state if key in gone.state}
+        return replace(gone, since=since, state=state)
+
+    def _remember(self, core: Membership, now: float) -> None:
+        """Who was gone already, and not for longer than they are listed."""
+        for gone in self._memory.gone_from(self.cluster_id):
+            age = max(0.0, time.time() - gone.since)
+            if age < self._settings.config.dead_kept:
+                self._do(core.remember(now, replace(gone, since=now - age)))
 
     def _note(self, event: Event) -> None:
         self._count(f"event_{event.kind}")

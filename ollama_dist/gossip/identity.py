@@ -16,7 +16,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ollama_dist.core.errors import ConfigError
 from ollama_dist.core.ids import NodeId
-from ollama_dist.gossip.keys import VALID_FROM, VALID_UNTIL, Authority, ClusterKey, epoch_name, key_hash, key_usage
+from ollama_dist.gossip.keys import (
+    VALID_FROM,
+    VALID_UNTIL,
+    Authority,
+    ClusterKey,
+    epoch_name,
+    key_hash,
+    key_usage,
+)
 from ollama_dist.runtime.private_files import make_private_folder, read_private, write_private
 
 log = structlog.get_logger()

@@ -92,7 +92,7 @@ class ClusterKey:
         return type(self)(self.cluster_id, self.epoch + 1, secrets.token_bytes(32))
 
     def replaces(self, other: Self) -> bool:
-        """Whether all who have both keep this one: of two that were made at once, everybody picks the same."""
+        """Whether all who have both keep this one: of two made at once, everybody picks the same."""
         return self.cluster_id == other.cluster_id and self._rank() > other._rank()
 
     def _rank(self) -> tuple[int, bytes]:
@@ -100,7 +100,7 @@ class ClusterKey:
 
     @property
     def mark(self) -> str:
-        """What tells this key from others and gives nothing of it away: epoch and a piece of a fingerprint."""
+        """What tells this key from others and gives nothing of it away."""
         return f"{self.epoch}-{self.authority().fingerprint[:4].hex()}"
 
     @property

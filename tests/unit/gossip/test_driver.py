@@ -39,7 +39,9 @@ class Members:
         self, name: str, *seeds: str, key: ClusterKey = KEY, settings: GossipSettings = SETTINGS
     ) -> Driver:
         memory = self._folder / f"{name}.json"
-        driver = Driver(Credentials(member(self._folder, name, key)), replace(settings, seeds=seeds, memory=memory))
+        driver = Driver(
+            Credentials(member(self._folder, name, key)), replace(settings, seeds=seeds, memory=memory)
+        )
         await driver.start()
         self._running.append(driver)
         return driver

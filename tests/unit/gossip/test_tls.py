@@ -54,9 +54,7 @@ async def listener(context: ssl.SSLContext) -> AsyncIterator[tuple[int, "asyncio
 async def connect(port: int, context: ssl.SSLContext, name: str = "") -> NodeId:
     """Who is there; the connection counts only when the other side has answered."""
     async with asyncio.timeout(5):
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", port, ssl=context, server_hostname=name
-        )
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
         try:
             peer = verified_peer(writer.transport)
             if await reader.read(1) != b"!":
