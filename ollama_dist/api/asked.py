@@ -18,6 +18,11 @@ class Nothing(Asked):
     """Routes whose path says it all."""
 
 
+class InviteRequest(Asked):
+    lifetime_s: Annotated[float, Field(gt=0, le=600, strict=False, allow_inf_nan=False)] = 600.0
+    """Seconds for which the code lets a machine in."""
+
+
 class ModeChange(Asked):
     mode: Annotated[Mode, Field(strict=False)]
 

@@ -8,6 +8,7 @@ from aiohttp import web
 from ollama_dist.api import reports
 from ollama_dist.api.asked import (
     FallbackChange,
+    InviteRequest,
     JoinRequest,
     ModeChange,
     NodeNamed,
@@ -42,7 +43,7 @@ class Operated(Protocol):
 
     def statistics(self) -> dict[str, Any]: ...
 
-    async def invite(self) -> dict[str, Any]: ...
+    async def invite(self, lifetime_s: float) -> dict[str, Any]: ...
 
     async def join(self, code: str, *, replace_cluster: bool) -> dict[str, Any]: ...
 
@@ -98,8 +99,8 @@ class OwnRoutes:
         return exchange.reply_json({"decisions": [record.render()]})
 
     async def invite(self, exchange: Exchange) -> web.StreamResponse:
-        read_asked(Nothing, await exchange.json())
-        return exchange.reply_json(await self._node.invite())
+        asked = read_asked(InviteRequest, await exchange.json())
+        return exchange.reply_json(await self._node.invite(asked.lifetime_s))
 
     async def join(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(JoinRequest, await exchange.json())

@@ -202,9 +202,9 @@ class GossipCluster:
 
     # From cluster to cluster
 
-    async def invite(self) -> dict[str, Any]:
-        """A code that lets one machine in for ten minutes. Raises `ConfigError` when no port can be had."""
-        invitation = await self._door.invite()
+    async def invite(self, lifetime_s: float = invite.LIFETIME_S) -> dict[str, Any]:
+        """A code that lets one machine in, for a while. Raises `ConfigError` when no port can be had."""
+        invitation = await self._door.invite(lifetime_s)
         expires_at = datetime.fromtimestamp(invitation.expires_at, UTC)
         return {
             "code": invitation.code,

@@ -95,7 +95,7 @@ class Cluster(Protocol):
 
     async def stop(self) -> None: ...
 
-    async def invite(self) -> dict[str, Any]: ...
+    async def invite(self, lifetime_s: float) -> dict[str, Any]: ...
 
     async def join(self, code: str, *, replace: bool) -> dict[str, Any]: ...
 
@@ -382,8 +382,8 @@ class Node:
             },
         }
 
-    async def invite(self) -> dict[str, Any]:
-        return await self.cluster.invite()
+    async def invite(self, lifetime_s: float) -> dict[str, Any]:
+        return await self.cluster.invite(lifetime_s)
 
     async def join(self, code: str, *, replace_cluster: bool) -> dict[str, Any]:
         has_others = any(True for _ in self.view().peers())

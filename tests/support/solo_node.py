@@ -76,7 +76,7 @@ class Nobody:
     async def stop(self) -> None:
         """Nothing to stop."""
 
-    async def invite(self) -> dict[str, Any]:
+    async def invite(self, lifetime_s: float) -> dict[str, Any]:
         raise AssertionError("nobody invites here")
 
     async def join(self, code: str, *, replace: bool) -> dict[str, Any]:
