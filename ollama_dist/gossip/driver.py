@@ -253,8 +253,10 @@ class Driver:
         return dict(self._seed_troubles)
 
     def counters(self) -> dict[str, int]:
-        """What happened how often since the start, and how many channels are open."""
-        return {**self._counters, "channels": len(self._channels)}
+        """What happened how often since the start, how many channels are open, how ill this member is."""
+        health = self._core.local_health if self._core is not None else 0
+        told = dict.fromkeys(_ALWAYS_COUNTED, 0) | self._counters
+        return {**told, "channels": len(self._channels), "local_health": health}
 
     # Inputs
 
@@ -294,6 +296,12 @@ class Driver:
 
     def _count(self, what: str) -> None:
         self._counters[what] += 1
+
+    def _count_traffic(self, way: str, envelope: Envelope, payload: bytes) -> None:
+        """News and synchronised state that came ``in`` or went ``out``."""
+        self._counters[f"rumours_{way}"] += len(envelope.rumours)
+        if envelope.kind is Kind.SYNC:
+            self._counters[f"sync_bytes_{way}"] += len(payload)
 
     # Effects
 
@@ -379,11 +387,14 @@ class Driver:
         """Who replied, and what. Raises `CallFailed`."""
         try:
             payload = codec.encode(call.envelope)
+            self._count_traffic("out", call.envelope, payload)
             sender = call.peer
             if sender is None:
                 sender = await self._meet(call.addresses[0], self._left(call))
             reply = await self._channels.call(sender, call.addresses, call.kind, payload, self._left(call))
-            return sender, codec.decode(call.kind, reply)
+            envelope = codec.decode(call.kind, reply)
+            self._count_traffic("in", envelope, reply)
+            return sender, envelope
         except (codec.Malformed, codec.TooLong) as error:
             self._count("malformed" if isinstance(error, codec.Malformed) else "too_long")
             raise CallFailed(Failure.REJECTED, str(error)) from error
@@ -421,13 +432,16 @@ class Driver:
         except codec.Malformed as error:
             self._count("malformed")
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT) from error
+        self._count_traffic("in", envelope, payload)
         self._request += 1
         request = self._request
         answer = self._requests[request] = asyncio.get_running_loop().create_future()
         self._input(lambda core, now: core.message(now, request, peer, envelope))
         try:
             async with asyncio.timeout(self._settings.config.sync_timeout):
-                return codec.encode(await answer)
+                reply = codec.encode(said := await answer)
+                self._count_traffic("out", said, reply)
+                return reply
         except TimeoutError as error:
             raise Refused(grpc.StatusCode.DEADLINE_EXCEEDED) from error
         except codec.TooLong as error:
@@ -464,5 +478,18 @@ class Driver:
         others = (address for address in view.addresses if address != working)
         return replace(view, addresses=(working, *others))
 
+
+_ALWAYS_COUNTED: Final = (
+    "probes",
+    "probes_failed",
+    "event_suspect",
+    "event_dead",
+    "refuted",
+    "rumours_in",
+    "rumours_out",
+    "sync_bytes_in",
+    "sync_bytes_out",
+)
+"""What operators look for, though it may not have happened yet."""
 
 _ALARMING: Final = (EventKind.REACH, EventKind.CLONE)

@@ -82,6 +82,7 @@ def make_node(settings: Settings, cluster: GossipCluster, engine: LocalEngine) -
         name=settings.node.name,
         max_queue=settings.requests.max_queue,
         switches=Switches(mode, settings.mode.fallback),
+        labels=settings.node.labels,
         contexts=settings.requests.context_lengths,
         cached_routes=frozenset(settings.requests.cached_routes),
         cache_bytes=settings.requests.cache_bytes,

@@ -16,6 +16,7 @@ from ollama_dist.backends.target import Security, Target
 from ollama_dist.core.contexts import ContextRule
 from ollama_dist.core.errors import BadRequest, StillThere
 from ollama_dist.core.ids import NodeId
+from ollama_dist.core.labels import Label
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.view import (
     ClusterView,
@@ -25,6 +26,7 @@ from ollama_dist.core.view import (
     MemberState,
     NodeView,
     Resources,
+    Standing,
 )
 from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.announce import Cold, Hot
@@ -120,6 +122,8 @@ class NodeOptions:
     name: str
     max_queue: int
     switches: Switches
+    labels: tuple[Label, ...] = ()
+    """What the operator says of it, for requests to choose by."""
     contexts: tuple[ContextRule, ...] = ()
     """Context lengths that are pinned."""
     cached_routes: frozenset[str] = frozenset()
@@ -149,6 +153,8 @@ class Node:
         """Called when the node is in another cluster than before, with other certificates."""
         self.options = options
         self._secure = secure
+        self._standing = Standing()
+        self._labels = {label.name: label.value for label in options.labels}
         self._relay_port = 0
         self._resources = Resources()
         self._telemetry = Telemetry()
@@ -253,6 +259,8 @@ class Node:
             models=snapshot.models,
             loaded=loaded,
             draining=self._is_draining,
+            labels=self._labels,
+            standing=self._standing,
         )
 
     def _note_engine(self) -> None:
@@ -276,6 +284,7 @@ class Node:
                 cpus=me.resources.cpus,
                 memory_bytes=me.resources.memory_bytes,
                 gpus=tuple((gpu.name, gpu.memory_bytes) for gpu in me.resources.gpus),
+                labels=self._labels,
                 models=me.models,
                 loaded={key: _without_life(model) for key, model in me.loaded.items()},
             )
@@ -299,11 +308,22 @@ class Node:
 
     def _members_changed(self) -> None:
         before = self.view().nodes
-        self._views.set_members(self.cluster.members(), time.monotonic(), time.time())
+        members = self.cluster.members()
+        self._note_own_standing(members)
+        self._views.set_members(members, time.monotonic(), time.time())
         for node in self.view().peers():
             known = before.get(node.id)
             if known is None or known.state != node.state:
                 self._state_changed(node)
+
+    def _note_own_standing(self, members: Sequence[MemberView]) -> None:
+        own = next((view for view in members if view.is_self), None)
+        if own is None:
+            return
+        standing = Standing(own.generation, own.incarnation, reaches_us=True, protocol=own.protocol)
+        if standing != self._standing:
+            self._standing = standing
+            self._views.set_self(self._myself())
 
     def _state_changed(self, node: NodeView) -> None:
         tell = log.warning if node.state is MemberState.DEAD else log.info

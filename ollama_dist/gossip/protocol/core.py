@@ -250,6 +250,11 @@ class Membership:
         """Whether we have announced ourselves."""
         return self._own.is_announced
 
+    @property
+    def local_health(self) -> int:
+        """How ill this member thinks itself: 0 is well."""
+        return self._context.health.score
+
     def member(self, member: NodeId) -> MemberView | None:
         row = self._context.members.get(member)
         return self._view(row) if row is not None else None
@@ -277,6 +282,10 @@ class Membership:
             heard_at=row.heard_at,
             cold=row.cold.view(),
             cold_version=row.cold.version,
+            reach=row.reach,
+            reaches_us=me not in unreachable_of(row),
+            accuser=(row.accusation.accuser or "") if row.accusation else "",
+            protocol=row.signed.contact.versions if row.signed.contact else (0, 0),
         )
 
     # Handling

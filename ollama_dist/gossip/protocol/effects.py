@@ -133,3 +133,11 @@ class MemberView:
     """Monotonic time at which it last spoke to us itself, and so would have told a newer load."""
     cold: Mapping[str, bytes] = field(default_factory=dict, hash=False)
     cold_version: int = 0
+    reach: bool = True
+    """Whether this member reaches it by itself."""
+    reaches_us: bool = True
+    """False when it says that it does not reach this member."""
+    accuser: str = ""
+    """Who accuses it; empty where nobody does."""
+    protocol: tuple[int, int] = (0, 0)
+    """Versions of the protocol it speaks."""
