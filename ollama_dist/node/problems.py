@@ -133,13 +133,13 @@ def _member_problems(view: ClusterView) -> list[Problem]:
                     "nothing yet: it is asked again, and its work goes elsewhere meanwhile",
                 )
             )
-        elif node.state is MemberState.DEAD:
+        elif node.state is MemberState.DEAD and not node.reason.startswith("revoked"):
             problems.append(
                 Problem(
                     "warning",
                     "member_dead",
                     f"{node.name} is gone: {node.reason}",
-                    "start it again; it comes back by itself",
+                    f"start it again, it comes back by itself; or ollama-dist forget {node.name}",
                 )
             )
         elif node.state is MemberState.ALIVE and not node.reachable:
