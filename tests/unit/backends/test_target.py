@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -221,3 +222,22 @@ async def test_a_caller_who_gives_up_leaves_nothing_open() -> None:
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
+
+
+async def test_renewed_a_place_uses_no_connection_of_before_again_and_breaks_none_off() -> None:
+    async with scripted(SHORT) as server:
+        place = target(server)
+        idle, _ = await ask(place)
+        busy, _ = await ask(place)
+        await read_all(idle)
+        place.give_back(idle)
+        plain: Any = object()
+        place.renew(plain)
+        place.renew(plain)
+        assert await read_all(busy) == b"hello"
+        place.give_back(busy)
+        assert (idle.is_open, busy.is_open) == (False, False)
+        place.renew(None)
+        again, _ = await ask(place)
+        place.give_back(again)
+        assert server.connections == 3
