@@ -40,6 +40,8 @@ class Target:
         self._security = security
         self._idle: list[tuple[float, Connection]] = []
         self._busy: set[Connection] = set()
+        self._outdated: set[Connection] = set()
+        """Of those, the ones secured in a way that is not to be used again."""
 
     @property
     def authority(self) -> str:
@@ -85,9 +87,11 @@ class Target:
         """The exchange is over: keep the connection if another may follow on it, else close it."""
         now = asyncio.get_running_loop().time()
         self._busy.discard(connection)
+        is_outdated = connection in self._outdated
+        self._outdated.discard(connection)
         while self._idle and self._idle[0][0] < now - IDLE_LIMIT_S:
             self._idle.pop(0)[1].close()
-        if connection.is_reusable and len(self._idle) < IDLE_CONNECTIONS:
+        if connection.is_reusable and not is_outdated and len(self._idle) < IDLE_CONNECTIONS:
             self._idle.append((now, connection))
         else:
             connection.close()
@@ -95,7 +99,15 @@ class Target:
     def drop(self, connection: Connection) -> None:
         """Close a connection whose exchange is not read to its end."""
         self._busy.discard(connection)
+        self._outdated.discard(connection)
         connection.close()
+
+    def renew(self, security: Security | None) -> None:
+        """Secure later connections so. Exchanges under way end by themselves; theirs are not used again."""
+        if security is not self._security:
+            self._security = security
+            self._outdated |= self._busy
+            self.close()
 
     def fail(self) -> None:
         """The place is gone: break off what is under way there, so that nobody waits for it."""
@@ -120,9 +132,10 @@ class Target:
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
-        verify = self._security.verify if self._security else None
-        context = self._security.context if self._security else None
-        name = self._security.server_name if self._security else None
+        security = self._security
+        verify = security.verify if security else None
+        context = security.context if security else None
+        name = security.server_name if security else None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await loop.create_connection(
@@ -138,6 +151,8 @@ class Target:
             raise _unsent(UpstreamRefused(f"{self.authority} refused the connection: {reason}")) from error
         except UpstreamRefused as refusal:
             raise _unsent(refusal) from refusal.__cause__
+        if security is not self._security:
+            self._outdated.add(connection)
         return connection
 
 

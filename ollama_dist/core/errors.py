@@ -77,6 +77,13 @@ class NodeNotFound(NotFound):
     code = "node_not_found"
 
 
+class StillThere(DistError):
+    """What is to be removed is in use; nothing was changed."""
+
+    status = 409
+    code = "still_there"
+
+
 class TooLarge(DistError):
     """The body is larger than the route allows."""
 

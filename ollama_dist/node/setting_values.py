@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from ollama_dist.core.contexts import ContextRule
 from ollama_dist.core.dialects import DIALECTS, FORMS
+from ollama_dist.core.labels import LABELS_MAX, Label
 
 OLLAMA_PORT: Final = 11434
 NODE_PORT: Final = 11436
@@ -204,6 +205,15 @@ def parse_context_rule(text: str) -> ContextRule:
         return ContextRule(name, whole_number(1, 2**24)(tokens.strip()))
     except ValueError as error:
         raise ValueError(f"tokens for {name} {error}") from None
+
+
+def parse_labels(text: str) -> tuple[Label, ...]:
+    labels = listed(Label.parse, at_most=LABELS_MAX)(text)
+    names = [label.name for label in labels]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"says {twice} twice")
+    return labels
 
 
 def parse_cached_route(text: str) -> str:

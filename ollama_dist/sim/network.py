@@ -243,7 +243,7 @@ class VirtualNetwork:
                     self._wake(node, time, number)
                 case Event():
                     node.events.append((self.now, effect))
-                case Persist(generation, peers):
+                case Persist(generation, peers, _):
                     node.generation, node.peers = generation, peers
                 case Count(what):
                     node.counts[what] = node.counts.get(what, 0) + 1

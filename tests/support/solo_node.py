@@ -51,6 +51,24 @@ class Nobody:
     def silent_seeds(self) -> Mapping[str, str]:
         return {}
 
+    def rotated(self) -> Mapping[str, str]:
+        return {}
+
+    def is_own(self, code: str) -> bool:
+        return False
+
+    epoch = 1
+    revoked_by = ""
+
+    async def rotate(self, overlap_s: float) -> dict[str, Any]:
+        raise AssertionError("nobody has a key here")
+
+    async def revoke(self, member: NodeId, by: str) -> dict[str, Any]:
+        raise AssertionError("nobody is revoked here")
+
+    def forget(self, member: NodeId) -> None:
+        raise AssertionError("nobody died here")
+
     def counters(self) -> dict[str, int]:
         return {}
 
@@ -60,7 +78,7 @@ class Nobody:
     async def stop(self) -> None:
         """Nothing to stop."""
 
-    async def invite(self) -> dict[str, Any]:
+    async def invite(self, lifetime_s: float) -> dict[str, Any]:
         raise AssertionError("nobody invites here")
 
     async def join(self, code: str, *, replace: bool) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -258,3 +259,22 @@ def test_a_clients_header_is_sent_on_byte_by_byte(value: bytes) -> None:
     read = value.decode("utf-8", "surrogateescape")
     sent = request_bytes("POST", "/api/chat", "127.0.0.1:1", [("user-agent", read)], b"{}")
     assert b"\r\nuser-agent: " + value + b"\r\n" in sent
+
+
+async def test_renewed_a_place_uses_no_connection_of_before_again_and_breaks_none_off() -> None:
+    async with scripted(SHORT) as server:
+        place = target(server)
+        idle, _ = await ask(place)
+        busy, _ = await ask(place)
+        await read_all(idle)
+        place.give_back(idle)
+        plain: Any = object()
+        place.renew(plain)
+        place.renew(plain)
+        assert await read_all(busy) == b"hello"
+        place.give_back(busy)
+        assert (idle.is_open, busy.is_open) == (False, False)
+        place.renew(None)
+        again, _ = await ask(place)
+        place.give_back(again)
+        assert server.connections == 3
