@@ -20,6 +20,9 @@ CHUNK_BYTES: Final = 160
 PACE_US: Final = 20_000
 """50 chunks a second and stream."""
 
+RAMP_US: Final = 2000
+"""Between the beginnings of two streams: people do not ask all at the same moment."""
+
 SILENT_US: Final = 600_000_000
 """A stream whose second chunk does not come while anybody looks."""
 
@@ -30,7 +33,7 @@ SETTLE_S: Final = 0.3
 class Sizes:
     """How much of everything one pass has."""
 
-    requests: int = 2000
+    requests: int = 1000
     connections: int = 32
     streams: int = 200
     chunks: int = 125
@@ -39,7 +42,7 @@ class Sizes:
     first_bytes: int = 300
     leaving: int = 20
     held: int = 200
-    upload: int = 256 * 2**20
+    upload: int = 128 * 2**20
 
     def smaller(self, by: int) -> "Sizes":
         """For a front that takes long: the figures are per request and chunk all the same."""
@@ -185,7 +188,8 @@ class Pass:
         return not self._front.openai_only and self._front.name != "two nodes"  # the entry has no engine
 
     def _streams(self, path: str, count: int, chunks: int, pace_us: int) -> Ask:
-        return Ask(path, count, count, body=chat_body(prompt(chunks, CHUNK_BYTES, pace_us), stream=True))
+        body = chat_body(prompt(chunks, CHUNK_BYTES, pace_us), stream=True)
+        return Ask(path, count, count, body=body, ramp_us=RAMP_US)
 
     def _run(self, ask: Ask) -> tuple[Mapping[str, Any], float]:
         """What the clients saw, and the seconds the front used once all of them had begun."""
