@@ -5,6 +5,7 @@ import os
 import platform
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from benchmarks.relay.tools import Pins, Tools, Upstream
 ROOT: Final = Path(__file__).parents[2]
 DOCUMENT: Final = ROOT / "docs" / "performance.md"
 SEED: Final = 11434
-SLOW: Final = 10
+SLOW: Final = 20
 """LiteLLM gets so much less to do."""
 
 
@@ -113,8 +114,9 @@ def _measure(
                     memory[name] = able[name].measure_memory() if name != "direct" else {}
                 found[name].append(able[name].measure() | memory[name])
             except Failed as why:
-                print(f"{name} failed: {why}", file=sys.stderr)
-                missing.append(f"{name} failed in pass {number + 1}: {why}")
+                line = f"{name} failed in pass {number + 1}: {str(why).splitlines()[0]}"
+                print(line, file=sys.stderr)
+                missing.append(line)
                 found[name].append({})
     return found
 
@@ -148,4 +150,5 @@ def _write(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is ended then
     raise SystemExit(main())

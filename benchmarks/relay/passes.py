@@ -20,7 +20,7 @@ CHUNK_BYTES: Final = 160
 PACE_US: Final = 20_000
 """50 chunks a second and stream."""
 
-RAMP_US: Final = 2000
+RAMP_US: Final = 5000
 """Between the beginnings of two streams: people do not ask all at the same moment."""
 
 SILENT_US: Final = 600_000_000
@@ -36,7 +36,7 @@ class Sizes:
     requests: int = 1000
     connections: int = 32
     streams: int = 200
-    chunks: int = 125
+    chunks: int = 150
     few_streams: int = 100
     """Where delays count: the cores are not full."""
     first_bytes: int = 300
