@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from benchmarks.relay.answers import write_answers
 from benchmarks.relay.build import NoCompiler, build
 from benchmarks.relay.fronts import STARTERS, Front, Ground, NotHere, Starter, foreign, started
-from benchmarks.relay.passes import TINY, Failed, Figures, Pass, Sizes
+from benchmarks.relay.passes import TINY, Figures, Pass, Sizes
 from benchmarks.relay.report import as_json, markdown, put_between_marks
 from benchmarks.relay.tools import Pins, Tools, Upstream
 
@@ -109,15 +109,13 @@ def _measure(
     for number in range(passes):
         for name in rng.sample(sorted(able), len(able)):
             print(f"pass {number + 1} of {passes}: {name}", file=sys.stderr)
-            try:
-                if name not in memory:
-                    memory[name] = able[name].measure_memory() if name != "direct" else {}
-                found[name].append(able[name].measure() | memory[name])
-            except Failed as why:
-                line = f"{name} failed in pass {number + 1}: {str(why).splitlines()[0]}"
-                print(line, file=sys.stderr)
-                missing.append(line)
-                found[name].append({})
+            if name not in memory:
+                memory[name] = able[name].measure_memory() if name != "direct" else {}
+            figures, troubles = able[name].measure()
+            found[name].append(figures | memory[name])
+            for trouble in troubles:
+                missing.append(f"{name} failed in pass {number + 1}: {trouble}")
+                print(missing[-1], file=sys.stderr)
     return found
 
 

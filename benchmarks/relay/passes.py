@@ -1,8 +1,9 @@
 """What is measured of one front, and how often: figures by name, one row for each pass."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any, Final
 
@@ -84,18 +85,26 @@ class Pass:
         self._sizes = sizes
         self._chat = "/v1/chat/completions" if front.openai_only else "/api/chat"
 
-    def measure(self) -> Figures:
-        """The figures that differ from pass to pass."""
+    def measure(self) -> tuple[Figures, list[str]]:
+        """The figures that differ from pass to pass, and what failed: the rest counts all the same."""
         figures: Figures = {}
+        troubles = []
+        for part in self._parts():
+            try:
+                figures |= part()
+            except Failed as why:
+                troubles.append(str(why).splitlines()[0])
+        return figures, troubles
+
+    def _parts(self) -> Iterator[Callable[[], Figures]]:
         for path, name in self._short_requests():
-            figures |= self._short(path, name)
-        figures |= self._chunks(self._chat, "")
+            yield partial(self._short, path, name)
+        yield partial(self._chunks, self._chat, "")
         if not self._front.openai_only:
-            figures |= self._chunks("/v1/chat/completions", "_openai")
-        figures |= self._delays() | self._first_bytes() | self._leaving()
+            yield partial(self._chunks, "/v1/chat/completions", "_openai")
+        yield from (self._delays, self._first_bytes, self._leaving)
         if self._can_upload:
-            figures |= self._upload()
-        return figures
+            yield self._upload
 
     def measure_memory(self) -> Figures:
         """KiB per connection that waits and per stream that is silent, of a front that has just started."""
@@ -140,11 +149,16 @@ class Pass:
         return {f"cpu_us_chunk{suffix}": used_s * 1e6 / came, f"chunks{suffix}": came}
 
     def _delays(self) -> Figures:
-        seen, _ = self._run(
-            self._streams(self._chat, self._sizes.few_streams, self._sizes.chunks // 2, PACE_US)
-        )
+        ask = self._streams(self._chat, self._sizes.few_streams, self._sizes.chunks // 2, PACE_US)
+        seen, used_s = self._run(ask)
         delay = seen["chunk_delay"]
-        return {"delay_us_p50": delay["p50"], "delay_us_p99": delay["p99"]}
+        if not delay["count"]:
+            raise Failed("no chunk came")
+        return {
+            "delay_us_p50": delay["p50"],
+            "delay_us_p99": delay["p99"],
+            "cpu_us_chunk_few": used_s * 1e6 / delay["count"],
+        }
 
     def _first_bytes(self) -> Figures:
         """One stream of one chunk after the other, on one connection: nobody waits for anybody."""
