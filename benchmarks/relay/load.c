@@ -1,10 +1,11 @@
 /* Clients in a closed loop: K connections, each asks, reads its answer to the end, and asks again.
  *
  *   load port=P connections=K requests=R method=POST path=/api/chat body=FILE [upload=BYTES]
- *        [leave_after=CHUNKS] [hold=1] [deadline_s=60]
+ *        [leave_after=CHUNKS] [ramp_us=0] [hold=1] [deadline_s=60]
  *
  * In the body eight percent signs stand for the number of the request. `upload` sends so many zero bytes instead
- * of a body. `leave_after` closes the connection once so many chunks have come.
+ * of a body. `ramp_us` is how much later each connection begins than the one before. `leave_after` closes the
+ * connection once so many chunks have come.
  *
  * Prints "begun" when every connection had its first answer, or the first chunk of a stream: what is counted and
  * timed from then on is not about beginning. With `hold` it stays there until its input ends. Then prints one JSON
@@ -37,16 +38,16 @@ struct connection {
 struct samples { double *us; size_t len, room; };
 
 static struct {
-    int port, connections, requests, leave_after, hold, deadline_s;
+    int port, connections, requests, leave_after, hold, deadline_s, ramp_us;
     int64_t upload;
     const char *method, *path, *body;
 } wish = {.connections = 1, .requests = 1, .method = "GET", .path = "/", .deadline_s = 60};
 
-static int poller, asked, done, errors, connected, answered;
+static int poller, begun, asked, done, errors, connected, answered;
 static struct { bool is_past; int requests; size_t chunks; } beginning;
 static char *request;
 static size_t request_len;
-static int64_t received, arrived_at;
+static int64_t received, arrived_at, all_there_at;
 static struct samples first_byte, delay, whole;
 static struct { int id; int64_t at; } *left;
 static int left_len;
@@ -181,7 +182,14 @@ static void read_from(struct connection *c) {
     }
 }
 
-static void handle(struct connection *c, uint32_t events, struct connection *all) {
+/* Once all are connected they begin, one after the other. */
+static void begin_more(struct connection *all) {
+    if (!all_there_at) return;
+    int64_t since_us = (now_ns() - all_there_at) / 1000;
+    while (begun < wish.connections && since_us >= (int64_t)begun * wish.ramp_us) ask(&all[begun++]);
+}
+
+static void handle(struct connection *c, uint32_t events) {
     if (!c->connected && events & (EPOLLERR | EPOLLHUP)) {
         fprintf(stderr, "nobody takes connections on port %d\n", wish.port);
         exit(1);
@@ -190,8 +198,7 @@ static void handle(struct connection *c, uint32_t events, struct connection *all
         c->connected = true;
         watch(c, EPOLL_CTL_MOD, EPOLLIN);
         if (++connected > wish.connections) ask(c);
-        else if (connected == wish.connections)
-            for (int i = 0; i < wish.connections; i++) ask(&all[i]); /* together, once all are there */
+        else if (connected == wish.connections) all_there_at = now_ns();
         return;
     }
     if (events & EPOLLOUT) send_on(c);
@@ -255,7 +262,7 @@ static void read_wishes(char **argv) {
     const char *said;
     struct { const char *name; int *to; } numbers[] = {
         {"port", &wish.port},         {"connections", &wish.connections}, {"requests", &wish.requests},
-        {"hold", &wish.hold}, {"leave_after", &wish.leave_after}, {"deadline_s", &wish.deadline_s}};
+        {"hold", &wish.hold}, {"ramp_us", &wish.ramp_us}, {"leave_after", &wish.leave_after}, {"deadline_s", &wish.deadline_s}};
     struct { const char *name, **to; } texts[] = {{"method", &wish.method}, {"path", &wish.path}, {"body", &wish.body}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if ((said = value_of(argv, numbers[i].name))) *numbers[i].to = atoi(said);
@@ -276,8 +283,9 @@ int main(int argc, char **argv) {
     for (int i = 0; i < wish.connections; i++) connect_to(&all[i]);
     while (done < wish.requests && !(wish.hold && beginning.is_past)) {
         struct epoll_event events[EVENTS];
-        int n = epoll_wait(poller, events, EVENTS, 1000);
-        for (int i = 0; i < n; i++) handle(events[i].data.ptr, events[i].events, all);
+        int n = epoll_wait(poller, events, EVENTS, begun < wish.connections ? 1 : 1000);
+        for (int i = 0; i < n; i++) handle(events[i].data.ptr, events[i].events);
+        begin_more(all);
         if (now_ns() > deadline) {
             fprintf(stderr, "not done in time: %d of %d requests\n", done, wish.requests);
             errors += wish.requests - done;

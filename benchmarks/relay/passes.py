@@ -1,8 +1,9 @@
 """What is measured of one front, and how often: figures by name, one row for each pass."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any, Final
 
@@ -20,6 +21,9 @@ CHUNK_BYTES: Final = 160
 PACE_US: Final = 20_000
 """50 chunks a second and stream."""
 
+RAMP_US: Final = 5000
+"""Between the beginnings of two streams: people do not ask all at the same moment."""
+
 SILENT_US: Final = 600_000_000
 """A stream whose second chunk does not come while anybody looks."""
 
@@ -30,16 +34,16 @@ SETTLE_S: Final = 0.3
 class Sizes:
     """How much of everything one pass has."""
 
-    requests: int = 2000
+    requests: int = 1000
     connections: int = 32
     streams: int = 200
-    chunks: int = 125
+    chunks: int = 150
     few_streams: int = 100
     """Where delays count: the cores are not full."""
     first_bytes: int = 300
     leaving: int = 20
     held: int = 200
-    upload: int = 256 * 2**20
+    upload: int = 128 * 2**20
 
     def smaller(self, by: int) -> "Sizes":
         """For a front that takes long: the figures are per request and chunk all the same."""
@@ -81,18 +85,26 @@ class Pass:
         self._sizes = sizes
         self._chat = "/v1/chat/completions" if front.openai_only else "/api/chat"
 
-    def measure(self) -> Figures:
-        """The figures that differ from pass to pass."""
+    def measure(self) -> tuple[Figures, list[str]]:
+        """The figures that differ from pass to pass, and what failed: the rest counts all the same."""
         figures: Figures = {}
+        troubles = []
+        for part in self._parts():
+            try:
+                figures |= part()
+            except Failed as why:
+                troubles.append(str(why).splitlines()[0])
+        return figures, troubles
+
+    def _parts(self) -> Iterator[Callable[[], Figures]]:
         for path, name in self._short_requests():
-            figures |= self._short(path, name)
-        figures |= self._chunks(self._chat, "")
+            yield partial(self._short, path, name)
+        yield partial(self._chunks, self._chat, "")
         if not self._front.openai_only:
-            figures |= self._chunks("/v1/chat/completions", "_openai")
-        figures |= self._delays() | self._first_bytes() | self._leaving()
+            yield partial(self._chunks, "/v1/chat/completions", "_openai")
+        yield from (self._delays, self._first_bytes, self._leaving)
         if self._can_upload:
-            figures |= self._upload()
-        return figures
+            yield self._upload
 
     def measure_memory(self) -> Figures:
         """KiB per connection that waits and per stream that is silent, of a front that has just started."""
@@ -137,11 +149,16 @@ class Pass:
         return {f"cpu_us_chunk{suffix}": used_s * 1e6 / came, f"chunks{suffix}": came}
 
     def _delays(self) -> Figures:
-        seen, _ = self._run(
-            self._streams(self._chat, self._sizes.few_streams, self._sizes.chunks // 2, PACE_US)
-        )
+        ask = self._streams(self._chat, self._sizes.few_streams, self._sizes.chunks // 2, PACE_US)
+        seen, used_s = self._run(ask)
         delay = seen["chunk_delay"]
-        return {"delay_us_p50": delay["p50"], "delay_us_p99": delay["p99"]}
+        if not delay["count"]:
+            raise Failed("no chunk came")
+        return {
+            "delay_us_p50": delay["p50"],
+            "delay_us_p99": delay["p99"],
+            "cpu_us_chunk_few": used_s * 1e6 / delay["count"],
+        }
 
     def _first_bytes(self) -> Figures:
         """One stream of one chunk after the other, on one connection: nobody waits for anybody."""
@@ -185,7 +202,8 @@ class Pass:
         return not self._front.openai_only and self._front.name != "two nodes"  # the entry has no engine
 
     def _streams(self, path: str, count: int, chunks: int, pace_us: int) -> Ask:
-        return Ask(path, count, count, body=chat_body(prompt(chunks, CHUNK_BYTES, pace_us), stream=True))
+        body = chat_body(prompt(chunks, CHUNK_BYTES, pace_us), stream=True)
+        return Ask(path, count, count, body=body, ramp_us=RAMP_US)
 
     def _run(self, ask: Ask) -> tuple[Mapping[str, Any], float]:
         """What the clients saw, and the seconds the front used once all of them had begun."""

@@ -34,6 +34,7 @@ ROWS: Final = (
     Row("CPU per OpenAI chat that is not streamed, µs", "cpu_us_openai"),
     Row("CPU per stream of one chunk, µs", "cpu_us_short_stream"),
     Row("CPU per streamed chunk, µs", "cpu_us_chunk", digits=1),
+    Row("CPU per streamed chunk, half as many streams, µs", "cpu_us_chunk_few", digits=1),
     Row("CPU per streamed chunk, OpenAI, µs", "cpu_us_chunk_openai", digits=1),
     Row("chunk delay, p50, µs", "delay_us_p50"),
     Row("chunk delay, p99, µs", "delay_us_p99"),

@@ -26,6 +26,8 @@ class Ask:
     body: bytes = b""
     upload: int = 0
     """So many zero bytes instead of a body."""
+    ramp_us: int = 0
+    """How much later each connection begins than the one before it."""
     leave_after: int = 0
     """Leave a stream once so many chunks have come."""
 
@@ -101,6 +103,7 @@ class Tools:
             "path": ask.path,
             "body": body,
             "upload": ask.upload,
+            "ramp_us": ask.ramp_us,
             "leave_after": ask.leave_after,
             "deadline_s": LIMIT_S,
         }
