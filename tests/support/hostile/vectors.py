@@ -19,7 +19,7 @@ PATIENCE_S: Final = 8.0
 TOGETHER: Final = 48
 
 LEAKS: Final = re.compile(
-    rb"Traceback|File \"|\.py\b|site-packages|/work/|/usr/|/home/|/tmp/|aiohttp|llhttp|uvloop|ython"
+    rb"Traceback|File \"|\.py\b|site-packages|/srv/|/root/|/usr/|/home/|/tmp/|aiohttp|llhttp|uvloop|ython"
     rb"| at 0x[0-9a-f]|ssl:default|\[Errno|Connect call"
     rb"|\b[A-Z][a-z]\w*(?:Error|Exception)\b|HTTP/\d\.\d[\"'`]",
 )
