@@ -48,6 +48,18 @@ class NodeNamed(Asked):
     """Its name or id."""
 
 
+class MigrateRequest(Asked):
+    model: Annotated[str, Field(min_length=1, max_length=512)]
+    to: Annotated[str, Field(min_length=1, max_length=64)]
+    """The node that gets it, by name or id."""
+    source: Annotated[str | None, Field(alias="from", min_length=1, max_length=64)] = None
+    """The node it moves away from; needed where several have it."""
+    keep_source: bool = False
+    """Leave the copy there: copy it, not move it."""
+    dry_run: bool = False
+    """Only say what would be done."""
+
+
 _Body = TypeVar("_Body", bound=Asked)
 
 
@@ -66,6 +78,6 @@ def _sentence(shape: type[Asked], kind: str, place: tuple[int | str, ...], messa
         case "missing":
             return f'"{name}" is missing'
         case "extra_forbidden":
-            known = ", ".join(f'"{field}"' for field in shape.model_fields)
+            known = ", ".join(f'"{field.alias or name}"' for name, field in shape.model_fields.items())
             return f'"{name}" is not known here' + (f"; known: {known}" if known else "")
     return f'"{name}": {message[:1].lower()}{message[1:]}' if name else "the body must be a JSON object"

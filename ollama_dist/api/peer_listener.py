@@ -3,21 +3,23 @@
 A request that comes in here is never sent on: the node that sent it decides again when it is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 import structlog
 from aiohttp import web
 
 from ollama_dist.api.exchange import JSON, Exchange
+from ollama_dist.api.front import Handler
 from ollama_dist.api.inference import inspected, priority_of, whole
 from ollama_dist.api.passthrough import Passthrough
+from ollama_dist.api.peer_operations import PEER_OPERATION_ROUTES
 from ollama_dist.api.relay import relay
 from ollama_dist.api.routes import OLLAMA_ROUTES, Route, Where
 from ollama_dist.api.table import Matched, RouteTable
 from ollama_dist.backends.local import LocalEngine
 from ollama_dist.core.errors import Busy, DistError, NoCandidate, Unauthorized, UpstreamFailed
-from ollama_dist.core.ids import RequestId, is_request_id
+from ollama_dist.core.ids import NodeId, RequestId, is_request_id
 from ollama_dist.core.outcomes import Result
 from ollama_dist.core.scopes import Scope
 from ollama_dist.node.answers import AttemptFailed
@@ -31,9 +33,11 @@ _SENT_ON: Final = (Where.SCHEDULED, Where.HOLDER, Where.SOURCE, Where.HOLDERS)
 
 PEER_ROUTES: Final = (
     *(route for route in OLLAMA_ROUTES if route.where in _SENT_ON),
+    *PEER_OPERATION_ROUTES,
     Route("GET", "/api/ps", Where.ENTRY, Scope.MODELS_READ),
 )
-"""Inference, questions about a model, making, pushing, copying and deleting one, and what runs here."""
+"""Inference, questions about a model, making, pushing, copying and deleting one, operations, and what runs
+here."""
 
 
 class Home(Protocol):
@@ -44,12 +48,21 @@ class Home(Protocol):
 
 
 class PeerListener:
-    """The handler of the node listener. ``admit`` raises unless the other side is a member."""
+    """The handler of the node listener.
+
+    ``handlers`` answers the rows that have a name. ``admit`` says which member is on the other side, None
+    where there is no telling, and raises unless it is one.
+    """
 
     def __init__(
-        self, node: Home, passthrough: Passthrough, admit: Callable[[web.BaseRequest], None]
+        self,
+        node: Home,
+        passthrough: Passthrough,
+        admit: Callable[[web.BaseRequest], NodeId | None],
+        handlers: Mapping[str, Handler],
     ) -> None:
         self._node = node
+        self._handlers = handlers
         self._passthrough = passthrough
         self._admit = admit
         self._table = RouteTable(PEER_ROUTES)
@@ -64,11 +77,13 @@ class PeerListener:
         )
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                self._admit(request)
+                exchange.tenant = self._admit(request) or ""
                 if not isinstance(found, Matched):
                     return exchange.reply(b"404 page not found", status=404, content_type="text/plain")
                 if route.where is Where.SCHEDULED:
                     return await self._serve(exchange)
+                if route.name:
+                    return await self._handlers[route.name](exchange)
                 return await self._ask_engine(exchange)
             except AttemptFailed as failed:
                 return _refuse(exchange, failed)

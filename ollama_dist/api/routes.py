@@ -41,7 +41,7 @@ class Where(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row. ``{name}`` in the path matches one segment."""
+    """One row. ``{name}`` in the path, last or before a last word, matches one segment."""
 
     method: str
     path: str
@@ -54,6 +54,8 @@ class Route:
     """Whether doing it twice equals doing it once."""
     body_limit: int | None = 0
     """Bytes a body may have; 0: the route takes none and one is ignored; None: streamed, any size."""
+    is_deep: bool = False
+    """Its parameter, the last part of the path, may span several segments."""
 
     @property
     def key(self) -> str:
@@ -62,7 +64,7 @@ class Route:
     @property
     def is_ours(self) -> bool:
         """Whether Ollama has no such route: its errors are then told in our own form."""
-        return self.path.startswith(("/api/distributed", "/admin", "/healthz"))
+        return self.path.startswith(("/api/distributed", "/admin", "/healthz", "/replication"))
 
 
 def _inference(path: str, dialect: Dialect, limit: int = JSON_LIMIT) -> Route:
@@ -83,8 +85,17 @@ def _on_holders(method: str, path: str) -> Route:
     return Route(method, path, Where.HOLDERS, Scope.MODELS_WRITE, idempotent=False, body_limit=JSON_LIMIT)
 
 
-def _ours(method: str, path: str, name: str, scope: Scope, *, limit: int = 0) -> Route:
-    return Route(method, path, Where.HERE, scope, name=name, idempotent=method == "GET", body_limit=limit)
+def _ours(method: str, path: str, name: str, scope: Scope, *, limit: int = 0, is_deep: bool = False) -> Route:
+    return Route(
+        method,
+        path,
+        Where.HERE,
+        scope,
+        name=name,
+        idempotent=method != "POST",
+        body_limit=limit,
+        is_deep=is_deep,
+    )
 
 
 OLLAMA_ROUTES: Final = (
@@ -141,6 +152,12 @@ DISTRIBUTED_ROUTES: Final = (
     _ours("POST", "/api/distributed/rotate", "rotate", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/api/distributed/revoke", "revoke", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/api/distributed/forget", "forget", Scope.ADMIN, limit=ADMIN_LIMIT),
+    _ours("POST", "/api/distributed/migrate", "migrate", Scope.ADMIN, limit=ADMIN_LIMIT),
+    _ours("POST", "/api/distributed/drain", "drain", Scope.ADMIN, limit=ADMIN_LIMIT),
+    _ours("POST", "/api/distributed/undrain", "undrain", Scope.ADMIN, limit=ADMIN_LIMIT),
+    _ours("GET", "/api/distributed/operations", "operations", Scope.MODELS_READ),
+    _ours("GET", "/api/distributed/operations/{operation}", "operation", Scope.MODELS_READ),
+    _ours("POST", "/api/distributed/operations/{operation}/cancel", "cancel", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/admin/mode", "mode", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/admin/fallback", "fallback", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("GET", "/admin/stats", "stats", Scope.ADMIN),

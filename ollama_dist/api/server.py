@@ -18,12 +18,15 @@ from ollama_dist.api.guard import DEFAULT_ORIGINS, Guard
 from ollama_dist.api.inference import Inference
 from ollama_dist.api.listing import Listing
 from ollama_dist.api.making import Making
+from ollama_dist.api.operations import OperationRoutes
 from ollama_dist.api.own_routes import OwnRoutes
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_listener import PeerListener
+from ollama_dist.api.peer_operations import PEER_OPERATION_ROUTES, PeerOperations
 from ollama_dist.api.reference import Reference
 from ollama_dist.api.routes import OLLAMA_ROUTES, ROUTES, Where
 from ollama_dist.core.errors import NoCandidate
+from ollama_dist.core.ids import NodeId
 from ollama_dist.node.node import Node
 
 PASSED_THROUGH: Final = tuple(
@@ -43,6 +46,7 @@ def public_front(
     """What clients talk to."""
     listing = Listing(node, passthrough, node.describe)
     own, reference = OwnRoutes(node), Reference()
+    operations = OperationRoutes(lambda: node.moves, node.view)
     handlers: dict[str, Handler] = {
         Where.SCHEDULED: Inference(node.dispatcher, node.options.contexts, node.options.cached_routes),
         Where.HOLDER: listing.holder,
@@ -52,7 +56,7 @@ def public_front(
         **{name: getattr(listing, name) for name in ("root", "version", "tags", "ps", "v1_models")},
         **{
             route.name: getattr(holder, route.name)
-            for holder in (own, reference)
+            for holder in (own, reference, operations)
             for route in ROUTES
             if hasattr(holder, route.name)
         },
@@ -97,10 +101,12 @@ def plain_front(
 
 
 def peer_front(
-    node: Node, passthrough: Passthrough, admit: Callable[[web.BaseRequest], None]
+    node: Node, passthrough: Passthrough, admit: Callable[[web.BaseRequest], NodeId | None]
 ) -> PeerListener:
     """What other members talk to."""
-    return PeerListener(node, passthrough, admit)
+    asked = PeerOperations(lambda: node.moves, lambda: node.options.id)
+    handlers = {route.name: getattr(asked, route.name) for route in PEER_OPERATION_ROUTES}
+    return PeerListener(node, passthrough, admit, handlers)
 
 
 def _guard(origins: Sequence[str]) -> Guard:

@@ -46,11 +46,16 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._fixed: dict[str, dict[str, Route]] = {}
-        self._patterns: dict[str, tuple[str, dict[str, Route]]] = {}
+        self._patterns: dict[tuple[str, str], tuple[str, dict[str, Route]]] = {}
+        """By what stands before and after the parameter."""
+        self._deep: dict[str, tuple[str, dict[str, Route]]] = {}
         for route in routes:
             prefix, brace, parameter = route.path.partition("{")
-            if brace:
-                _, rows = self._patterns.setdefault(prefix, (parameter.rstrip("}"), {}))
+            name, _, suffix = parameter.partition("}")
+            if route.is_deep:
+                _, rows = self._deep.setdefault(prefix, (name, {}))
+            elif brace:
+                _, rows = self._patterns.setdefault((prefix, suffix), (name, {}))
             else:
                 rows = self._fixed.setdefault(route.path, {})
             rows[route.method] = route
@@ -73,13 +78,25 @@ class RouteTable:
         rows = self._fixed.get(path)
         if rows is not None:
             return rows, {}
-        prefix, slash, last = path.rpartition("/")
-        pattern = self._patterns.get(prefix + slash)
-        value = _parameter(last) if pattern is not None else None
-        if pattern is None or value is None:
-            return None, {}
-        name, rows = pattern
-        return rows, {name: value}
+        head, slash, last = path.rpartition("/")
+        before, _, middle = head.rpartition("/")
+        for pattern, segment in (
+            (self._patterns.get((head + slash, "")), last),
+            (self._patterns.get((before + "/", slash + last)), middle),
+        ):
+            value = _parameter(segment) if pattern is not None else None
+            if pattern is not None and value is not None:
+                return pattern[1], {pattern[0]: value}
+        return self._lookup_deep(path)
+
+    def _lookup_deep(self, path: str) -> tuple[dict[str, Route] | None, dict[str, str]]:
+        for prefix, (name, rows) in self._deep.items():
+            if path.startswith(prefix):
+                values = [_parameter(segment) for segment in path.removeprefix(prefix).split("/")]
+                whole = [value for value in values if value is not None]
+                if len(whole) == len(values):
+                    return rows, {name: "/".join(whole)}
+        return None, {}
 
     def _nearby(self, method: str, path: str, query: str) -> NoRoute | Elsewhere:
         single = _DOUBLED.sub("/", path)

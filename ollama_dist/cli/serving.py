@@ -180,10 +180,11 @@ class _Relay:
         self.bind()
         await self.start()
 
-    def _admit(self, request: web.BaseRequest) -> None:
-        """Raises `Unauthorized` unless the other side is a member now, whenever it connected."""
-        if request.transport is not None:
-            self._cluster.credentials.admit(peer_certificate(request.transport))
+    def _admit(self, request: web.BaseRequest) -> NodeId | None:
+        """The member on the other side; raises `Unauthorized` unless it is one now, whenever it connected."""
+        if request.transport is None:
+            return None
+        return self._cluster.credentials.admit(peer_certificate(request.transport))
 
 
 class _RuntimeFile:

@@ -57,6 +57,8 @@ class Resources:
     memory_bytes: int = 0
     memory_free_bytes: int = 0
     gpus: tuple[Gpu, ...] = ()
+    disk_free_bytes: int | None = None
+    """Where its models are; None where that is not known."""
 
     @property
     def vram_free_bytes(self) -> int:

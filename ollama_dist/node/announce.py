@@ -31,6 +31,9 @@ HOT_FORMAT: Final = 1
 MEMORY_UNIT: Final = 64 * 2**20
 """Free memory travels in steps of 64 MiB."""
 
+DISK_UNIT: Final = 256 * 2**20
+"""Free disk travels in steps of 256 MiB, rounded down; one more than the steps, as 0 is for not known."""
+
 MAX_VALUE_BYTES: Final = 4096
 """An entry that is larger is not announced (gossip's own limit)."""
 
@@ -51,6 +54,7 @@ class Hot:
     vram_free_bytes: int = 0
     engine_state: EngineState = EngineState.UNREACHABLE
     draining: bool = False
+    disk_free_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ def encode_hot(hot: Hot) -> bytes:
             hot.vram_free_bytes // MEMORY_UNIT,
             _ENGINE_STATES.index(hot.engine_state),
             int(hot.draining),
+            0 if hot.disk_free_bytes is None else hot.disk_free_bytes // DISK_UNIT + 1,
         ]
     )
     return packed
@@ -98,6 +103,7 @@ def decode_hot(data: bytes) -> Hot | None:
     if not all(isinstance(value, int) for value in values[:9]):
         return None
     in_flight, waiting, slots, speed, memory, vram, state, draining = values[1:9]
+    disk = values[9] if len(values) > 9 and isinstance(values[9], int) else 0
     if not 0 <= state < len(_ENGINE_STATES):
         return None
     in_flight = _clamp(in_flight, 0, 100_000)
@@ -112,6 +118,7 @@ def decode_hot(data: bytes) -> Hot | None:
         vram_free_bytes=_clamp(vram, 0, 2**20) * MEMORY_UNIT,
         engine_state=_ENGINE_STATES[state],
         draining=bool(draining),
+        disk_free_bytes=(_clamp(disk, 1, 2**24) - 1) * DISK_UNIT if disk > 0 else None,
     )
 
 
@@ -166,7 +173,7 @@ def resources_of(cold: Cold, hot: Hot) -> Resources:
         free = min(left, memory)
         left -= free
         gpus.append(Gpu(name, memory, free))
-    return Resources(cold.cpus, cold.memory_bytes, hot.memory_free_bytes, tuple(gpus))
+    return Resources(cold.cpus, cold.memory_bytes, hot.memory_free_bytes, tuple(gpus), hot.disk_free_bytes)
 
 
 def engine_of(cold: Cold, hot: Hot) -> Engine:

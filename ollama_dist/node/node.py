@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final, Protocol
 
@@ -37,6 +38,7 @@ from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.load import EngineLoad
 from ollama_dist.node.loads import Loads
 from ollama_dist.node.modes import Switches, effective_mode
+from ollama_dist.node.moves import MoveOptions, Moves
 from ollama_dist.node.problems import Seeds, find_problems
 from ollama_dist.node.reports import Problem, Reach, SelfReport
 from ollama_dist.node.telemetry import Telemetry
@@ -130,6 +132,9 @@ class NodeOptions:
     """Where answers are kept without being asked to."""
     cache_bytes: int = 64 * 2**20
     cache_age_s: float = 3600.0
+    moves: MoveOptions = field(default_factory=MoveOptions)
+    models_dir: Path | None = None
+    """Where the engine has its models, as far as that is known: for how much room is left."""
 
 
 class Node:
@@ -157,7 +162,7 @@ class Node:
         self._labels = {label.name: label.value for label in options.labels}
         self._relay_port = 0
         self._resources = Resources()
-        self._telemetry = Telemetry()
+        self._telemetry = Telemetry(models=options.models_dir)
         self._is_draining = False
         self._began = time.monotonic()
         self._since = time.time()
@@ -168,6 +173,7 @@ class Node:
             engine.slots, options.max_queue, self._load_changed, time.monotonic, width=engine.width
         )
         self._loads = Loads(lambda: self.view().me, engine.nudge)
+        self.moves = Moves(self, options.moves, engine.nudge, self._load_changed)
         self._views = ViewStore(cluster.id, self._myself())
         self._announcer = Announcer(cluster.set_load, cluster.set_state)
         self.dispatcher = Dispatcher(
@@ -197,6 +203,7 @@ class Node:
             background(self._refresh(), "view-refresh"),
             background(self._sample(), "telemetry"),
         ]
+        await self.moves.start()
 
     async def _look_first(self) -> None:
         self._note_engine()
@@ -212,6 +219,7 @@ class Node:
         self._load_changed()
 
     async def stop(self) -> None:
+        await self.moves.stop()
         await end(*self._tasks)
         await self.cluster.stop()
         for target in self._targets.values():
@@ -258,7 +266,7 @@ class Node:
             resources=self._resources,
             models=snapshot.models,
             loaded=loaded,
-            draining=self._is_draining,
+            draining=self._is_draining or self.moves.is_draining,
             labels=self._labels,
             standing=self._standing,
         )
@@ -303,6 +311,7 @@ class Node:
                 vram_free_bytes=me.resources.vram_free_bytes,
                 engine_state=me.engine.state,
                 draining=me.draining,
+                disk_free_bytes=me.resources.disk_free_bytes,
             )
         )
 

@@ -30,7 +30,8 @@ def own_cgroup(membership: Path = OWN_CGROUP, root: Path = CGROUPS) -> Path:
 class Telemetry:
     """Samples the machine. `sample` blocks: call it in a thread, one at a time."""
 
-    def __init__(self, cgroup: Path | None = None) -> None:
+    def __init__(self, cgroup: Path | None = None, models: Path | None = None) -> None:
+        self._models = models
         self._cgroup = own_cgroup() if cgroup is None else cgroup
         self._lock = threading.Lock()
         self._has_nvml: bool | None = None
@@ -42,7 +43,7 @@ class Telemetry:
             total, free = memory.total, memory.available
             if (limit := self._number("memory.max")) is not None and limit < total:
                 total, free = limit, max(0, min(free, limit - (self._number("memory.current") or 0)))
-            return Resources(psutil.cpu_count() or 1, total, free, self._gpus())
+            return Resources(psutil.cpu_count() or 1, total, free, self._gpus(), self._disk_free())
 
     def close(self) -> None:
         with self._lock:
@@ -50,6 +51,17 @@ class Telemetry:
                 with contextlib.suppress(pynvml.NVMLError):
                     pynvml.nvmlShutdown()
             self._has_nvml = False
+
+    def _disk_free(self) -> int | None:
+        """Bytes this user may still write where the models are, or will be once their folder is made."""
+        if self._models is None:
+            return None
+        there = next((folder for folder in (self._models, *self._models.parents) if folder.is_dir()), None)
+        try:
+            return psutil.disk_usage(str(there)).free if there is not None else None
+        except OSError as error:
+            log.debug("disk_unreadable", folder=str(there), error=str(error))
+            return None
 
     def _number(self, name: str) -> int | None:
         """A figure of the control group this process lives in; None where there is none or no limit."""

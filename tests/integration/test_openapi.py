@@ -34,6 +34,7 @@ CHANGES_THE_NODE: Final = (
     "post_api_distributed_invite",  # opens a door, and this node has no cluster to let anybody into
     "post_api_distributed_join",  # leads away into another cluster
     "post_api_distributed_leave",  # begins another cluster, and the node forgets what it knew
+    "post_api_distributed_drain",  # takes it out of use
     "post_admin_mode",  # decides where the requests of all other operations go
 )
 """Operations that would make the node another one for the rest; they are asked wrongly only, at the end."""
@@ -41,7 +42,11 @@ CHANGES_THE_NODE: Final = (
 NEED_THE_CLOUD: Final = {"/api/push", "/api/experimental/web_search", "/api/experimental/web_fetch"}
 """Their examples cannot be answered well here: they want a registry or an account."""
 
-NEED_ANOTHER: Final = {"/api/distributed/revoke", "/api/distributed/forget"}
+NEED_ANOTHER: Final = {
+    "/api/distributed/revoke",
+    "/api/distributed/forget",
+    "/api/distributed/undrain",
+}
 """And theirs name another node, which is not there."""
 
 HONEST: Final = (502, 503, 504)

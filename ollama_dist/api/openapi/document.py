@@ -156,7 +156,7 @@ def _security(scope: Scope) -> list[Json]:
 def _parameters(route: Route, said: Json, words: Words) -> list[Json]:
     found = []
     if "{" in route.path:
-        name = route.path.partition("{")[2].rstrip("}")
+        name = route.path.partition("{")[2].partition("}")[0]
         schema = {"type": "string", "pattern": "^[^/]+$"}
         shared = words.shared["parameters"][name]
         found.append({"name": name, "in": "path", "required": True, "schema": schema, **shared})

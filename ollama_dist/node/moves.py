@@ -1,0 +1,363 @@
+"""Models that move, as this node offers it: what operators ask for here, and what other nodes ask of it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import SystemRandom
+from typing import Any, Final, Protocol
+
+import structlog
+
+from ollama_dist.backends.target import Target
+from ollama_dist.core.errors import BadRequest, DistError, NoCandidate, NotFound, UpstreamFailed
+from ollama_dist.core.ids import NodeId
+from ollama_dist.core.names import ModelKey
+from ollama_dist.core.view import ClusterView, NodeView
+from ollama_dist.replication.copier import Copier
+from ollama_dist.replication.doing import Doing, Hands
+from ollama_dist.replication.driving import PATH, Driver, NotKept
+from ollama_dist.replication.operations import (
+    Kind,
+    Operation,
+    OperationId,
+    State,
+    Step,
+    owner_of,
+    read_operation,
+)
+from ollama_dist.replication.peers import PeerRefused, Peers
+from ollama_dist.replication.planning import drained, is_drained, migration
+from ollama_dist.replication.promises import NotPromised, Promises
+from ollama_dist.replication.room import room_for
+from ollama_dist.replication.shelf import Shelf
+
+log = structlog.get_logger()
+
+LOOK_S: Final = 1.0
+"""For other nodes to say which operations they know: lists do not wait for the slow."""
+
+WATCH_S: Final = 0.5
+"""How often somebody else's operation is asked for while it is watched."""
+
+PROMISE_PATH: Final = "/replication/promises"
+DRAIN_PATH: Final = "/replication/drain"
+_DRAINING: Final = "draining"
+
+
+class Around(Protocol):
+    """What is needed of the node."""
+
+    def view(self) -> ClusterView: ...
+
+    def target(self, node: NodeId) -> Target | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOptions:
+    """What a node is told about moving models."""
+
+    folder: Path | None = None
+    """Where it keeps what has to survive a restart; None: nothing does."""
+    reserve_bytes: int = 0
+    """Disk that stays free, whatever is copied here."""
+
+
+class Moves:
+    """``draining_changed`` is called when this node begins or ends to take new work."""
+
+    def __init__(
+        self,
+        node: Around,
+        options: MoveOptions,
+        nudge: Callable[[], None],
+        draining_changed: Callable[[], None],
+    ) -> None:
+        self.copier: Copier | None = None
+        """What installs models here; None where the engine takes none."""
+        self.is_draining = False
+        self.pins: Mapping[NodeId, frozenset[ModelKey]] = {}
+        """What is to stay where."""
+        self._node = node
+        self._options = options
+        self._draining_changed = draining_changed
+        self._shelf = Shelf(options.folder / "moves" if options.folder else None)
+        self.promises = Promises(self._shelf, node.view, time.monotonic)
+        self._peers = Peers(node.target)
+        hands = Hands(
+            view=node.view,
+            copier=self._own_copier,
+            promises=self.promises,
+            ask_to_keep=self._ask_to_keep,
+            nudge=nudge,
+            pinned=lambda key: self.is_pinned(node.view().self_id, key),
+        )
+        operations = Shelf(options.folder / "operations" if options.folder else None)
+        self._driver = Driver(operations, self._peers, Doing(hands), node.view, SystemRandom())
+        self._driver.replan = self._replan
+        self._tried_at: dict[ModelKey, float] = {}
+
+    async def start(self) -> None:
+        documents = await asyncio.to_thread(self._shelf.load)
+        self.promises.load()
+        self.is_draining = bool(documents.get(_DRAINING))
+        if self.is_draining:
+            self._draining_changed()
+        await self._driver.start()
+
+    async def stop(self) -> None:
+        await self._driver.stop()
+
+    # What operators ask
+
+    def plan_migration(self, wish: Mapping[str, Any]) -> Operation:
+        """What ``model``, ``to``, ``from`` and ``keep_source`` come to. Raises kinds of `DistError`."""
+        view = self._node.view()
+        target, source = view.find(wish["to"]), wish.get("from")
+        start = view.find(source).id if source is not None else None
+        steps = migration(
+            view,
+            wish["model"],
+            wish["to"],
+            source,
+            keep_source=wish["keep_source"],
+            reserve=self._options.reserve_bytes,
+            pinned=self.is_pinned,
+        )
+        said = {"model": wish["model"], "to": target.id, "from": start, "keep_source": wish["keep_source"]}
+        return _template(Kind.MIGRATE, said, steps)
+
+    async def begin(self, planned: Operation, requested_by: str) -> Operation:
+        """Do it; where the same is being done already, whoever was asked for it, that is returned."""
+        elsewhere = await self._same_elsewhere(planned)
+        return elsewhere or await self._driver.begin(replace(planned, requested_by=requested_by))
+
+    def same_running(self, kind: Kind, wish: Mapping[str, Any]) -> Operation | None:
+        """What was asked for here in the same words and is not over."""
+        return self._driver.running_like(_template(kind, wish, ()))
+
+    async def drain(self, name: str, requested_by: str) -> Operation | None:
+        """Empty a node; None when it is empty already. Raises kinds of `DistError`."""
+        node = self._node.view().find(name)
+        if node.id != self._node.view().self_id:
+            return _read_answer(await self._ask_member(node, "POST", DRAIN_PATH, {"by": requested_by}))
+        await self._set_draining(True)
+        running = self._driver.running_like(_drain_of(node))
+        if running is not None:
+            return running
+        template = replace(_drain_of(node), requested_by=requested_by, is_open=True)
+        first = self._replan(template)
+        if not first.steps and is_drained(first, self._node.view()):
+            return None
+        return await self._driver.begin(template)
+
+    async def undrain(self, name: str) -> Operation | None:
+        """Have a node take work again; the drain that ends by this, None when there was none."""
+        node = self._node.view().find(name)
+        if node.id != self._node.view().self_id:
+            return _read_answer(await self._ask_member(node, "DELETE", DRAIN_PATH))
+        running = self._driver.running_like(_drain_of(node))
+        await self._set_draining(False)
+        return await self._driver.cancel(running.id) if running is not None else None
+
+    async def operations(self) -> list[Operation]:
+        """All that this node and those that answer at once know of, the newest first."""
+        known = {operation.id: operation for operation in self._driver.all()}
+        for node, heard in await self._from_all(PATH):
+            for operation in heard:
+                if operation.id not in known or owner_of(operation.id) == node:
+                    known[operation.id] = operation
+        return sorted(known.values(), key=lambda operation: -operation.created_at)
+
+    async def operation(self, operation: OperationId) -> Operation:
+        """As its owner knows it, else as whoever has a part in it does. Raises `NotFound`."""
+        known = self._driver.get(operation)
+        owner = self._node.view().nodes.get(owner_of(operation))
+        if owner is not None and owner.id == self._node.view().self_id:
+            if known is None:
+                raise NotFound(f"this node knows of no operation {operation}")
+            return known
+        if owner is not None and owner.is_routable:
+            try:
+                said = await self._peers.ask(owner.id, "GET", f"{PATH}/{operation}", timeout=LOOK_S)
+                return read_operation(said["operation"])
+            except (UpstreamFailed, PeerRefused, BadRequest, KeyError, TypeError) as error:
+                log.info("owner_not_heard", operation=operation, error=str(error))
+        if known is None:
+            parts = [found for _, heard in await self._from_all(PATH) for found in heard]
+            known = next((found for found in parts if found.id == operation), None)
+        if known is None:
+            raise NotFound(f"no node that answers knows of an operation {operation}")
+        return known
+
+    async def watch(self, operation: OperationId) -> AsyncIterator[Operation]:
+        """It as it is now and whenever it changed, until it is over. Raises `NotFound`."""
+        first = await self.operation(operation)
+        if first.owner == self._node.view().self_id:
+            async for each in self._driver.watch(operation):
+                yield each
+            return
+        told = None
+        while True:
+            now = first if told is None else await self.operation(operation)
+            if now != told:
+                yield now
+            told = now
+            if now.finished_at is not None:
+                return
+            await asyncio.sleep(WATCH_S)
+
+    async def cancel(self, operation: OperationId) -> Operation:
+        """End it where it is. Raises `NotFound`; and `NoCandidate` when nobody who could end it answers."""
+        owner = self._node.view().nodes.get(owner_of(operation))
+        if owner is not None and owner.id != self._node.view().self_id and owner.is_routable:
+            said = await self._ask_member(owner, "POST", f"{PATH}/{operation}/cancel", {})
+            return read_operation(said["operation"])
+        if self._driver.get(operation) is None and owner is not None and not owner.is_routable:
+            raise NoCandidate(f"{owner.name}, which runs it, cannot be reached")
+        return await self._driver.cancel(operation)
+
+    def is_pinned(self, node: NodeId, key: ModelKey) -> bool:
+        """Whether the model is to stay on that node."""
+        return key in self.pins.get(node, ())
+
+    # What other nodes ask
+
+    def known(self) -> list[Operation]:
+        return self._driver.all()
+
+    def part(self, operation: OperationId) -> Operation:
+        """Raises `NotFound`."""
+        known = self._driver.get(operation)
+        if known is None:
+            raise NotFound("this node knows of no such operation")
+        return known
+
+    async def take(self, document: Any, sender: NodeId) -> Operation:
+        return await self._driver.take(document, sender)
+
+    async def cancel_part(self, operation: OperationId) -> Operation:
+        return await self._driver.cancel(operation)
+
+    # Inside
+
+    def _own_copier(self) -> Copier:
+        if self.copier is None:
+            raise CannotCopy("this node's engine takes no models from other nodes")
+        return self.copier
+
+    async def _ask_to_keep(self, node: NodeView, key: ModelKey, content: str) -> None:
+        asked = {"model": key, "content": content, "sender": self._node.view().self_id}
+        try:
+            await self._peers.ask(node.id, "POST", PROMISE_PATH, asked)
+        except PeerRefused as refused:
+            raise NotPromised(str(refused)) from refused
+
+    async def _ask_member(
+        self, node: NodeView, method: str, path: str, document: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Of a member that has to be there. Raises what it says, and `NoCandidate`."""
+        if not node.is_routable:
+            raise NoCandidate(f"{node.name} is {node.state} and cannot be asked")
+        try:
+            return await self._peers.ask(node.id, method, path, document)
+        except PeerRefused as refused:
+            raise SaidElsewhere(refused, node.name) from refused
+
+    async def _from_all(self, path: str) -> list[tuple[NodeId, list[Operation]]]:
+        peers = [peer for peer in self._node.view().peers() if peer.is_routable]
+        said = await asyncio.gather(*(self._listed(peer, path) for peer in peers))
+        return [(peer.id, heard) for peer, heard in zip(peers, said, strict=True)]
+
+    async def _listed(self, peer: NodeView, path: str) -> list[Operation]:
+        try:
+            said = await self._peers.ask(peer.id, "GET", path, timeout=LOOK_S)
+            return [read_operation(each) for each in said["operations"]]
+        except (UpstreamFailed, PeerRefused, BadRequest, KeyError, TypeError) as error:
+            log.info("operations_not_listed", node=peer.name, error=str(error))
+            return []
+
+    async def _same_elsewhere(self, planned: Operation) -> Operation | None:
+        if self._driver.running_like(planned) is not None:
+            return None
+        for _, heard in await self._from_all(PATH):
+            for operation in heard:
+                is_same = operation.kind is planned.kind and operation.wish == planned.wish
+                if is_same and operation.is_wanted:
+                    return operation
+        return None
+
+    async def _set_draining(self, is_draining: bool) -> None:
+        if self.is_draining == is_draining:
+            return
+        try:
+            if is_draining:
+                await self._shelf.save(_DRAINING, {"draining": True})
+            else:
+                await self._shelf.remove(_DRAINING)
+        except OSError as error:
+            raise NotKept(f"it cannot be written down: {error}") from error
+        self.is_draining = is_draining
+        log.info("draining" if is_draining else "draining_ended")
+        self._draining_changed()
+
+    def _replan(self, operation: Operation) -> Operation:
+        """The drain of this node as it stands."""
+        view, now = self._node.view(), time.monotonic()
+        before = operation.steps
+        operation = drained(operation, view, self._place, now, self._tried_at)
+        for index, step in enumerate(operation.steps):
+            if index >= len(before) or step.attempt != before[index].attempt:
+                self._tried_at[step.key] = now
+        if operation.steps == before and is_drained(operation, view):
+            done = [
+                step if step.state is not State.FAILED else step.ended(State.SUCCEEDED) for step in before
+            ]
+            return replace(operation, steps=tuple(done), is_open=False)
+        return operation
+
+    def _place(self, key: ModelKey) -> tuple[NodeId | None, str]:
+        """Where this node's copy of a model can go; else None and why nowhere."""
+        view = self._node.view()
+        copy = view.me.models[key]
+        refusals = []
+        for node in sorted(view.peers(), key=lambda node: (-(node.resources.disk_free_bytes or 0), node.id)):
+            if not node.can_serve or node.draining or node.engine.kind == "none" or key in node.models:
+                continue
+            lacking = room_for(node, copy.size, self._options.reserve_bytes)
+            if not lacking:
+                return node.id, ""
+            refusals.append(f"{node.name}: {lacking}")
+        return None, f"no node can take it ({'; '.join(refusals) or 'no other node takes models now'})"
+
+
+class CannotCopy(DistError):
+    """This node's engine takes no models from elsewhere; nothing was changed."""
+
+    status = 501
+    code = "cannot_copy"
+
+
+class SaidElsewhere(DistError):
+    """What another node answered to a question that was passed on to it."""
+
+    def __init__(self, refused: PeerRefused, node: str) -> None:
+        super().__init__(f"{node}: {refused}")
+        self.status, self.code = refused.said_status, refused.said_code  # type: ignore[misc]
+
+
+def _read_answer(said: Any) -> Operation | None:
+    document = said.get("operation") if isinstance(said, dict) else None
+    return None if document is None else read_operation(document)
+
+
+def _drain_of(node: NodeView) -> Operation:
+    return _template(Kind.DRAIN, {"node": node.id}, ())
+
+
+def _template(kind: Kind, wish: Mapping[str, Any], steps: tuple[Step, ...]) -> Operation:
+    """An operation that nobody owns yet."""
+    return Operation(
+        OperationId(""), kind, NodeId(""), 0.0, "", {name: wish[name] for name in sorted(wish)}, steps
+    )
