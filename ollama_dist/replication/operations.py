@@ -26,6 +26,10 @@ TEXT_MAX: Final = 500
 _ID: Final = re.compile(r"([0-9a-f]{16})-[0-9a-f]{12}")
 
 
+_LAST_MOMENT: Final = 253_402_300_800.0
+"""The end of the year 9999."""
+
+
 class Kind(StrEnum):
     MIGRATE = "migrate"
     REBALANCE = "rebalance"
@@ -276,15 +280,15 @@ def read_operation(document: Any) -> Operation:
             id=identifier,
             kind=Kind(document["kind"]),
             owner=owner_of(identifier),
-            created_at=float(document["created_at"]),
+            created_at=_moment(document["created_at"]),
             requested_by=str(document["requested_by"])[:100],
             wish=wish if isinstance(wish, dict) else {},
             steps=steps,
             is_open=document["open"] is True,
             is_cancelled=document["cancelled"] is True,
-            finished_at=None if finished is None else float(finished),
+            finished_at=None if finished is None else _moment(finished),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadRequest(f"this is no operation: {error!r}") from None
     if len(steps) > STEPS_MAX or any(not 0 <= place < len(steps) for step in steps for place in step.after):
         raise BadRequest("this is no operation: its steps make no sense")
@@ -331,6 +335,14 @@ def _read_step(document: Any) -> Step:
         note=str(document["note"])[:TEXT_MAX],
         error=str(document["error"])[:TEXT_MAX],
     )
+
+
+def _moment(said: Any) -> float:
+    """Unix time, as far as calendars go."""
+    moment = float(said)
+    if not 0.0 <= moment < _LAST_MOMENT:
+        raise ValueError(f"{moment} is no moment")
+    return moment
 
 
 def _content(said: Any) -> str:

@@ -1,4 +1,4 @@
-"""A copier for nodes in front of scripted Ollamas: it moves names between catalogues, as slowly as it is told."""
+"""A copier for nodes in front of scripted Ollamas: it installs names, as slowly as it is told."""
 
 import asyncio
 from collections.abc import Callable, Sequence
