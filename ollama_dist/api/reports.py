@@ -127,6 +127,7 @@ def _node(node: NodeView, names: Mapping[NodeId, str], *, is_self: bool) -> Json
             "cpus": resources.cpus,
             "memory_bytes": resources.memory_bytes,
             "memory_free_bytes": resources.memory_free_bytes,
+            "disk_free_bytes": resources.disk_free_bytes,
             "gpus": [
                 {
                     "name": gpu.name,

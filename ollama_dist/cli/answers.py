@@ -80,6 +80,8 @@ class Node(NamedTuple):
     memory_free: int
     """Of the GPUs where there are any, else of the machine; bytes."""
     has_resources: bool
+    disk_free: int | None
+    """Where its models are; bytes."""
     installed: int
     loaded: tuple[str, ...]
 
@@ -103,6 +105,36 @@ class Model(NamedTuple):
     size: int
     conflict: bool
     replicas: tuple[Replica, ...]
+
+
+class OperationStep(NamedTuple):
+    """One step of an operation."""
+
+    action: str
+    model: str
+    origin: str
+    to: str
+    reason: str
+    bytes_total: int
+    bytes_done: int
+    bytes_per_s: float
+    sources: tuple[str, ...]
+    state: str
+    note: str
+    error: str
+
+
+class RunningOperation(NamedTuple):
+    """``GET /api/distributed/operations/ID``."""
+
+    id: str
+    kind: str
+    state: str
+    created_at: float
+    """Unix time; 0 of a plan."""
+    is_finished: bool
+    requested_by: str
+    steps: tuple[OperationStep, ...]
 
 
 class _Reader:
@@ -204,6 +236,9 @@ def _node(row: _Reader) -> Node:
         tokens_per_s=row.number("load", "tokens_per_s"),
         memory_free=free if gpus else row.whole("resources", "memory_free_bytes"),
         has_resources=bool(gpus) or row.whole("resources", "memory_bytes") > 0,
+        disk_free=None
+        if row.optional("resources", "disk_free_bytes") is None
+        else row.whole("resources", "disk_free_bytes"),
         installed=row.whole("models", "installed"),
         loaded=row.texts("models", "loaded"),
     )
@@ -222,6 +257,51 @@ def read_models(body: Any) -> tuple[Model, ...]:
         )
         for row in _Reader(body).readers("models")
     )
+
+
+def read_operation(body: Any) -> RunningOperation:
+    return _operation(_Reader(_Reader(body).get("operation")))
+
+
+def read_operations(body: Any) -> tuple[RunningOperation, ...]:
+    return tuple(_operation(row) for row in _Reader(body).readers("operations"))
+
+
+def _operation(row: _Reader) -> RunningOperation:
+    return RunningOperation(
+        id=row.text("id"),
+        kind=row.text("kind"),
+        state=row.text("state"),
+        created_at=_unix(row.text("created_at")),
+        is_finished=row.get("finished_at") is not None,
+        requested_by=row.text("requested_by"),
+        steps=tuple(
+            OperationStep(
+                action=step.text("action"),
+                model=step.text("model"),
+                origin=step.text("from"),
+                to=step.text("to"),
+                reason=step.text("reason"),
+                bytes_total=step.whole("bytes_total"),
+                bytes_done=step.whole("bytes_done"),
+                bytes_per_s=step.number("bytes_per_s"),
+                sources=step.texts("sources"),
+                state=step.text("state"),
+                note=step.text("note"),
+                error=step.text("error"),
+            )
+            for step in row.readers("steps")
+        ),
+    )
+
+
+def _unix(text: str) -> float:
+    from datetime import datetime  # for operations only
+
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _clean(text: str) -> str:

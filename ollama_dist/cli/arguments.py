@@ -16,6 +16,7 @@ _SETTING = "setting:"
 class Arguments(Namespace):
     """What was given to one command."""
 
+    command: str = ""
     json: bool = False
     debug: bool = False
 
@@ -34,6 +35,7 @@ class Parser(ArgumentParser):
 
     def __init__(self, prog: str, summary: str, examples: Sequence[tuple[str, str]]) -> None:
         self._flags: list[str] = []
+        self._words: list[str] = []
         super().__init__(
             prog,
             description=summary[0].upper() + summary[1:] + ".",
@@ -48,7 +50,9 @@ class Parser(ArgumentParser):
         if names[0].startswith("-"):
             self._flags += [name for name in names if name.startswith("--")]
         else:
-            self.usage = f"{self.prog} {details['metavar']} [--flags]"
+            more = "..." if details.get("nargs") == "+" else ""
+            self._words.append(f"{details['metavar']}{more}")
+            self.usage = f"{self.prog} {' '.join(self._words)} [--flags]"
         return super().add_argument(*names, **details)
 
     def add_settings(self, keys: Sequence[str] | None) -> None:

@@ -3,10 +3,11 @@
 import json
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ollama_dist.cli.exchange import Answer, BadAnswer, ask
+from ollama_dist.cli.exchange import Answer, BadAnswer, ask, ask_lines
 from ollama_dist.cli.failures import Exit, Failure
 from ollama_dist.node.config import Settings, Source
 from ollama_dist.node.paths import StatePaths, is_in_use
@@ -16,6 +17,10 @@ from ollama_dist.node.setting_values import Address, Secret
 
 PATIENCE_S: Final = 3.0
 """A node on this machine answers in milliseconds; one that does not within this time is stuck."""
+
+
+SILENCE_S: Final = 24 * 3600.0
+"""Between two lines of an answer that comes as work goes on: verifying a large model takes its time."""
 
 
 class NotRunning(Failure):
@@ -62,6 +67,33 @@ class NodeClient:
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """As `get`; without an operators' token nothing is sent and `Failure` says so."""
+        return self.send("POST", path, body)
+
+    def send(self, method: str, path: str, body: dict[str, Any]) -> Any:
+        """As `post`, with another method."""
+        self._need_token()
+        return self._ask(method, path, json.dumps(body).encode())
+
+    def lines(self, method: str, path: str, body: dict[str, Any] | None = None) -> Iterator[Any]:
+        """The JSON of each line as it comes; the first may take as long as it likes to come.
+
+        Raises as `get`, and `Failure` for a line that tells of an error.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            for line in ask_lines(
+                self._where.address, method, path, patience_s=SILENCE_S, body=data, bearer=self._bearer()
+            ):
+                if line.status != 200:
+                    _read(self._where.address, line)
+                if line.content.strip():
+                    yield _record(line.content)
+        except ConnectionRefusedError as error:
+            raise self._absent() from error
+        except (OSError, BadAnswer) as error:
+            raise self._silent(error) from error
+
+    def _need_token(self) -> None:
         if self._where.token is None and self._where.in_use:
             raise Failure(
                 "there is no admin token to show to the node",
@@ -69,14 +101,20 @@ class NodeClient:
                 do="run this as that user, or set OLLAMA_ADMIN_TOKEN",
                 exit_code=Exit.NOT_ALLOWED,
             )
-        return self._ask("POST", path, json.dumps(body).encode())
+
+    def _bearer(self) -> str | None:
+        token = self._where.token
+        return token.reveal() if token else os.environ.get("OLLAMA_API_KEY")
 
     def _ask(self, method: str, path: str, body: bytes | None) -> Any:
-        token = self._where.token
-        bearer = token.reveal() if token else os.environ.get("OLLAMA_API_KEY")
         try:
             answer = ask(
-                self._where.address, method, path, patience_s=self._patience_s, body=body, bearer=bearer
+                self._where.address,
+                method,
+                path,
+                patience_s=self._patience_s,
+                body=body,
+                bearer=self._bearer(),
             )
         except ConnectionRefusedError as error:
             raise self._absent() from error
@@ -103,8 +141,20 @@ class NodeClient:
         return Failure(f"{self._where.address} did not answer properly", why=why, do="ollama-dist doctor")
 
 
+def _record(line: bytes) -> Any:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise BadAnswer("a line that is no JSON") from error
+    if isinstance(record, dict) and "error" in record:
+        raise Failure(str(record["error"]))
+    return record
+
+
 def _read(address: Address, received: Answer) -> Any:
     status, content = received.status, received.content
+    if 200 <= status < 300 and not content:
+        return {}
     try:
         answer = json.loads(content)
     except ValueError:

@@ -42,6 +42,7 @@ class Command:
 
     def run(self, arguments: "Arguments") -> int:
         """Do it; the exit code. Raises `Failure` and errors of the `DistError` tree."""
+        arguments.command = self.name
         run = cast("Callable[[Arguments], int]", import_module(f"ollama_dist.cli.{self.module}").run)
         return run(arguments)
 
@@ -71,6 +72,34 @@ def _node(parser: "ArgumentParser") -> None:
 def _node_yes(parser: "ArgumentParser") -> None:
     _node(parser)
     _yes(parser)
+
+
+def _this_or_node(parser: "ArgumentParser") -> None:
+    parser.add_argument("node", metavar="[NODE]", nargs="?", help="its name or id; by default this one")
+    _detach(parser)
+
+
+def _detach(parser: "ArgumentParser") -> None:
+    parser.add_argument("--detach", action="store_true", help="do not wait; print the operation's id")
+
+
+def _model_to(parser: "ArgumentParser") -> None:
+    parser.add_argument("model", metavar="MODEL", help="its name")
+    parser.add_argument("destinations", metavar="NODE", nargs="+", help="where it is to be, by name or id")
+    parser.add_argument("--from", dest="source", metavar="NODE", help="which copy, where several have it")
+    _yes(parser)
+    _detach(parser)
+
+
+def _models(parser: "ArgumentParser") -> None:
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="its name")
+    _yes(parser)
+
+
+def _operation(parser: "ArgumentParser") -> None:
+    parser.add_argument("operation", metavar="[ID]", nargs="?", help="one of them, with all its steps")
+    parser.add_argument("--watch", action="store_true", help="show how it goes on until it is over")
+    parser.add_argument("--cancel", action="store_true", help="end it where it is")
 
 
 def _show_check_init(parser: "ArgumentParser") -> None:
@@ -124,6 +153,66 @@ COMMANDS: Final = (
         "which node has which model, and where it is loaded",
         "models",
         (("ollama-dist models", ""), ("ollama-dist models --json", "with digests, for programs")),
+        reads=True,
+    ),
+    Command(
+        "copy",
+        "copy a model to other nodes",
+        "move",
+        (
+            ("ollama-dist copy llama3.2 laptop", "it stays where it is as well"),
+            ("ollama-dist copy llama3.2 laptop attic --yes", "to both, without being asked"),
+        ),
+        add_arguments=_model_to,
+        reads=True,
+    ),
+    Command(
+        "move",
+        "move a model to another node",
+        "move",
+        (
+            ("ollama-dist move llama3.2 laptop", "deleted where it was once it is whole there"),
+            ("ollama-dist move llama3.2 laptop --from desk", "where several have it"),
+        ),
+        add_arguments=_model_to,
+        reads=True,
+    ),
+    Command(
+        "rm",
+        "delete models on every node",
+        "rm",
+        (("ollama-dist rm llama3.2", "shows where it is, and asks"), ("ollama-dist rm llama3.2 --yes", "")),
+        add_arguments=_models,
+    ),
+    Command(
+        "operations",
+        "what is being moved, and what was of late",
+        "operations",
+        (
+            ("ollama-dist operations", "all of them"),
+            ("ollama-dist operations ID --watch", "how one goes on"),
+            ("ollama-dist operations ID --cancel", "end one; what was copied is used next time"),
+        ),
+        add_arguments=_operation,
+        reads=True,
+    ),
+    Command(
+        "drain",
+        "empty a node so that it can be switched off",
+        "drain",
+        (
+            ("ollama-dist drain laptop", "no new requests, and its only copies go elsewhere"),
+            ("ollama-dist undrain laptop", "take it back into use"),
+        ),
+        add_arguments=_this_or_node,
+        reads=True,
+    ),
+    Command(
+        "undrain",
+        "take a drained node back into use",
+        "drain",
+        (("ollama-dist undrain laptop", ""),),
+        add_arguments=_this_or_node,
         reads=True,
     ),
     Command(

@@ -7,12 +7,14 @@ need only to be imported. HTTP/1.0 it is: the answer ends where the connection d
 import re
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from ollama_dist.node.setting_values import Address
 
 BIGGEST_ANSWER: Final = 32 * 1024 * 1024
+BIGGEST_HEAD: Final = 65_536
 
 _HEAD: Final = re.compile(rb"HTTP/1\.[01] (\d{3})[^\r\n]*\r\n((?:[^\r\n]+\r\n)*)\r\n")
 _LENGTH: Final = re.compile(rb"(?im)^content-length:[ \t]*(\d+)[ \t]*\r$")
@@ -45,6 +47,49 @@ def ask(
     with socket.create_connection((address.host, address.port), timeout=patience_s) as connection:
         connection.sendall(_request(address, method, path, body, bearer))
         return _parse(_read(connection, deadline))
+
+
+def ask_lines(
+    address: Address,
+    method: str,
+    path: str,
+    *,
+    patience_s: float,
+    body: bytes | None = None,
+    bearer: str | None = None,
+) -> Iterator[Answer]:
+    """Send a request and give the lines of its answer as they come, each with the answer's status.
+
+    Without a length in its head the answer ends where the connection does. Waits at most ``patience_s`` for
+    each piece; raises as `ask`. Closing the iterator hangs up.
+    """
+    with socket.create_connection((address.host, address.port), timeout=patience_s) as connection:
+        connection.sendall(_request(address, method, path, body, bearer))
+        held, status, length = b"", 0, None
+        while True:
+            part = connection.recv(65_536)
+            held += part
+            if not status:
+                head = _HEAD.match(held)
+                if head is None:
+                    if part and len(held) < BIGGEST_HEAD:
+                        continue
+                    raise BadAnswer("not HTTP" if held else "closed without an answer")
+                status, held = int(head[1]), held[head.end() :]
+                found = _LENGTH.search(head[2])
+                length = int(found[1]) if found else None
+            *lines, held = held.split(b"\n")
+            for line in lines:
+                length = None if length is None else length - len(line) - 1
+                yield Answer(status, line)
+            if not part or length == len(held):
+                if held:
+                    yield Answer(status, held)
+                if length is not None and length != len(held):
+                    raise BadAnswer("the answer broke off")
+                return
+            if len(held) > BIGGEST_ANSWER:
+                raise BadAnswer(f"a line of more than {BIGGEST_ANSWER} bytes")
 
 
 def _request(address: Address, method: str, path: str, body: bytes | None, bearer: str | None) -> bytes:
