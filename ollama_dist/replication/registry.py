@@ -18,7 +18,7 @@ from aiohttp import web
 from ollama_dist.core.errors import BadRequest, ConfigError
 from ollama_dist.core.ids import Digest, parse_digest
 from ollama_dist.core.names import TRANSFER_NAMESPACE, ModelName
-from ollama_dist.replication.feeding import feed
+from ollama_dist.replication.feeding import CRUMB_S, feed
 from ollama_dist.replication.sources import BlobLost, BlobSource
 
 log = structlog.get_logger()
@@ -72,8 +72,11 @@ class Shelf(Protocol):
 class RegistryFront:
     """The handler. ``bytes_at`` says where the asker finds the bytes of blobs: ``http://host[:port]``."""
 
-    def __init__(self, shelf: Shelf, bytes_at: Callable[[web.BaseRequest], str]) -> None:
+    def __init__(
+        self, shelf: Shelf, bytes_at: Callable[[web.BaseRequest], str], *, crumb_s: float = CRUMB_S
+    ) -> None:
         self._shelf = shelf
+        self._crumb_s = crumb_s
         self._bytes_at = bytes_at
         self._token = secrets.token_hex(16)
 
@@ -133,7 +136,7 @@ class RegistryFront:
             response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
         await response.prepare(request)
         try:
-            await feed(source.read(digest, start, stop), response.write)
+            await feed(source.read(digest, start, stop), response.write, crumb_s=self._crumb_s)
         except BlobLost as lost:
             log.info("blob_lost", digest=digest, start=start, stop=stop, reason=str(lost))
             self._shelf.lost(source, lost)
@@ -164,15 +167,16 @@ class Offer:
 class LoopbackRegistry:
     """Serves what is offered, to this machine alone, from `start` to `stop`."""
 
-    def __init__(self, address: RegistryAddress = RegistryAddress()) -> None:
+    def __init__(self, address: RegistryAddress = RegistryAddress(), *, crumb_s: float = CRUMB_S) -> None:
         self._address = address
+        self._crumb_s = crumb_s
         self._offers: dict[str, Offer] = {}
         self._runner: web.ServerRunner | None = None
         self._ports: list[int] = []
 
     async def start(self) -> None:
         """Raises `ConfigError` where one of its sockets cannot be had."""
-        front = RegistryFront(self, lambda _request: self._bytes_at)
+        front = RegistryFront(self, lambda _request: self._bytes_at, crumb_s=self._crumb_s)
         server = web.Server(front, access_log=None, handler_cancellation=True, auto_decompress=False)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()

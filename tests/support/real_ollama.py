@@ -1,4 +1,4 @@
-"""Real Ollamas with folders of their own: the one OLLAMA_BIN names, and one of another age, OLLAMA_BIN_OTHER."""
+"""Real Ollamas with folders of their own: the one OLLAMA_BIN names, and OLLAMA_BIN_OTHER, of another age."""
 
 import asyncio
 import contextlib
@@ -102,7 +102,7 @@ class RealOllama:
 
 @contextlib.asynccontextmanager
 async def real_ollama(binary: str, home: Path) -> AsyncIterator[RealOllama]:
-    home.mkdir(parents=True)
+    home.mkdir(parents=True)  # noqa: ASYNC240
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])
