@@ -7,8 +7,10 @@ pulled under such a name, look at what came, give it its own name, take the name
 import asyncio
 import contextlib
 import hashlib
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
 from typing import Final, Protocol
 
 import structlog
@@ -36,9 +38,22 @@ TIDY_S: Final = 10.0
 RETURNS: Final = 3
 """How often one pull is begun again because Ollama went away or what came was corrupt."""
 
-_CORRUPT: Final = "digest mismatch"
+_CORRUPT: Final = re.compile("digest mismatch.*want sha256:([0-9a-f]{64})")
 
 OnLine = Callable[[PullLine], None]
+
+
+class ModelSource(BlobSource, Protocol):
+    """Bytes from several sides, which can be told that some of them were wrong after all."""
+
+    @property
+    def givers(self) -> Sequence[str]:
+        """Who gives lately: ids of nodes, or ``registry``."""
+        ...
+
+    def blame(self, digest: Digest) -> None:
+        """The finished blob was not what its digest says: whoever vouched for it is not believed again."""
+        ...
 
 
 class OpenSource(Protocol):
@@ -46,7 +61,7 @@ class OpenSource(Protocol):
 
     def __call__(
         self, name: ModelName, identity: Digest | None, holders: Sequence[NodeId]
-    ) -> AbstractAsyncContextManager[BlobSource]: ...
+    ) -> AbstractAsyncContextManager[ModelSource]: ...
 
 
 class OllamaCopier:
@@ -82,13 +97,17 @@ class OllamaCopier:
         clock = asyncio.get_running_loop().time
         async with self._open_source(name, identity, holders) as source:
             meter = Meter(source.manifest, clock())
-            await self.install(name, source, lambda line: tell(meter.note(line, clock())))
+
+            def note(line: PullLine) -> None:
+                tell(replace(meter.note(line, clock()), sources=tuple(source.givers)))
+
+            await self.install(name, source, note)
 
     async def delete(self, name: ModelName) -> None:
         if not await self._calls().delete(name):
             raise ModelNotFound(f"model '{name.short}' not found")
 
-    async def install(self, name: ModelName, source: BlobSource, on_line: OnLine) -> None:
+    async def install(self, name: ModelName, source: ModelSource, on_line: OnLine) -> None:
         """Bring in the model of ``source`` as ``name``, in place of what is called so now.
 
         ``on_line`` hears Ollama's progress, all but the success: that is this returning. Raises `BlobLost`,
@@ -101,10 +120,10 @@ class OllamaCopier:
             is_pulled = False
             try:
                 await self._journal.add(*names)
-                await self._pull(offer, on_line)
+                await self._pull(offer, source, on_line)
                 # What others deleted meanwhile may have taken blobs along that were here before, since no
                 # manifest named them. Now one does; whatever is missing is pulled once more.
-                await self._pull(offer, lambda _: None)
+                await self._pull(offer, source, lambda _: None)
                 is_pulled = True
                 async with self._placing:
                     await self._place(offer, name)
@@ -119,7 +138,7 @@ class OllamaCopier:
             log.info("tidying_names", names=left)
             await self._tidy(left, forget_absent=True)
 
-    async def _pull(self, offer: Offer, on_line: OnLine) -> None:
+    async def _pull(self, offer: Offer, source: ModelSource, on_line: OnLine) -> None:
         for again in range(RETURNS, -1, -1):
             try:
                 async with aclosing(self._lines(offer)) as lines:
@@ -130,9 +149,11 @@ class OllamaCopier:
             except UpstreamFailed as failure:
                 if offer.lost is not None:
                     raise offer.lost from failure
-                is_corrupt = isinstance(failure, PullFailed) and _CORRUPT in str(failure)
-                if not again or (isinstance(failure, PullFailed) and not is_corrupt):
+                corrupt = _CORRUPT.search(str(failure))
+                if not again or (isinstance(failure, PullFailed) and corrupt is None):
                     raise
+                if corrupt is not None:
+                    source.blame(Digest(corrupt[1]))
                 log.warning("pull_begun_again", model=offer.name.model, error=str(failure))
                 await self._until_engine_is_back()
 

@@ -29,6 +29,11 @@ class StoreSource:
         """This byte of all that is given is another one, once."""
         self.block_s = 0.0
         """How long each block takes."""
+        self.blamed: list[Digest] = []
+        self.givers = ("source",)
+
+    def blame(self, digest: Digest) -> None:
+        self.blamed.append(digest)
 
     async def read(self, digest: Digest, start: int, stop: int) -> AsyncIterator[bytes]:
         self.asked.append((digest, start, stop))

@@ -164,6 +164,7 @@ async def test_a_byte_that_changed_on_the_way_is_caught_and_fetched_again(tmp_pa
         await at.copy()
         assert at.whole()
         assert at.source.given > at.source.manifest.size
+        assert at.source.blamed == [at.source.manifest.layers[0].digest]
 
 
 async def test_corrupt_at_the_source_is_told_in_the_engines_words(tmp_path: Path) -> None:
