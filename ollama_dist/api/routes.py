@@ -62,7 +62,7 @@ class Route:
     @property
     def is_ours(self) -> bool:
         """Whether Ollama has no such route: its errors are then told in our own form."""
-        return self.path.startswith(("/api/distributed", "/admin", "/healthz"))
+        return self.path.startswith(("/api/distributed", "/admin", "/healthz", "/replication"))
 
 
 def _inference(path: str, dialect: Dialect, limit: int = JSON_LIMIT) -> Route:
@@ -145,5 +145,13 @@ DISTRIBUTED_ROUTES: Final = (
     _ours("POST", "/admin/fallback", "fallback", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("GET", "/admin/stats", "stats", Scope.ADMIN),
 )
+
+REPLICATION_ROUTES: Final = (
+    _ours("GET", "/replication/manifest", "replication_manifest", Scope.MODELS_READ),
+    _ours("GET", "/replication/pieces/{digest}", "replication_pieces", Scope.MODELS_READ),
+    _ours("GET", "/replication/blobs/{digest}", "replication_blob", Scope.MODELS_READ),
+    _ours("POST", "/replication/checks/{digest}", "replication_check", Scope.MODELS_READ),
+)
+"""What members ask each other to copy models; not for clients."""
 
 ROUTES: Final = OLLAMA_ROUTES + DISTRIBUTED_ROUTES

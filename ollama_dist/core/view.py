@@ -88,6 +88,8 @@ class InstalledModel:
     size: int
     row: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """The engine's own line about it in ``/api/tags``, untouched."""
+    identity: str = ""
+    """Over the digests of its config and layers, equal across versions of Ollama; empty where not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,8 @@ class NodeView:
     resources: Resources = Resources()
     models: Mapping[ModelKey, InstalledModel] = field(default_factory=dict, hash=False)
     loaded: Mapping[ModelKey, LoadedModel] = field(default_factory=dict, hash=False)
+    store: str = ""
+    """Tells stores from each other: two nodes with the same hold the same files. Empty where not known."""
     rtt_s: float | None = None
     age_s: float = 0.0
     """How old the load is that we know of it, seconds."""
