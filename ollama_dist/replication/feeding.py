@@ -51,9 +51,14 @@ async def feed(
         if coming is not None and not coming.done():
             coming.cancel()
             await asyncio.wait({coming})
-        close = getattr(blocks, "aclose", None)
-        if close is not None:
-            await close()
+        await let_go(blocks)
+
+
+async def let_go(blocks: AsyncIterator[bytes]) -> None:
+    """Close an iterator of a `BlobSource`, which gives up what is on its way for it."""
+    close = getattr(blocks, "aclose", None)
+    if close is not None:
+        await close()
 
 
 async def _next(blocks: AsyncIterator[bytes]) -> bytes | None:

@@ -4,7 +4,6 @@ It serves what ``server/images.go`` and ``server/download.go`` of Ollama ask for
 the size of a blob, where its bytes are, and ranges of them. The bytes come from a `BlobSource`.
 """
 
-import re
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -20,10 +19,10 @@ from ollama_dist.core.ids import Digest, parse_digest
 from ollama_dist.core.names import TRANSFER_NAMESPACE, ModelName
 from ollama_dist.replication.feeding import CRUMB_S, feed
 from ollama_dist.replication.sources import BlobLost, BlobSource
+from ollama_dist.wire.ranges import RangeNotSatisfiable, content_range, read_range
 
 log = structlog.get_logger()
 
-_RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 _WHOLE_FIRST: Final = "ollama-transfer/"
 """The user agent of Ollama's other downloader (models with a blob per tensor): it reads what it is sent."""
 
@@ -124,16 +123,17 @@ class RegistryFront:
             return _sized(size)
         if request.method != "GET":
             return _nothing(404)
-        wanted = _range(request.headers.get("Range"), size)
-        if wanted is None:
+        try:
+            wanted = read_range(request.headers.get("Range"), size)
+        except RangeNotSatisfiable:
             return _nothing(416, {"Content-Range": f"bytes */{size}"})
-        start, stop = wanted
-        response = web.StreamResponse(status=206 if "Range" in request.headers else 200)
+        start, stop = wanted or (0, size)
+        response = web.StreamResponse(status=206 if wanted else 200)
         response.content_type = "application/octet-stream"
         response.content_length = stop - start
         response.headers["Accept-Ranges"] = "bytes"
-        if response.status == 206:
-            response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        if wanted:
+            response.headers["Content-Range"] = content_range(start, stop, size)
         await response.prepare(request)
         try:
             await feed(source.read(digest, start, stop), response.write, crumb_s=self._crumb_s)
@@ -249,17 +249,6 @@ def _digest(text: str) -> Digest | None:
     with suppress(BadRequest):
         return parse_digest(text)
     return None
-
-
-def _range(header: str | None, size: int) -> tuple[int, int] | None:
-    """First byte and the one after the last; None where there is no such range."""
-    if header is None:
-        return 0, size
-    match = _RANGE.fullmatch(header)
-    if match is None:
-        return None
-    start, stop = int(match[1]), min(int(match[2]) + 1, size) if match[2] else size
-    return (start, stop) if start < stop else None
 
 
 def _nothing(status: int, headers: dict[str, str] | None = None) -> web.Response:
