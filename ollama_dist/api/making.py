@@ -201,10 +201,10 @@ def places(view: ClusterView, wish: Wish, pin: str | None) -> list[NodeView]:
     if not holders:
         raise NoCandidate(gone(view, ids))
     able = [node for node in holders if node.engine.kind is EngineKind.OLLAMA] or holders
-    meant = view.content(wish.source, able).digest
+    meant = view.content(wish.source, able)
     if any(node.id == view.self_id for node in able):
         return [view.me]
-    fitting = [node for node in able if node.models[wish.source].digest == meant]
+    fitting = [node for node in able if node.models[wish.source].is_same(meant)]
     return sorted(fitting, key=lambda node: (node.draining, node.load.in_flight))
 
 

@@ -225,8 +225,12 @@ class PeerSource:
                 return
             self._pace.spend(self._arrivals[ask.piece].size - ask.start, now)
             self._fetches[ask.piece] = self._tasks.start(self._fetch(ask), "piece")
-        if self._pumping is None or self._pumping.when() <= now:
-            self._pumping = asyncio.get_running_loop().call_later(wait, self._pump)
+        if self._pumping is None:
+            self._pumping = asyncio.get_running_loop().call_later(wait, self._pump_again)
+
+    def _pump_again(self) -> None:
+        self._pumping = None
+        self._pump()
 
     async def _look(self) -> None:
         while True:

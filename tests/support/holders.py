@@ -53,7 +53,12 @@ class Holder:
 
         async def counted(request: web.BaseRequest) -> web.StreamResponse:
             self.requests.append(f"{request.method} {request.path}")
-            return await front(request)
+            try:
+                return await front(request)
+            except _Cut:
+                assert request.transport is not None
+                request.transport.abort()
+                return web.Response()
 
         self._listener = Listener(counted, bind("127.0.0.1", [0]))
         self.target = Target(self.id, *self._listener.address)
@@ -67,6 +72,10 @@ class Holder:
         await self._passthrough.close()
 
 
+class _Cut(Exception):
+    """The holder dies."""
+
+
 class _FaultyGiver(Giver):
     def __init__(self, holder: Holder) -> None:
         super().__init__(lambda: holder.store, holder.lists, Pace(lambda: holder.faults.bytes_per_s))
@@ -78,7 +87,7 @@ class _FaultyGiver(Giver):
             async for part in parts:
                 faults = holder.faults
                 if faults.cut_after is not None and holder.sent >= faults.cut_after:
-                    raise TimeoutError("cut")
+                    raise _Cut
                 if faults.stall_after is not None and holder.sent >= faults.stall_after:
                     await asyncio.sleep(3600)
                 holder.sent += len(part)
