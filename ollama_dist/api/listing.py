@@ -106,8 +106,8 @@ class Listing:
             raise NoCandidate(gone(view, ids))
         if any(node.id == view.self_id for node in holders):
             return await self.own_engine(exchange, body)
-        meant = view.content(key, holders).digest
-        return await self._ask([node for node in holders if node.models[key].digest == meant], exchange, body)
+        meant = view.content(key, holders)
+        return await self._ask([node for node in holders if node.models[key].is_same(meant)], exchange, body)
 
     async def entry(self, exchange: Exchange) -> web.StreamResponse:
         """A row for this node's own engine."""

@@ -84,7 +84,7 @@ class Making:
                 failures.append(f"{node.name} has no known address")
                 continue
             try:
-                connection, head = await _send(target, exchange, body)
+                connection, head = await send_on(target, exchange, body)
             except UpstreamFailed as failure:
                 if failure.is_sent:
                     raise
@@ -109,7 +109,7 @@ class Making:
         headers = [(name.title(), value) for name, value in head.headers if name in PASSED_BACK]
         return await relay(
             exchange,
-            self._held_back(node, wish)(_Coming(connection)),
+            self._held_back(node, wish)(Coming(connection)),
             status=head.status,
             headers=[*headers, ("X-Ollama-Node", node.name)],
             length=int(length) if length.isdecimal() else None,
@@ -148,7 +148,7 @@ class HeldBack:
         return data
 
 
-class _Coming:
+class Coming:
     """The answer of a peer, as a `relay.Source`."""
 
     def __init__(self, connection: Connection) -> None:
@@ -158,7 +158,8 @@ class _Coming:
         return await self._connection.read(asyncio.get_running_loop().time() + SILENCE_S)
 
 
-async def _send(target: Target, exchange: Exchange, body: bytes) -> tuple[Connection, Head]:
+async def send_on(target: Target, exchange: Exchange, body: bytes) -> tuple[Connection, Head]:
+    """Have another node do it; whoever opened the connection drops it. Raises `UpstreamFailed`."""
     return await target.open(
         exchange.request.method,
         exchange.filled_path(),
@@ -200,10 +201,10 @@ def places(view: ClusterView, wish: Wish, pin: str | None) -> list[NodeView]:
     if not holders:
         raise NoCandidate(gone(view, ids))
     able = [node for node in holders if node.engine.kind is EngineKind.OLLAMA] or holders
-    meant = view.content(wish.source, able).digest
+    meant = view.content(wish.source, able)
     if any(node.id == view.self_id for node in able):
         return [view.me]
-    fitting = [node for node in able if node.models[wish.source].digest == meant]
+    fitting = [node for node in able if node.models[wish.source].is_same(meant)]
     return sorted(fitting, key=lambda node: (node.draining, node.load.in_flight))
 
 

@@ -1,4 +1,4 @@
-"""What members may ask of this node: to serve a request here, and to say what it has and runs.
+"""What members may ask of this node: to serve a request here, to say what it has and runs, and to give it.
 
 A request that comes in here is never sent on: the node that sent it decides again when it is refused.
 """
@@ -15,7 +15,7 @@ from ollama_dist.api.inference import inspected, priority_of, whole
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_operations import PEER_OPERATION_ROUTES
 from ollama_dist.api.relay import relay
-from ollama_dist.api.routes import OLLAMA_ROUTES, Route, Where
+from ollama_dist.api.routes import OLLAMA_ROUTES, REPLICATION_ROUTES, Route, Where
 from ollama_dist.api.table import Matched, RouteTable
 from ollama_dist.backends.local import LocalEngine
 from ollama_dist.core.errors import Busy, DistError, NoCandidate, Unauthorized, UpstreamFailed
@@ -24,6 +24,7 @@ from ollama_dist.core.outcomes import Result
 from ollama_dist.core.scopes import Scope
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.dispatch import Dispatcher
+from ollama_dist.replication.giving import Giver
 from ollama_dist.wire.places import HEADER, wants_place, write_place
 from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL, REQUEST_ID
 
@@ -34,10 +35,11 @@ _SENT_ON: Final = (Where.SCHEDULED, Where.HOLDER, Where.SOURCE, Where.HOLDERS)
 PEER_ROUTES: Final = (
     *(route for route in OLLAMA_ROUTES if route.where in _SENT_ON),
     *PEER_OPERATION_ROUTES,
+    *REPLICATION_ROUTES,
     Route("GET", "/api/ps", Where.ENTRY, Scope.MODELS_READ),
 )
-"""Inference, questions about a model, making, pushing, copying and deleting one, operations, and what runs
-here."""
+"""Inference, questions about a model, its bytes, making, pushing, copying, deleting one, operations, and what
+runs here."""
 
 
 class Home(Protocol):
@@ -45,6 +47,9 @@ class Home(Protocol):
 
     engine: LocalEngine
     dispatcher: Dispatcher
+
+    @property
+    def giver(self) -> Giver: ...
 
 
 class PeerListener:

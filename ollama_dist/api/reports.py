@@ -77,9 +77,9 @@ def _model(view: ClusterView, key: ModelKey, holders: Sequence[NodeView]) -> Jso
     return {
         "name": model.name,
         "digest": model.digest,
-        "identity": None,
+        "identity": model.identity or None,
         "size": model.size,
-        "conflict": len({node.models[key].digest for node in holders}) > 1,
+        "conflict": view.is_in_conflict(key),
         "policy": None,
         "replicas": [
             {

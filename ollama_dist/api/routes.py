@@ -3,7 +3,7 @@
 The Ollama rows are Ollama's own (``server/routes.go``); which servers know which route depends on their age.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -119,7 +119,7 @@ OLLAMA_ROUTES: Final = (
     _inference("/v1/responses", Dialect.RESPONSES),
     _inference("/v1/messages", Dialect.ANTHROPIC),
     _inference("/v1/audio/transcriptions", Dialect.OPENAI, AUDIO_LIMIT),
-    _entry("POST", "/api/pull", Scope.MODELS_WRITE),
+    replace(_entry("POST", "/api/pull", Scope.MODELS_WRITE), name="pull"),
     _at_source("/api/push"),
     _at_source("/api/create"),
     _on_holders("POST", "/api/copy"),
@@ -162,5 +162,14 @@ DISTRIBUTED_ROUTES: Final = (
     _ours("POST", "/admin/fallback", "fallback", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("GET", "/admin/stats", "stats", Scope.ADMIN),
 )
+
+REPLICATION_ROUTES: Final = (
+    _ours("GET", "/replication/manifest", "replication_manifest", Scope.MODELS_READ),
+    _ours("GET", "/replication/pieces/{digest}", "replication_pieces", Scope.MODELS_READ),
+    _ours("GET", "/replication/blobs/{digest}", "replication_blob", Scope.MODELS_READ),
+    _ours("POST", "/replication/checks/{digest}", "replication_check", Scope.MODELS_READ),
+    _ours("POST", "/replication/turns/{digest}", "replication_turn", Scope.MODELS_READ),
+)
+"""What members ask each other to copy models; not for clients."""
 
 ROUTES: Final = OLLAMA_ROUTES + DISTRIBUTED_ROUTES

@@ -14,6 +14,7 @@ from ollama_dist.api.auth import NO_KEYS, Authorizer, ClientPolicy
 from ollama_dist.api.changes import Changes
 from ollama_dist.api.exchange import Exchange, Header
 from ollama_dist.api.front import Front, Handler
+from ollama_dist.api.giving import Giving
 from ollama_dist.api.guard import DEFAULT_ORIGINS, Guard
 from ollama_dist.api.inference import Inference
 from ollama_dist.api.listing import Listing
@@ -24,7 +25,7 @@ from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_listener import PeerListener
 from ollama_dist.api.peer_operations import PEER_OPERATION_ROUTES, PeerOperations
 from ollama_dist.api.reference import Reference
-from ollama_dist.api.routes import OLLAMA_ROUTES, ROUTES, Where
+from ollama_dist.api.routes import OLLAMA_ROUTES, REPLICATION_ROUTES, ROUTES, Where
 from ollama_dist.core.errors import NoCandidate
 from ollama_dist.core.ids import NodeId
 from ollama_dist.node.node import Node
@@ -104,8 +105,15 @@ def peer_front(
     node: Node, passthrough: Passthrough, admit: Callable[[web.BaseRequest], NodeId | None]
 ) -> PeerListener:
     """What other members talk to."""
-    asked = PeerOperations(lambda: node.moves, lambda: node.options.id)
-    handlers = {route.name: getattr(asked, route.name) for route in PEER_OPERATION_ROUTES}
+    operations, giving = (
+        PeerOperations(lambda: node.moves, lambda: node.options.id),
+        Giving(lambda: node.giver),
+    )
+    handlers = {
+        route.name: getattr(holder, route.name)
+        for holder, routes in ((operations, PEER_OPERATION_ROUTES), (giving, REPLICATION_ROUTES))
+        for route in routes
+    }
     return PeerListener(node, passthrough, admit, handlers)
 
 

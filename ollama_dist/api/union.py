@@ -14,11 +14,7 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 def conflicts(view: ClusterView) -> frozenset[ModelKey]:
     """Names under which nodes hold different content."""
-    return frozenset(
-        key
-        for key in view.holders
-        if len({node.models[key].digest for node in view.serving_holders(key)}) > 1
-    )
+    return frozenset(key for key in view.holders if view.is_in_conflict(key))
 
 
 def tags(view: ClusterView) -> list[Row]:

@@ -25,7 +25,7 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import EngineState, MemberState
 from ollama_dist.gossip.cluster import GossipCluster
 from ollama_dist.gossip.tls import peer_certificate
-from ollama_dist.node.assembly import make_cluster, make_engine, make_node
+from ollama_dist.node.assembly import make_cluster, make_engine, make_keeper, make_node
 from ollama_dist.node.banner import Banner, SeenCluster, banner_text
 from ollama_dist.node.client_keys import KeyFile, Share, new_key
 from ollama_dist.node.config import Settings
@@ -72,7 +72,8 @@ async def _serve(settings: Settings, paths: StatePaths) -> int:
     token = make_admin_token(settings)
     cluster = make_cluster(settings, paths)
     configure_logging(settings.log, secrets=[token, *filter(None, [find_cluster_key(settings)])])
-    node = make_node(settings, cluster, await make_engine(settings, paths, cluster.node_id))
+    engine = await make_engine(settings, paths, cluster.node_id)
+    node = make_node(settings, cluster, engine, make_keeper(paths, engine))
     async with AsyncExitStack() as stack:
         passthrough = Passthrough()
         stack.push_async_callback(passthrough.close)

@@ -15,6 +15,9 @@ DEFAULT_HOST: Final = "registry.ollama.ai"
 DEFAULT_NAMESPACE: Final = "library"
 DEFAULT_TAG: Final = "latest"
 
+TRANSFER_NAMESPACE: Final = "ollama-dist-"
+"""Namespaces that begin so are of names a model has only while it is on its way into an engine."""
+
 ModelKey = NewType("ModelKey", str)
 """The full name, casefolded: two spellings of one model have one key."""
 
@@ -67,6 +70,11 @@ class ModelName:
         if foreign_host:
             parts.insert(0, self.host)
         return "/".join(parts)
+
+    @property
+    def is_transfer(self) -> bool:
+        """Whether the model is only on its way: nobody but its mover is to see it."""
+        return self.namespace.casefold().startswith(TRANSFER_NAMESPACE)
 
 
 def parse_model_name(text: str) -> ModelName:

@@ -90,6 +90,14 @@ class InstalledModel:
     size: int
     row: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """The engine's own line about it in ``/api/tags``, untouched."""
+    identity: str = ""
+    """Over the digests of its config and layers, equal across versions of Ollama; empty where not known."""
+
+    def is_same(self, other: "InstalledModel") -> bool:
+        """Whether both have the same content, as far as is known: a manifest may be spelt in two ways."""
+        if self.identity and other.identity:
+            return self.identity == other.identity
+        return self.digest == other.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +156,8 @@ class NodeView:
     resources: Resources = Resources()
     models: Mapping[ModelKey, InstalledModel] = field(default_factory=dict, hash=False)
     loaded: Mapping[ModelKey, LoadedModel] = field(default_factory=dict, hash=False)
+    store: str = ""
+    """Tells stores from each other: two nodes with the same hold the same files. Empty where not known."""
     rtt_s: float | None = None
     age_s: float = 0.0
     """How old the load is that we know of it, seconds."""
@@ -204,8 +214,13 @@ class ClusterView:
         if any(node.id == self.self_id for node in holders):
             return self.me.models[key]
         copies = [node.models[key] for node in holders]
-        count = Counter(copy.digest for copy in copies)
-        return min(copies, key=lambda copy: (-count[copy.digest], copy.digest))
+        count = Counter(copy.identity or copy.digest for copy in copies)
+        return min(copies, key=lambda copy: (-count[copy.identity or copy.digest], copy.digest))
+
+    def is_in_conflict(self, key: ModelKey) -> bool:
+        """Whether those who could serve it hold different content under this name."""
+        copies = [node.models[key] for node in self.serving_holders(key)]
+        return any(not copy.is_same(copies[0]) for copy in copies)
 
     def with_node(self, node: NodeView) -> "ClusterView":
         """The same picture with ``node`` in it, in place of what was known of it.

@@ -42,6 +42,9 @@ _ENGINE_STATES: Final = tuple(EngineState)
 _LOADED_WITH: Final = "loaded_with"
 """Beside the engine's own fields of a loaded model: the options that count when it is asked for again."""
 
+_IDENTITY: Final = "identity"
+"""Beside the engine's own fields of an installed model: the digests of its parts in one."""
+
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -72,6 +75,8 @@ class Cold:
     gpus: tuple[tuple[str, int], ...] = ()
     """Name and memory of each, bytes."""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    store: str = ""
+    """Of the engine's models on disk: see `NodeView.store`."""
     models: Mapping[ModelKey, InstalledModel] = field(default_factory=dict, hash=False)
     loaded: Mapping[ModelKey, LoadedModel] = field(default_factory=dict, hash=False)
 
@@ -136,11 +141,12 @@ def encode_cold(cold: Cold) -> dict[str, bytes]:
                 "memory": cold.memory_bytes,
                 "gpus": [list(gpu) for gpu in cold.gpus],
                 "labels": dict(cold.labels),
+                "store": cold.store,
             }
         )
     }
     for key, model in cold.models.items():
-        entries[_entry_key("m", key)] = msgpack.packb(dict(model.row))
+        entries[_entry_key("m", key)] = msgpack.packb({**model.row, _IDENTITY: model.identity})
     for key, loaded in cold.loaded.items():
         entries[_entry_key("l", key)] = msgpack.packb({**loaded.row, **_with_options(loaded)})
     return {key: value for key, value in entries.items() if len(value) <= MAX_VALUE_BYTES}
@@ -161,6 +167,7 @@ def decode_cold(entries: Mapping[str, bytes]) -> Cold:
         memory_bytes=_clamp(_number(about.get("memory")), 0, 2**50),
         gpus=_gpus(about.get("gpus")),
         labels=_labels(about.get("labels")),
+        store=_text(about.get("store"))[:64],
         models=dict(_installed(_rows("m", entries))),
         loaded=dict(_loaded(_rows("l", entries))),
     )
@@ -196,7 +203,14 @@ def _installed(rows: Iterable[dict[str, Any]]) -> Iterable[tuple[ModelKey, Insta
     for row in rows:
         key, digest = model_key(row["name"]), _text(row.get("digest"))
         if key is not None and _DIGEST.fullmatch(digest):
-            yield key, InstalledModel(row["name"], digest, max(0, _number(row.get("size"))), row)
+            identity = _text(row.pop(_IDENTITY, None))
+            size = max(0, _number(row.get("size")))
+            yield (
+                key,
+                InstalledModel(
+                    row["name"], digest, size, row, identity if _DIGEST.fullmatch(identity) else ""
+                ),
+            )
 
 
 def _loaded(rows: Iterable[dict[str, Any]]) -> Iterable[tuple[ModelKey, LoadedModel]]:

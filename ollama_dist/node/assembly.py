@@ -1,8 +1,10 @@
 """Puts a node together from its settings: the one place that knows every part."""
 
 import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
 
 from ollama_dist.backends.local import LocalEngine
@@ -13,6 +15,7 @@ from ollama_dist.backends.target import Security
 from ollama_dist.core.errors import UpstreamRefused
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.modes import Mode
+from ollama_dist.core.view import InstalledModel
 from ollama_dist.gossip.cluster import ClusterOptions, GossipCluster
 from ollama_dist.gossip.credentials import Pass
 from ollama_dist.gossip.driver import GossipSettings
@@ -26,6 +29,9 @@ from ollama_dist.node.paths import StatePaths
 from ollama_dist.node.secret_files import cluster_key_file
 from ollama_dist.node.seeds import read_seeds
 from ollama_dist.node.setting_values import EngineChoice, GossipProfile
+from ollama_dist.replication.keeper import Keeper
+from ollama_dist.replication.locating import Found, find_store
+from ollama_dist.replication.pace import Pace
 
 PROFILES: Final[dict[GossipProfile, GossipConfig]] = {
     GossipProfile.LAN: LAN,
@@ -75,7 +81,18 @@ async def make_engine(settings: Settings, paths: StatePaths, node: NodeId) -> Lo
     )
 
 
-def make_node(settings: Settings, cluster: GossipCluster, engine: LocalEngine) -> Node:
+def make_keeper(paths: StatePaths, engine: LocalEngine) -> Keeper:
+    """What knows the files of the engine's models."""
+
+    async def find(models: Iterable[InstalledModel]) -> Found:
+        if engine.target is None:
+            return Found(None, "this node has no engine")
+        return await find_store(engine.target, models, os.environ, Path.home())
+
+    return Keeper(find, paths.root, Pace())
+
+
+def make_node(settings: Settings, cluster: GossipCluster, engine: LocalEngine, keeper: Keeper) -> Node:
     mode = Mode.STANDALONE if settings.mode.standalone else Mode.DISTRIBUTED
     options = NodeOptions(
         id=cluster.node_id,
@@ -88,7 +105,7 @@ def make_node(settings: Settings, cluster: GossipCluster, engine: LocalEngine) -
         cache_bytes=settings.requests.cache_bytes,
         cache_age_s=settings.requests.cache_age_s,
     )
-    return Node(options, engine, cluster, secured_by(cluster.pass_to))
+    return Node(options, engine, cluster, secured_by(cluster.pass_to), keeper)
 
 
 def secured_by(pass_to: Callable[[NodeId], Pass]) -> Callable[[NodeId], Security]:

@@ -70,6 +70,7 @@ class ViewStore:
             load_version=view.hot_version,
             draining=hot.draining,
             labels=cold.labels,
+            store=cold.store,
             standing=Standing(
                 generation=view.generation,
                 incarnation=view.incarnation,

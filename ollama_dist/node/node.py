@@ -19,10 +19,12 @@ from ollama_dist.core.errors import BadRequest, StillThere
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.labels import Label
 from ollama_dist.core.modes import Mode
+from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import (
     ClusterView,
     EngineKind,
     EngineState,
+    InstalledModel,
     LoadedModel,
     MemberState,
     NodeView,
@@ -42,6 +44,9 @@ from ollama_dist.node.moves import MoveOptions, Moves
 from ollama_dist.node.problems import Seeds, find_problems
 from ollama_dist.node.reports import Problem, Reach, SelfReport
 from ollama_dist.node.telemetry import Telemetry
+from ollama_dist.replication.giving import Giver
+from ollama_dist.replication.keeper import Keeper
+from ollama_dist.replication.store import StoreUnreadable
 from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()
@@ -146,8 +151,10 @@ class Node:
         engine: LocalEngine,
         cluster: Cluster,
         secure: Callable[[NodeId], Security | None],
+        keeper: Keeper | None = None,
     ) -> None:
         self.engine = engine
+        self.keeper = keeper
         self.cluster = cluster
         self.switches = options.switches
         self.listen = ""
@@ -173,6 +180,7 @@ class Node:
             engine.slots, options.max_queue, self._load_changed, time.monotonic, width=engine.width
         )
         self._loads = Loads(lambda: self.view().me, engine.nudge)
+        self._models: Mapping[ModelKey, InstalledModel] = {}
         self.moves = Moves(self, options.moves, engine.nudge, self._load_changed)
         self._views = ViewStore(cluster.id, self._myself())
         self._announcer = Announcer(cluster.set_load, cluster.set_state)
@@ -193,6 +201,9 @@ class Node:
         """Begin to watch and to take part. ``relay_port`` is where peers send requests; 0: nowhere."""
         self._relay_port = relay_port
         self._resources = await asyncio.to_thread(self._telemetry.sample)
+        if self.keeper is not None:
+            self.keeper.changed = self._engine_changed
+            self.keeper.start()
         await self.engine.start(self._engine_changed)
         await self._look_first()
         self.cluster.subscribe(self._members_changed)
@@ -225,6 +236,8 @@ class Node:
         for target in self._targets.values():
             target.fail()
         await self._loads.stop()
+        if self.keeper is not None:
+            await self.keeper.stop()
         await self.engine.stop()
         self._telemetry.close()
 
@@ -248,6 +261,25 @@ class Node:
         known.renew(self._secure(node))
         return known
 
+    @property
+    def giver(self) -> Giver:
+        """What gives other members our models. Raises `StoreUnreadable` where nothing does."""
+        if self.keeper is None:
+            raise StoreUnreadable("this node gives no models")
+        return self.keeper.giver
+
+    def _identified(self, models: Mapping[ModelKey, InstalledModel]) -> Mapping[ModelKey, InstalledModel]:
+        """``models`` with what the keeper knows of them; the same object as long as nothing changes."""
+        if self.keeper is None:
+            return models
+        identified = {
+            key: replace(model, identity=self.keeper.identity(key, model.digest))
+            for key, model in models.items()
+        }
+        if identified != self._models:
+            self._models = identified
+        return self._models
+
     def _myself(self) -> NodeView:
         snapshot = self.engine.snapshot
         loaded = {
@@ -264,8 +296,9 @@ class Node:
             engine=snapshot.engine,
             load=self._load.now,
             resources=self._resources,
-            models=snapshot.models,
+            models=self._identified(snapshot.models),
             loaded=loaded,
+            store=self.keeper.store_id if self.keeper is not None else "",
             draining=self._is_draining or self.moves.is_draining,
             labels=self._labels,
             standing=self._standing,
@@ -278,6 +311,8 @@ class Node:
 
     def _engine_changed(self) -> None:
         self._note_engine()
+        if self.keeper is not None:
+            self.keeper.look(self.engine.snapshot.models)
         self._loads.forget_all_but(self.engine.snapshot.loaded)
         self._load.set_slots(self.engine.slots, self.engine.width)
         self._renew_self()
@@ -293,6 +328,7 @@ class Node:
                 memory_bytes=me.resources.memory_bytes,
                 gpus=tuple((gpu.name, gpu.memory_bytes) for gpu in me.resources.gpus),
                 labels=self._labels,
+                store=me.store,
                 models=me.models,
                 loaded={key: _without_life(model) for key, model in me.loaded.items()},
             )

@@ -158,7 +158,7 @@ def _model_problems(view: ClusterView) -> list[Problem]:
     problems = []
     for key in view.holders:
         holders = view.serving_holders(key)
-        if len({node.models[key].digest for node in holders}) > 1:
+        if view.is_in_conflict(key):
             name, places = holders[0].models[key].name, ", ".join(sorted(node.name for node in holders))
             problems.append(
                 Problem(

@@ -13,8 +13,8 @@ from ollama_dist.core.errors import DistError, NoCandidate
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.replication.copier import Copier
-from ollama_dist.replication.holders import has, holders, keepers
-from ollama_dist.replication.operations import Action, State, Step, digest_of
+from ollama_dist.replication.holders import has, holders, identity_of, keepers
+from ollama_dist.replication.operations import Action, State, Step
 from ollama_dist.replication.promises import NotPromised, Promises
 from ollama_dist.replication.sources import BlobLost, Progress
 
@@ -108,10 +108,11 @@ class Doing:
         for attempt in itertools.count():
             try:
                 async with self._copying:
-                    found = [node.id for node in holders(view(), step.key, step.content)]
+                    found = holders(view(), step.key, step.content)
                     if not found:
                         raise NoCandidate("no node that has it can be reached")
-                    await hands.copier().copy(step.model, digest_of(step.content), found, hear)
+                    identity = identity_of(found, step.key, step.content)
+                    await hands.copier().copy(step.model, identity, [node.id for node in found], hear)
                 break
             except DistError as error:
                 is_passing = error.retryable or isinstance(error, BlobLost)

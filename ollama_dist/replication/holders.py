@@ -1,21 +1,28 @@
 """Who has a model, as far as a decision about its copies may rely on it. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-from ollama_dist.core.ids import NodeId
+from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView, InstalledModel, NodeView
 
 
 def content_of(copy: InstalledModel) -> str:
-    """What tells two copies of one name apart."""
-    return copy.digest
+    """What tells two copies of one name apart: the identity where it is known, else the digest."""
+    return copy.identity or copy.digest
 
 
 def has(node: NodeView, key: ModelKey, content: str = "") -> bool:
     """Whether it lists the model, with that content where one is meant."""
     copy = node.models.get(key)
-    return copy is not None and content in ("", content_of(copy))
+    return copy is not None and content in ("", copy.identity, copy.digest)
+
+
+def identity_of(nodes: Iterable[NodeView], key: ModelKey, content: str) -> Digest | None:
+    """The identity that is meant by ``content``; None where only a digest is known."""
+    copies = [node.models[key] for node in nodes if key in node.models]
+    known = {copy.identity for copy in copies if content in (copy.identity, copy.digest)} - {""}
+    return Digest(known.pop()) if len(known) == 1 else None
 
 
 def holders(view: ClusterView, key: ModelKey, content: str = "") -> list[NodeView]:
@@ -25,13 +32,13 @@ def holders(view: ClusterView, key: ModelKey, content: str = "") -> list[NodeVie
 
 
 def keepers(view: ClusterView, key: ModelKey, content: str, *, but: NodeId) -> list[NodeView]:
-    """The other nodes that have it and are to stay."""
-    return [node for node in holders(view, key, content) if node.id != but and not node.draining]
+    """The other nodes that have a copy of their own and are to stay.
 
-
-def contents(view: ClusterView, key: ModelKey) -> Sequence[str]:
-    """The different contents its living holders have; more than one is a conflict."""
-    return sorted({content_of(node.models[key]) for node in view.serving_holders(key)})
+    Two nodes in front of one store have one copy between them.
+    """
+    store = view.nodes[but].store if but in view.nodes else ""
+    found = [node for node in holders(view, key, content) if node.id != but and not node.draining]
+    return [node for node in found if not store or node.store != store]
 
 
 def only_here(view: ClusterView) -> Iterator[ModelKey]:

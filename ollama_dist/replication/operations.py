@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, Final, NewType
 
 from ollama_dist.core.errors import BadRequest
-from ollama_dist.core.ids import Digest, NodeId, is_node_id
+from ollama_dist.core.ids import NodeId, is_node_id
 from ollama_dist.core.names import ModelKey, ModelName, parse_model_name
 
 OperationId = NewType("OperationId", str)
@@ -72,7 +72,7 @@ class Step:
     target: NodeId | None = None
     """Of a copy: where it is to be; None as long as no place is found. Of a deletion: where it stays."""
     content: str = ""
-    """Which content is meant, where a name has several: as `same_content` compares it."""
+    """Which content is meant, where a name has several: as `holders.content_of` tells it."""
     bytes_total: int = 0
     after: tuple[int, ...] = ()
     """The steps that must have succeeded before."""
@@ -355,8 +355,3 @@ def _node(said: Any) -> NodeId | None:
     if not is_node_id(str(said)):
         raise ValueError(f"{str(said)[:40]!r} is no node id")
     return NodeId(said)
-
-
-def digest_of(content: str) -> Digest | None:
-    """As a copier wants it."""
-    return Digest(content) if content else None

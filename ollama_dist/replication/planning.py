@@ -8,7 +8,7 @@ from ollama_dist.core.errors import BadRequest, DistError, ModelNotFound
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey, parse_model_name
 from ollama_dist.core.view import ClusterView, EngineKind, NodeView
-from ollama_dist.replication.holders import content_of, contents, has, holders, only_here
+from ollama_dist.replication.holders import content_of, has, holders, only_here
 from ollama_dist.replication.operations import Action, Operation, State, Step
 from ollama_dist.replication.room import room_for
 
@@ -86,7 +86,7 @@ def _start(
     if not elsewhere:
         return target
     names = ", ".join(node.name for node in elsewhere)
-    if len(contents(view, key)) > 1 and not has(target, key):
+    if view.is_in_conflict(key) and not has(target, key):
         raise Impossible(f'its copies on {names} differ; say with "from" which is meant')
     if len(elsewhere) > 1 and not keep_source:
         raise BadRequest(f'it is on {names}; say with "from" which copy moves, or keep them ("keep_source")')

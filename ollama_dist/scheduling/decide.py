@@ -128,7 +128,7 @@ def _fitting(
     key: ModelKey, holders: Sequence[NodeView], view: ClusterView
 ) -> tuple[list[NodeView], list[Rejection]]:
     """Those that hold what the name stands for here (see `ClusterView.content`) and could load it."""
-    meant = view.content(key, view.serving_holders(key) or holders).digest
+    meant = view.content(key, view.serving_holders(key) or holders)
     verdicts = {node.id: reject_for_model(node, key, meant) for node in holders}
     fitting = [node for node in holders if verdicts[node.id] is None]
     return fitting, [rejection for rejection in verdicts.values() if rejection is not None]

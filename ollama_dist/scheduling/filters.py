@@ -10,7 +10,7 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.core.labels import Wanted
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.names import ModelKey
-from ollama_dist.core.view import ClusterView, EngineState, MemberState, NodeView
+from ollama_dist.core.view import ClusterView, EngineState, InstalledModel, MemberState, NodeView
 from ollama_dist.scheduling.breaker import Circuit
 from ollama_dist.scheduling.decision import Rejection
 
@@ -48,10 +48,10 @@ def reject(node: NodeView, view: ClusterView, conditions: Conditions) -> Rejecti
     return None
 
 
-def reject_for_model(node: NodeView, key: ModelKey, wanted_digest: str) -> Rejection | None:
+def reject_for_model(node: NodeView, key: ModelKey, meant: InstalledModel) -> Rejection | None:
     """Why ``node``, which has a model of that name on disk, cannot answer with the one that is meant."""
     model = node.models[key]
-    if model.digest != wanted_digest:
+    if not model.is_same(meant):
         return Rejection(node.id, "conflict", "has another content under this name")
     memory = node.resources.memory_bytes + sum(gpu.memory_bytes for gpu in node.resources.gpus)
     if key not in node.loaded and 0 < memory < model.size:

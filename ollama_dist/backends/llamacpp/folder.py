@@ -50,6 +50,8 @@ class Installed:
     """Unix time."""
     digest: Digest
     """SHA-256 of the file; with notes, of that and theirs."""
+    weights: Digest
+    """SHA-256 of the file alone."""
     card: Card
 
 
@@ -97,6 +99,10 @@ class ModelFolder:
     async def stop(self) -> None:
         self._digests.stop()
         await end(self._task)
+
+    def note_digest(self, path: Path, digest: Digest) -> None:
+        """The file at ``path`` was just written and hashed by who calls this. Raises OSError."""
+        self._digests.note(path, Stamp.of(path), digest)
 
     async def look(self) -> None:
         """Look at the folder once; what is new is read and hashed, the smallest first."""
@@ -174,19 +180,20 @@ def _examine(file: _File, folder: Path, digests: DigestStore) -> Installed | _Pr
             return f"it belongs to a model ({gguf.architecture}) but is none"
         notes_data = _read_notes(file)
         card = make_card(gguf, read_notes(notes_data) if notes_data is not None else NO_NOTES)
-        digest = digests.known(file.path, file.stamp) or digests.compute(file.path, file.stamp)
+        weights = digests.known(file.path, file.stamp) or digests.compute(file.path, file.stamp)
     except (BadGguf, BadNotes, BadFileName) as error:
         return str(error)
     except InvalidModelName:
         return "its name cannot be that of a model"
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
-    if digest is None:
+    if weights is None:
         return None
+    digest = weights
     if notes_data is not None:
         digest = Digest(hashlib.sha256(f"{digest}\n".encode() + notes_data).hexdigest())
     changed_ns = max(file.stamp.mtime_ns, file.notes.mtime_ns if file.notes else 0)
-    return Installed(name, file.path, file.stamp.size, changed_ns / 1e9, digest, card)
+    return Installed(name, file.path, file.stamp.size, changed_ns / 1e9, digest, weights, card)
 
 
 def _read_notes(file: _File) -> bytes | None:

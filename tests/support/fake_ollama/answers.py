@@ -1,7 +1,8 @@
 """Small answers the way Go's net/http and Gin send them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import Any, Final
 
 from aiohttp import web
@@ -62,6 +63,21 @@ async def send_lines(request: web.Request, lines: list[dict[str, Any]], line_s: 
         await response.write(gojson.encode_line(line))
     await response.write_eof()
     return response
+
+
+async def send_as_they_come(
+    request: web.Request, lines: AsyncGenerator[dict[str, Any], None], *, stream: bool
+) -> web.StreamResponse:
+    """Progress as it is made, or its last line alone. Who leaves ends it."""
+    async with contextlib.aclosing(lines):
+        if not stream:
+            return lines_answer([line async for line in lines], stream=False)
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        async for line in lines:
+            await response.write(gojson.encode_line(line))
+        await response.write_eof()
+        return response
 
 
 def lines_answer(lines: list[dict[str, Any]], *, stream: bool) -> web.Response:

@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -21,11 +21,14 @@ from tests.support.fake_ollama.answers import (
     json_answer,
     lines_answer,
     recorded_answer,
+    send_as_they_come,
     send_lines,
 )
 from tests.support.fake_ollama.book import Book, timestamp
 from tests.support.fake_ollama.journal import Seen
+from tests.support.fake_ollama.pulling import Line, Puller, PullError
 from tests.support.fake_ollama.runners import Runners, expires_in_s
+from tests.support.fake_ollama.store import FakeStore, layers_of, weights_of
 
 ORIGINS: Final = {
     "tiny": "markov",
@@ -72,7 +75,12 @@ class Installed:
 class Catalogue:
     """The models of one fake, and the handlers of the routes about them."""
 
-    def __init__(self, book: Book, runners: Runners, *, by_the_book: bool) -> None:
+    def __init__(
+        self, book: Book, runners: Runners, *, by_the_book: bool, store: FakeStore | None = None
+    ) -> None:
+        self.store = store
+        """Its folder; None: nothing of it lies anywhere."""
+        self.puller = Puller(store, book.version) if store else None
         self._book = book
         self._runners = runners
         self._by_the_book = by_the_book
@@ -87,11 +95,20 @@ class Catalogue:
 
     def install(self, name: str, origin: str) -> None:
         parsed = parse_model_name(name)
-        self._installed[parsed.key] = Installed(parsed, origin, self._book.rows[f"{origin}:latest"])
+        row = self._book.rows[f"{origin}:latest"]
+        if self.store is not None:
+            self.store.make(parsed, weights_of(ORIGINS[origin]))
+            row = {**row, **self.store.listed(parsed)}
+        self._installed[parsed.key] = Installed(parsed, origin, row)
 
     def remove(self, name: str) -> None:
         """Raises KeyError when it is not there."""
-        del self._installed[parse_model_name(name).key]
+        self._take_away(parse_model_name(name).key)
+
+    def _take_away(self, key: ModelKey) -> None:
+        model = self._installed.pop(key)
+        if self.store is not None:
+            self.store.remove(model.name)
 
     def find(self, name: str) -> Installed | None:
         """The model a request means; None when it is not there or no name."""
@@ -168,6 +185,8 @@ class Catalogue:
         if model is None:
             raise Refused(404, f'model "{source}" not found')
         copied = parse_model_name(destination)
+        if self.store is not None:
+            self.store.write(copied, self.store.manifest(model.name).read_bytes())
         self._installed[copied.key] = replace(model, name=copied, modified_at=datetime.now(UTC))
         return web.Response(status=200)
 
@@ -181,8 +200,9 @@ class Catalogue:
         wanted = parsed(name)
         if wanted is None:
             raise Refused(400, f'name "{name}" is invalid')
-        if self._installed.pop(wanted.key, None) is None:
+        if wanted.key not in self._installed:
             raise Refused(404, f"model '{name}' not found")
+        self._take_away(wanted.key)
         return web.Response(status=200)
 
     def _delete_of_old(self, seen: Seen) -> web.Response:
@@ -194,8 +214,9 @@ class Catalogue:
         wanted = parsed(name)
         if wanted is None:
             return _coded(400, "bad_request", f'invalid or missing name: "{name}"')
-        if self._installed.pop(wanted.key, None) is None:
+        if wanted.key not in self._installed:
             return _coded(404, "not_found", "model not found")
+        self._take_away(wanted.key)
         return web.Response(status=200)
 
     async def create(self, request: web.Request, seen: Seen) -> web.StreamResponse:
@@ -217,11 +238,14 @@ class Catalogue:
         lines = [{"status": "using existing layer"}, {"status": "writing manifest"}, {"status": "success"}]
         return await self._progress(request, lines, fields)
 
-    async def pull(self, _request: web.Request, seen: Seen) -> web.StreamResponse:
+    async def pull(self, request: web.Request, seen: Seen) -> web.StreamResponse:
         fields = decoded(seen.body, structs.PULL)
         wanted = parsed(fields.get("model") or fields.get("name") or "")
         if wanted is None:
             raise Refused(400, "invalid model name")
+        if self.puller is not None:
+            lines = self._pulled(self.puller, wanted, insecure=bool(fields.get("insecure")))
+            return await send_as_they_come(request, lines, stream=_streams(fields))
         begin: list[dict[str, Any]] = [{"status": "pulling manifest"}]
         model = self._installed.get(wanted.key)
         if model is None:
@@ -236,6 +260,22 @@ class Catalogue:
         }
         ending = [{"status": status} for status in ("verifying sha256 digest", "writing manifest", "success")]
         return lines_answer([*begin, layer, *ending], stream=_streams(fields))
+
+    async def _pulled(self, puller: Puller, name: ModelName, *, insecure: bool) -> AsyncGenerator[Line, None]:
+        """The lines of a real pull; after the last one the model is listed."""
+        try:
+            async for line in puller.pull(name, insecure=insecure):
+                if line["status"] == "success":
+                    self._note_pulled(puller.store, name)
+                yield {key: value for key, value in line.items() if key != "fresh"}
+        except PullError as error:
+            yield {"error": str(error)}
+
+    def _note_pulled(self, store: FakeStore, name: ModelName) -> None:
+        digests = [layer["digest"] for layer in layers_of(store.read(name))]
+        origin = next((_ORIGIN_OF_WEIGHTS[each] for each in digests if each in _ORIGIN_OF_WEIGHTS), "tiny")
+        row = {**self._book.rows[f"{origin}:latest"], **store.listed(name)}
+        self._installed[name.key] = Installed(name, origin, row)
 
     async def push(self, request: web.Request, seen: Seen) -> web.StreamResponse:
         fields = decoded(seen.body, structs.PUSH)

@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, Final, Self
 
 from aiohttp import web
@@ -26,6 +27,7 @@ from tests.support.fake_ollama.inference import Inference
 from tests.support.fake_ollama.journal import Journal, Seen
 from tests.support.fake_ollama.runners import Runners
 from tests.support.fake_ollama.sending import Broken, Pace, before_answer
+from tests.support.fake_ollama.store import FakeStore
 
 MODELS: Final = tuple(ORIGINS)
 """The six models of the recordings: a sentence, noise, a tool call, a thought, Unicode, vectors."""
@@ -40,7 +42,8 @@ class FakeOllama:
 
     ``models`` are there from the beginning: names of `MODELS`, or any name mapped to one of them. ``slots``
     stands for OLLAMA_NUM_PARALLEL, ``max_queue`` for OLLAMA_MAX_QUEUE; ``load_s`` is how long a load takes. A
-    request on record is answered as recorded only when ``by_the_book``.
+    request on record is answered as recorded only when ``by_the_book``. With a ``folder``, its OLLAMA_MODELS,
+    its models lie there as files, and it really pulls from registries.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class FakeOllama:
         load_s: float = 0.0,
         max_queue: int = 512,
         by_the_book: bool = True,
+        folder: Path | None = None,
     ) -> None:
         self.age = age
         self.port = 0
@@ -61,7 +65,8 @@ class FakeOllama:
         self.pace = Pace(tokens_per_s)
         self.runners = Runners(self.journal, slots=slots, load_s=load_s, max_queue=max_queue)
         self.book = Book(age)
-        self.catalogue = Catalogue(self.book, self.runners, by_the_book=by_the_book)
+        self.store = FakeStore(folder) if folder else None
+        self.catalogue = Catalogue(self.book, self.runners, by_the_book=by_the_book, store=self.store)
         self._inference = Inference(
             self.book,
             self.catalogue,
@@ -112,6 +117,8 @@ class FakeOllama:
         if self._runner is None:
             return
         runner, self._runner = self._runner, None
+        if self.catalogue.puller is not None:
+            await self.catalogue.puller.kill()
         for connection in runner.server.connections if runner.server else ():
             if connection.transport is not None:
                 connection.transport.abort()

@@ -133,3 +133,14 @@ def test_labels_are_told_and_what_is_none_is_left_out() -> None:
     odd = {"node": msgpack.packb({"name": "desk", "labels": {"gpu": 1, "room": "x" * 100}})}
     assert decode_cold(odd).labels == {"room": "x" * 64}
     assert decode_cold({"node": msgpack.packb({"name": "desk", "labels": "gpu"})}).labels == {}
+
+
+def test_identities_and_the_store_are_told_beside_the_engines_own_fields() -> None:
+    model = InstalledModel("tiny:latest", "a" * 64, 5, {"name": "tiny:latest", "digest": "a" * 64}, "b" * 64)
+    cold = Cold(store="0123456789abcdef", models={parse_model_name("tiny").key: model})
+
+    heard = decode_cold(encode_cold(cold))
+
+    [again] = heard.models.values()
+    assert (heard.store, again.identity) == (cold.store, "b" * 64)
+    assert "identity" not in again.row

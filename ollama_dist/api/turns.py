@@ -1,0 +1,52 @@
+"""Giving members their turn at asking an upstream registry."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+
+from ollama_dist.api.exchange import Exchange, StreamResponse
+from ollama_dist.core.ids import NodeId, parse_digest, parse_node_id
+from ollama_dist.core.view import ClusterView
+from ollama_dist.replication.turns import BEAT_S, WAITING, YOURS, YOURS_AFTER, Turns
+from ollama_dist.runtime.tasks import background, end
+
+NDJSON: Final = "application/x-ndjson"
+
+
+class TurnGiving:
+    """The handler. A turn ends with its connection, or when the member is no longer there."""
+
+    def __init__(self, turns: Turns, view: Callable[[], ClusterView], beat_s: float = BEAT_S) -> None:
+        self._turns = turns
+        self._view = view
+        self._beat_s = beat_s
+
+    async def replication_turn(self, exchange: Exchange) -> web.StreamResponse:
+        """Answers at once, goes on while the member waits and while it has its turn."""
+        subject = parse_digest(exchange.params["digest"])
+        node = parse_node_id(exchange.request.query.get("node", ""))
+        response = StreamResponse()
+        response.content_type = NDJSON
+        exchange.mark(response)
+        await response.prepare(exchange.request)
+        beating = background(self._beat(response), "turn-beat")
+        try:
+            async with self._turns.turn(subject) as had_to_wait:
+                await response.write(YOURS_AFTER if had_to_wait else YOURS)
+                while self._is_there(node):
+                    await asyncio.sleep(self._beat_s)
+        finally:
+            await end(beating)
+        await response.write_eof()
+        return response
+
+    async def _beat(self, response: web.StreamResponse) -> None:
+        while True:
+            await response.write(WAITING)
+            await asyncio.sleep(self._beat_s)
+
+    def _is_there(self, node: NodeId) -> bool:
+        known = self._view().nodes.get(node)
+        return known is not None and known.is_routable

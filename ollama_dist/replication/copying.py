@@ -1,0 +1,230 @@
+"""Bringing a model into the local Ollama without touching its store: it pulls from our own registry.
+
+The steps, each of which may be the last one that a killed node took: note the names in passing, have it
+pulled under such a name, look at what came, give it its own name, take the names in passing away.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
+from typing import Final, Protocol
+
+import structlog
+
+from ollama_dist.backends.target import Target
+from ollama_dist.core.errors import ModelNotFound, NoCandidate, UpstreamFailed
+from ollama_dist.core.ids import Digest, NodeId
+from ollama_dist.core.names import ModelName, parse_model_name
+from ollama_dist.replication.journal import Journal
+from ollama_dist.replication.manifest import Manifest
+from ollama_dist.replication.metering import Meter
+from ollama_dist.replication.ollama_calls import Listed, OllamaCalls, PullFailed, PullLine
+from ollama_dist.replication.registry import LoopbackRegistry, Offer
+from ollama_dist.replication.sources import BlobSource, Progress
+
+log = structlog.get_logger()
+
+ENGINE_BACK_S: Final = 90.0
+"""An Ollama that went away in the middle is waited for so long; it is started again or an update is over."""
+
+LOOK_S: Final = 0.5
+TIDY_S: Final = 10.0
+"""For taking names away while everybody waits."""
+
+RETURNS: Final = 3
+"""How often one pull is begun again because Ollama went away or what came was corrupt."""
+
+_CORRUPT: Final = re.compile("digest mismatch.*want sha256:([0-9a-f]{64})")
+
+OnLine = Callable[[PullLine], None]
+
+
+class ModelSource(BlobSource, Protocol):
+    """Bytes from several sides, which can be told that some of them were wrong after all."""
+
+    @property
+    def givers(self) -> Sequence[str]:
+        """Who gives lately: ids of nodes, or ``registry``."""
+        ...
+
+    def blame(self, digest: Digest) -> None:
+        """The finished blob was not what its digest says: whoever vouched for it is not believed again."""
+        ...
+
+
+class OpenSource(Protocol):
+    """Makes the source of a model's bytes, and lets go of what it needs on leaving. Raises `DistError`s."""
+
+    def __call__(
+        self, name: ModelName, identity: Digest | None, holders: Sequence[NodeId]
+    ) -> AbstractAsyncContextManager[ModelSource]: ...
+
+
+class OllamaCopier:
+    """See `Copier`. ``engine`` is where the local Ollama is; None while there is none.
+
+    ``make_room`` raises `DiskFull` for a model there is no room for.
+    """
+
+    def __init__(
+        self,
+        engine: Callable[[], Target | None],
+        registry: LoopbackRegistry,
+        journal: Journal,
+        open_source: OpenSource,
+        make_room: Callable[[Manifest], Awaitable[None]],
+    ) -> None:
+        self._engine = engine
+        self._registry = registry
+        self._journal = journal
+        self._open_source = open_source
+        self._make_room = make_room
+        self._placing = asyncio.Lock()
+        self._live: set[str] = set()
+        """Names in passing that are in use."""
+
+    async def copy(
+        self,
+        name: ModelName,
+        identity: Digest | None,
+        holders: Sequence[NodeId],
+        tell: Callable[[Progress], None],
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        async with self._open_source(name, identity, holders) as source:
+            meter = Meter(source.manifest, clock())
+
+            def note(line: PullLine) -> None:
+                tell(replace(meter.note(line, clock()), sources=tuple(source.givers)))
+
+            await self.install(name, source, note)
+
+    async def delete(self, name: ModelName) -> None:
+        if not await self._calls().delete(name):
+            raise ModelNotFound(f"model '{name.short}' not found")
+
+    async def install(self, name: ModelName, source: ModelSource, on_line: OnLine) -> None:
+        """Bring in the model of ``source`` as ``name``, in place of what is called so now.
+
+        ``on_line`` hears Ollama's progress, all but the success: that is this returning. Raises `BlobLost`,
+        `DiskFull`, `UpstreamFailed` and `NoCandidate`; the old model is untouched then.
+        """
+        await self._make_room(source.manifest)
+        with self._registry.offer(source, name) as offer:
+            names = offer.name.short, offer.old.short
+            self._live.update(names)
+            is_pulled = False
+            try:
+                await self._journal.add(*names)
+                await self._pull(offer, source, on_line)
+                # What others deleted meanwhile may have taken blobs along that were here before, since no
+                # manifest named them. Now one does; whatever is missing is pulled once more.
+                await self._pull(offer, source, lambda _: None)
+                is_pulled = True
+                async with self._placing:
+                    await self._place(offer, name)
+            finally:
+                # One that was given up may still be writing its manifest: its name is looked for again.
+                await self._in_peace(self._tidy(names, forget_absent=is_pulled))
+                self._live.difference_update(names)
+
+    async def tidy(self) -> None:
+        """Take away what an earlier life of this node has left; once, and again after a failure."""
+        if left := [name for name in self._journal.names if name not in self._live]:
+            log.info("tidying_names", names=left)
+            await self._tidy(left, forget_absent=True)
+
+    async def _pull(self, offer: Offer, source: ModelSource, on_line: OnLine) -> None:
+        for again in range(RETURNS, -1, -1):
+            try:
+                async with aclosing(self._lines(offer)) as lines:
+                    async for line in lines:
+                        if not line.is_success:
+                            on_line(line)
+                return
+            except UpstreamFailed as failure:
+                if offer.lost is not None:
+                    raise offer.lost from failure
+                corrupt = _CORRUPT.search(str(failure))
+                if not again or (isinstance(failure, PullFailed) and corrupt is None):
+                    raise
+                if corrupt is not None:
+                    source.blame(Digest(corrupt[1]))
+                log.warning("pull_begun_again", model=offer.name.model, error=str(failure))
+                await self._until_engine_is_back()
+
+    async def _lines(self, offer: Offer) -> AsyncGenerator[PullLine, None]:
+        calls = self._calls()
+        async with aclosing(
+            calls.pull(offer.name, lambda connection: offer.on_lost.append(connection.close))
+        ) as lines:
+            async for line in lines:
+                yield line
+
+    async def _until_engine_is_back(self) -> None:
+        """Raises `TimeoutError`'s kin `UpstreamFailed` when it does not come back in time."""
+        deadline = asyncio.get_running_loop().time() + ENGINE_BACK_S
+        while True:
+            try:
+                await self._calls().version()
+            except (UpstreamFailed, NoCandidate):
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(LOOK_S)
+            else:
+                return
+
+    async def _place(self, offer: Offer, name: ModelName) -> None:
+        calls = self._calls()
+        before = await calls.tags()
+        came = before.get(offer.name.key)
+        if came is None or not is_the_same(came, offer.source.manifest):
+            raise PullFailed(
+                f"the engine says it has pulled {name.short}, but what it lists is another model"
+            )
+        known = before.get(name.key)
+        if known is not None and known != came:
+            await calls.copy(name, offer.old)  # so that its blobs go with a name: nobody else deletes them
+        await calls.copy(offer.name, name)
+        placed = (await calls.tags()).get(name.key)
+        if placed != came:
+            raise PullFailed(f"the engine says it has copied the model to {name.short}, but does not list it")
+
+    async def _tidy(self, names: Sequence[str], *, forget_absent: bool) -> None:
+        calls = self._calls()
+        for name in names:
+            if await calls.delete(parse_model_name(name)) or forget_absent:
+                await self._journal.remove(name)
+
+    async def _in_peace(self, work: Awaitable[None]) -> None:
+        """Done though its caller is cancelled, within `TIDY_S`; what fails is left to `tidy`."""
+        task = asyncio.ensure_future(work)
+        with contextlib.suppress(UpstreamFailed, NoCandidate, TimeoutError, OSError):
+            try:
+                async with asyncio.timeout(TIDY_S):
+                    await asyncio.shield(task)
+            except asyncio.CancelledError:
+                await asyncio.wait({task}, timeout=TIDY_S)
+                raise
+
+    def _calls(self) -> OllamaCalls:
+        target = self._engine()
+        if target is None:
+            raise NoCandidate("this node has no Ollama")
+        return OllamaCalls(target)
+
+
+def is_the_same(listed: Listed, manifest: Manifest) -> bool:
+    """Whether what Ollama lists can be the model of ``manifest``.
+
+    Ollama has checked every blob against the manifest that it was given; here only a mix-up is looked for.
+    Versions before 0.19 write the manifest anew, so that only the size tells; others show its digest, in
+    rare cases without the last line end.
+    """
+    digests = {hashlib.sha256(raw).hexdigest() for raw in (manifest.raw, manifest.raw.rstrip(b"\n"))}
+    size = sum(layer.size for layer in (*manifest.layers, manifest.config))
+    return listed.digest in digests or listed.size == size

@@ -1,0 +1,150 @@
+"""What this node gives other members: the manifests and blobs of its own models, as they are on its disk."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Callable
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import structlog
+
+from ollama_dist.core.errors import Busy, NotFound
+from ollama_dist.core.ids import Digest
+from ollama_dist.core.names import ModelName
+from ollama_dist.replication.manifest import Manifest
+from ollama_dist.replication.pace import Pace
+from ollama_dist.replication.pieces import PieceLists
+from ollama_dist.replication.store import BlobFile, Store, StoreUnreadable
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+log = structlog.get_logger()
+
+READERS: Final = 256
+"""Ranges given at once, each with a buffer of a step or two."""
+
+_HASH_STEP: Final = 4 * 2**20
+
+
+class BlobCorrupt(NotFound):
+    """The blob is here, but its bytes are not what its digest says."""
+
+    status = 410
+    code = "blob_corrupt"
+
+
+class Giver:
+    """Reads ``store()``; None while none is known. All that waits for the disk does so in threads."""
+
+    def __init__(self, store: Callable[[], Store | None], lists: PieceLists, pace: Pace) -> None:
+        self._store = store
+        self._lists = lists
+        self._pace = pace
+        self._readers = 0
+        self._checks: dict[Digest, asyncio.Task[bool]] = {}
+        self.corrupt: dict[Digest, BlobFile] = {}
+        """Blobs whose bytes were found wrong; they are not given as long as the file is the same."""
+        self.given = 0
+        """Bytes of blobs given since the start."""
+
+    @property
+    def store(self) -> Store:
+        """Raises `StoreUnreadable`."""
+        store = self._store()
+        if store is None:
+            raise StoreUnreadable("this node does not know where its engine keeps its models")
+        return store
+
+    async def manifest(self, name: ModelName) -> Manifest:
+        """Raises `ModelNotFound`, `StoreUnreadable` or `BadManifest`."""
+        return await asyncio.to_thread(self.store.manifest, name)
+
+    async def blob(self, digest: Digest) -> BlobFile:
+        """Raises `BlobNotFound`, `BlobCorrupt` or `StoreUnreadable`."""
+        blob = await asyncio.to_thread(self.store.blob, digest)
+        if self.corrupt.get(digest) == blob:
+            raise BlobCorrupt(f"the bytes of sha256:{digest} are wrong here")
+        self.corrupt.pop(digest, None)
+        return blob
+
+    async def hashes(self, blob: BlobFile, first: int, stop: int) -> bytes:
+        """Of the pieces ``first`` to ``stop`` (excluded); raises `StoreUnreadable`."""
+        return await self._lists.hashes(blob, first, stop)
+
+    async def read(self, blob: BlobFile, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """The bytes ``start`` to ``stop`` (excluded), no faster than may be.
+
+        Raises `Busy`, or `StoreUnreadable` where the file ends early or cannot be read.
+        """
+        if self._readers >= READERS:
+            raise Busy("this node gives as many models away as it can")
+        self._readers += 1
+        try:
+            file = await asyncio.to_thread(_open, blob)
+            try:
+                while start < stop:
+                    step = min(self._pace.step, stop - start)
+                    await self._pace.take(step)
+                    data = await asyncio.to_thread(_read, file, blob, start, step)
+                    start += step
+                    self.given += step
+                    yield data
+            finally:
+                file.close()
+        finally:
+            self._readers -= 1
+
+    async def check(self, digest: Digest) -> bool:
+        """Whether the blob is what its digest says, read as a whole; asked twice at once, it is read once.
+
+        The list of its pieces is made anew afterwards. Raises `BlobNotFound` or `StoreUnreadable`.
+        """
+        task = self._checks.get(digest)
+        if task is None:
+            task = self._checks[digest] = asyncio.create_task(self._check(digest), name="blob-check")
+            task.add_done_callback(lambda _: self._checks.pop(digest, None))
+        return await asyncio.shield(task)
+
+    async def _check(self, digest: Digest) -> bool:
+        blob = await asyncio.to_thread(self.store.blob, digest)
+        sha256, start = hashlib.sha256(), 0
+        file = await asyncio.to_thread(_open, blob)
+        try:
+            while start < blob.size:
+                step = min(_HASH_STEP, blob.size - start)
+                await self._pace.take(step)
+                sha256 = await asyncio.to_thread(_hash_on, sha256, file, blob, start, step)
+                start += step
+        finally:
+            file.close()
+        self._lists.forget(digest)
+        is_right = sha256.hexdigest() == digest
+        if is_right:
+            self.corrupt.pop(digest, None)
+        else:
+            self.corrupt[digest] = blob
+            log.error("blob_corrupt", digest=digest, path=str(blob.path))
+        return is_right
+
+
+def _open(blob: BlobFile) -> BinaryIO:
+    try:
+        return blob.path.open("rb", buffering=0)
+    except OSError as error:
+        raise StoreUnreadable(f"{blob.path} cannot be read: {error.strerror}") from error
+
+
+def _hash_on(sha256: "Hash", file: BinaryIO, blob: BlobFile, start: int, size: int) -> "Hash":
+    sha256.update(_read(file, blob, start, size))
+    return sha256
+
+
+def _read(file: BinaryIO, blob: BlobFile, start: int, size: int) -> bytes:
+    try:
+        file.seek(start)
+        data = file.read(size)
+    except OSError as error:
+        raise StoreUnreadable(f"{blob.path} cannot be read: {error.strerror}") from error
+    if len(data) != size:
+        raise StoreUnreadable(f"{blob.path} is shorter than it was")
+    return data

@@ -1,0 +1,42 @@
+"""How fast bytes of models may travel: a cap that is kept whoever asks, and lower while tokens are served."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+BURST_S: Final = 0.05
+"""So much may come at once after a pause."""
+
+FINE_BYTES: Final = 64 * 1024
+COARSE_BYTES: Final = 256 * 1024
+
+
+class Pace:
+    """Lets bytes through no faster than ``limit()`` bytes a second; 0: as fast as they come."""
+
+    def __init__(self, limit: Callable[[], float] = lambda: 0.0) -> None:
+        self._limit = limit
+        self._free_at = float("-inf")
+
+    @property
+    def step(self) -> int:
+        """Bytes to take at once: few where a cap makes many take turns."""
+        return FINE_BYTES if self._limit() > 0 else COARSE_BYTES
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until more may go."""
+        return max(0.0, self._free_at - now) if self._limit() > 0 else 0.0
+
+    def spend(self, size: int, now: float) -> None:
+        """``size`` bytes go at ``now``, or as soon as they may."""
+        limit = self._limit()
+        if limit > 0:
+            self._free_at = max(self._free_at, now - BURST_S) + size / limit
+
+    async def take(self, size: int) -> None:
+        """Wait for the turn of ``size`` bytes."""
+        now = asyncio.get_running_loop().time()
+        wait = self.wait_s(now)
+        self.spend(size, now)
+        if wait > 0:
+            await asyncio.sleep(wait)

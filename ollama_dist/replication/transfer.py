@@ -1,0 +1,307 @@
+"""Which pieces are asked of which source: a state machine without clock, socket or chance. Pure.
+
+Pieces are asked for in the order in which they became wanted, each of the source that is expected to have
+given it first. What a source that failed has given of a piece is kept; the next one gives the rest.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+
+from ollama_dist.core.ids import Digest, NodeId
+
+IN_FLIGHT: Final = 16
+"""Pieces under way at once, from one source and in all."""
+
+BAD_PIECES: Final = 3
+"""So many wrong pieces, and a source is asked for nothing more."""
+
+STALL_S: Final = 1.5
+"""A piece of which nothing came for so long is had from another source."""
+
+LONE_STALL_S: Final = 8.0
+"""The same where there is no other: it is asked for again, of the same."""
+
+SLOW_S: Final = 2.0
+"""A piece under way for so long may go to a source that would be much sooner."""
+
+MUCH_SOONER: Final = 4.0
+FIRST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 8.0
+"""How long a source that failed is not asked; doubled each time."""
+
+GIVE_UP_S: Final = 30.0
+"""Without a byte from anybody: it is lost."""
+
+_SAMPLE_S: Final = 0.25
+_WEIGHT: Final = 0.4
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Piece:
+    digest: Digest
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Have ``piece`` from ``source``, from its byte ``start`` on."""
+
+    source: NodeId
+    piece: Piece
+    start: int
+
+
+class Failure(Enum):
+    """Why a source did not give what it was asked for."""
+
+    GONE = auto()
+    """It refused, broke off or answered nonsense; it may come back."""
+    LACKS = auto()
+    """It does not have that blob, or knows that its bytes are wrong."""
+    STALLED = auto()
+    """It lives, but sends nothing."""
+    SLOW = auto()
+    """Another would be much sooner."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    source: NodeId
+    began: float
+    heard: float
+    got: int = 0
+
+
+@dataclass(slots=True)
+class _Wanted:
+    size: int
+    have: int = 0
+    givers: set[NodeId] = field(default_factory=set)
+    flight: _Flight | None = None
+    alone: bool = False
+    """Wrong when it came from several: it must come from one now, so that we know whose fault it is."""
+
+
+@dataclass(slots=True)
+class _Source:
+    in_flight: int = 0
+    bytes_per_s: float = 0.0
+    bad: int = 0
+    failures: int = 0
+    rests_until: float = float("-inf")
+    lacks: set[Digest] = field(default_factory=set)
+    quarantined: str = ""
+    sample_from: float = 0.0
+    sample_bytes: int = 0
+    gave_at: float = float("-inf")
+
+
+class Transfer:
+    """Tell it what is wanted and what happens; ask it what to do."""
+
+    def __init__(self, now: float) -> None:
+        self._sources: dict[NodeId, _Source] = {}
+        self._present: frozenset[NodeId] = frozenset()
+        self._wanted: dict[Piece, _Wanted] = {}
+        self._heard_at = now
+        self._in_flight = 0
+
+    # What is told
+
+    def set_sources(self, sources: Iterable[NodeId]) -> None:
+        """Who may be asked from now on; what was learnt of those who come back is remembered."""
+        self._present = frozenset(sources)
+        for source in self._present:
+            self._sources.setdefault(source, _Source())
+
+    def want(self, piece: Piece, size: int, now: float) -> None:
+        if not self._wanted:
+            self._heard_at = now
+        self._wanted.setdefault(piece, _Wanted(size))
+
+    def unwant(self, piece: Piece) -> None:
+        """Nobody waits for it any more, or it has arrived and was taken."""
+        wanted = self._wanted.pop(piece, None)
+        if wanted is not None:
+            self._land(wanted)
+
+    def received(self, piece: Piece, source: NodeId, count: int, now: float) -> None:
+        """``count`` more bytes of a piece under way came from ``source``."""
+        self._heard_at = now
+        known = self._sources[source]
+        known.gave_at = now
+        known.failures = 0
+        known.sample_bytes += count
+        if now - known.sample_from >= _SAMPLE_S:
+            rate = known.sample_bytes / (now - known.sample_from)
+            known.bytes_per_s += (rate - known.bytes_per_s) * (_WEIGHT if known.bytes_per_s else 1.0)
+            known.sample_from, known.sample_bytes = now, 0
+        wanted = self._flying(piece, source)
+        if wanted is not None and wanted.flight is not None:
+            wanted.have += count
+            wanted.givers.add(source)
+            wanted.flight.heard = now
+            wanted.flight.got += count
+
+    def good(self, piece: Piece) -> None:
+        """The piece is whole and right."""
+        self.unwant(piece)
+
+    def bad(self, piece: Piece) -> frozenset[NodeId]:
+        """The piece is whole and wrong: all of it is wanted again. Who is to blame for it, where one is."""
+        wanted = self._wanted.get(piece)
+        if wanted is None:
+            return frozenset()
+        self._land(wanted)
+        givers, wanted.givers, wanted.have = frozenset(wanted.givers), set(), 0
+        wanted.alone = len(givers) > 1
+        if wanted.alone:
+            return frozenset()
+        for source in givers:
+            self._sources[source].bad += 1
+            if self._sources[source].bad >= BAD_PIECES:
+                self.quarantine(source, f"{BAD_PIECES} wrong pieces")
+        return givers
+
+    def failed(self, piece: Piece, source: NodeId, failure: Failure, now: float) -> None:
+        """What was asked of ``source`` will not come."""
+        wanted = self._flying(piece, source)
+        if wanted is not None:
+            self._land(wanted)
+            if wanted.alone:
+                wanted.have, wanted.givers = 0, set()
+        known = self._sources[source]
+        if failure is Failure.LACKS:
+            known.lacks.add(piece.digest)
+        elif (
+            failure is not Failure.SLOW and now >= known.rests_until
+        ):  # the many pieces that fail with one connection count as one
+            known.rests_until = now + min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**known.failures)
+            known.failures += 1
+
+    def quarantine(self, source: NodeId, reason: str) -> None:
+        """Ask ``source`` for nothing more."""
+        self._sources[source].quarantined = reason
+
+    # What is asked
+
+    def next_ask(self, now: float) -> Ask | None:
+        """What to begin now, if anything; it counts as begun. A piece that is whole is only to be judged."""
+        if self._in_flight >= IN_FLIGHT:
+            return None
+        for piece, wanted in self._wanted.items():
+            if wanted.flight is None:
+                source = self._choose(piece, wanted, now)
+                if source is not None:
+                    self._launch(wanted, source, now)
+                    return Ask(source, piece, wanted.have)
+        return None
+
+    def overdue(self, now: float) -> list[Ask]:
+        """What to break off: it stalls, its source has gone, or another would be much sooner.
+
+        It counts as failed, and what came of it as had.
+        """
+        broken = []
+        for piece, wanted in self._wanted.items():
+            flight = wanted.flight
+            if flight is None or wanted.have >= wanted.size:
+                continue
+            others = [source for source in self._usable(piece, now) if source != flight.source]
+            if now - flight.heard > (STALL_S if others else LONE_STALL_S) or not self._may_give(
+                flight.source, piece.digest
+            ):
+                broken.append((piece, flight.source, Failure.STALLED))
+            elif self._is_slow(wanted, flight, others, now):
+                broken.append((piece, flight.source, Failure.SLOW))
+        for piece, source, failure in broken:
+            self.failed(piece, source, failure, now)
+        return [Ask(source, piece, self._wanted[piece].have) for piece, source, _ in broken]
+
+    def lost(self, piece: Piece, now: float) -> str:
+        """Why nobody will give the piece; empty as long as somebody may."""
+        if now - self._heard_at > GIVE_UP_S:
+            return f"no source has given a byte for {GIVE_UP_S:.0f} s"
+        reasons = [self._sources[source].quarantined or "lacks it" for source in sorted(self._present)]
+        if reasons and not any(self._may_give(source, piece.digest) for source in self._present):
+            return f"no source is left: {'; '.join(reasons)}"
+        return ""
+
+    def rate(self, now: float) -> float:
+        """Bytes a second lately, of all sources together."""
+        return sum(self._sources[source].bytes_per_s for source in self.givers(now))
+
+    def givers(self, now: float) -> tuple[NodeId, ...]:
+        """Who gave something in the last two seconds."""
+        return tuple(sorted(source for source, known in self._sources.items() if now - known.gave_at < 2.0))
+
+    def silent_s(self, now: float) -> float:
+        """How long something is wanted and nothing has come."""
+        return now - self._heard_at if self._wanted else 0.0
+
+    def candidates(self, digest: Digest, now: float) -> list[NodeId]:
+        """Who may be asked about a blob now, the fastest first."""
+        usable = self._usable(Piece(digest, 0), now)
+        return sorted(usable, key=lambda source: (-self._sources[source].bytes_per_s, source))
+
+    @property
+    def quarantined(self) -> dict[NodeId, str]:
+        """Who is asked for nothing more, and why."""
+        return {source: known.quarantined for source, known in self._sources.items() if known.quarantined}
+
+    # Within
+
+    def _flying(self, piece: Piece, source: NodeId) -> _Wanted | None:
+        wanted = self._wanted.get(piece)
+        is_ours = wanted is not None and wanted.flight is not None and wanted.flight.source == source
+        return wanted if is_ours else None
+
+    def _launch(self, wanted: _Wanted, source: NodeId, now: float) -> None:
+        known = self._sources[source]
+        if not known.in_flight:
+            known.sample_from, known.sample_bytes = now, 0
+        known.in_flight += 1
+        self._in_flight += 1
+        wanted.flight = _Flight(source, now, now)
+
+    def _land(self, wanted: _Wanted) -> None:
+        if wanted.flight is not None:
+            self._sources[wanted.flight.source].in_flight -= 1
+            self._in_flight -= 1
+            wanted.flight = None
+
+    def _may_give(self, source: NodeId, digest: Digest) -> bool:
+        known = self._sources[source]
+        return source in self._present and not known.quarantined and digest not in known.lacks
+
+    def _usable(self, piece: Piece, now: float) -> list[NodeId]:
+        return [
+            source
+            for source in sorted(self._present)
+            if self._may_give(source, piece.digest) and self._sources[source].rests_until <= now
+        ]
+
+    def _choose(self, piece: Piece, wanted: _Wanted, now: float) -> NodeId | None:
+        """The source that would have given it first; one that was never tried counts as the fastest."""
+        usable = [s for s in self._usable(piece, now) if self._sources[s].in_flight < IN_FLIGHT]
+        if not usable:
+            return None
+        fastest = max((self._sources[source].bytes_per_s for source in usable), default=0.0) or 1.0
+
+        def ready_in(source: NodeId) -> tuple[float, NodeId]:
+            known = self._sources[source]
+            waiting = known.in_flight * wanted.size + wanted.size - wanted.have
+            return waiting / (known.bytes_per_s or fastest), source
+
+        return min(usable, key=ready_in)
+
+    def _is_slow(self, wanted: _Wanted, flight: _Flight, others: list[NodeId], now: float) -> bool:
+        elapsed = now - flight.began
+        if elapsed < SLOW_S:
+            return False
+        rest = wanted.size - wanted.have
+        here_s = rest * elapsed / max(flight.got, 1)
+        rates = [self._sources[s].bytes_per_s for s in others if self._sources[s].in_flight < IN_FLIGHT]
+        return any(rate > 0 and rest / rate * MUCH_SOONER < here_s for rate in rates)

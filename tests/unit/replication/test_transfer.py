@@ -1,0 +1,219 @@
+"""Which pieces are asked of whom, with chosen time."""
+
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ollama_dist.core.ids import Digest, NodeId
+from ollama_dist.replication.transfer import (
+    GIVE_UP_S,
+    IN_FLIGHT,
+    LONE_STALL_S,
+    STALL_S,
+    Ask,
+    Failure,
+    Piece,
+    Transfer,
+)
+
+A, B = NodeId("a"), NodeId("b")
+BLOB = Digest("d" * 64)
+SIZE = 1000
+
+
+def piece(index: int) -> Piece:
+    return Piece(BLOB, index)
+
+
+def transfer(*sources: NodeId, wanted: int = 1) -> Transfer:
+    machine = Transfer(now=0.0)
+    machine.set_sources(sources)
+    for index in range(wanted):
+        machine.want(piece(index), SIZE, now=0.0)
+    return machine
+
+
+def asks(machine: Transfer, now: float) -> list[Ask]:
+    found = []
+    while (ask := machine.next_ask(now)) is not None:
+        found.append(ask)
+    return found
+
+
+def test_pieces_are_asked_for_in_order_and_only_so_many_at_once() -> None:
+    begun = asks(transfer(A, B, wanted=40), now=0.0)
+    assert [ask.piece.index for ask in begun] == list(range(IN_FLIGHT))
+    assert {ask.source for ask in begun} == {A, B}
+
+
+def test_the_next_source_gives_what_the_failed_one_has_not() -> None:
+    machine = transfer(A, B)
+    [ask] = asks(machine, now=0.0)
+    machine.received(ask.piece, ask.source, 400, now=0.1)
+
+    machine.failed(ask.piece, ask.source, Failure.GONE, now=0.2)
+
+    assert asks(machine, now=0.2) == [Ask(B, piece(0), 400)]
+
+
+def test_a_source_that_failed_rests_longer_each_time_and_many_pieces_are_one_failure() -> None:
+    machine = transfer(A, wanted=2)
+    for now, rest_s in ((0.0, 0.5), (1.0, 1.0), (3.0, 2.0)):
+        begun = asks(machine, now)
+        assert len(begun) == 2
+        for ask in begun:
+            machine.failed(ask.piece, A, Failure.GONE, now)
+        assert asks(machine, now + rest_s - 0.01) == []
+
+
+def test_a_stalled_source_is_left_for_another_within_two_seconds() -> None:
+    machine = transfer(A, B)
+    asks(machine, now=0.0)
+    machine.received(piece(0), A, 10, now=1.0)
+    assert machine.overdue(now=1.0 + STALL_S) == []
+
+    assert machine.overdue(now=1.2 + STALL_S) == [Ask(A, piece(0), 10)]
+
+    assert asks(machine, now=1.2 + STALL_S) == [Ask(B, piece(0), 10)]
+
+
+def test_the_only_source_is_waited_for_longer_and_asked_again() -> None:
+    machine = transfer(A)
+    asks(machine, now=0.0)
+    assert machine.overdue(now=LONE_STALL_S) == []
+    assert machine.overdue(now=LONE_STALL_S + 0.1) == [Ask(A, piece(0), 0)]
+    assert asks(machine, now=LONE_STALL_S + 1.0) == [Ask(A, piece(0), 0)]
+
+
+def test_a_source_that_left_is_not_waited_for() -> None:
+    machine = transfer(A, B)
+    asks(machine, now=0.0)
+    machine.set_sources([B])
+    assert machine.overdue(now=0.1) == [Ask(A, piece(0), 0)]
+    assert asks(machine, now=0.1) == [Ask(B, piece(0), 0)]
+
+
+def test_the_faster_source_gives_more() -> None:
+    machine, now, given = transfer(A, B), 0.0, {A: 0, B: 0}
+    speeds = {A: 10_000.0, B: 1_000.0}
+    due: list[tuple[float, Ask]] = []
+    for index in range(400):
+        machine.want(piece(index), SIZE, now)
+        for ask in asks(machine, now):
+            busy_until = max([at for at, other in due if other.source == ask.source], default=now)
+            due.append((busy_until + SIZE / speeds[ask.source], ask))
+        if len(due) >= IN_FLIGHT:
+            due.sort(key=lambda entry: entry[0])
+            now, ask = due.pop(0)
+            machine.received(ask.piece, ask.source, SIZE, now)
+            machine.good(ask.piece)
+            given[ask.source] += 1
+    assert given[A] > 5 * given[B] > 0
+
+
+def test_a_slow_piece_moves_to_a_source_that_would_be_much_sooner() -> None:
+    machine = transfer(A, B, wanted=2)
+    slow, fast = asks(machine, now=0.0)
+    machine.received(fast.piece, fast.source, SIZE, now=0.3)
+    machine.good(fast.piece)
+    for step in range(1, 20):
+        machine.received(slow.piece, slow.source, 1, now=step / 10)
+    assert machine.overdue(now=1.95) == []
+
+    assert machine.overdue(now=2.05) == [Ask(slow.source, slow.piece, 19)]
+
+    assert asks(machine, now=2.05) == [Ask(fast.source, slow.piece, 19)]
+
+
+def test_three_wrong_pieces_and_a_source_is_asked_for_nothing_more() -> None:
+    machine = transfer(A, wanted=3)
+    for ask in asks(machine, now=0.0):
+        machine.received(ask.piece, A, SIZE, now=0.1)
+        assert machine.bad(ask.piece) == {A}
+    assert machine.quarantined == {A: "3 wrong pieces"}
+    assert asks(machine, now=0.2) == []
+    assert machine.lost(piece(0), now=0.2) == "no source is left: 3 wrong pieces"
+
+
+def test_a_wrong_piece_of_two_givers_is_nobodys_fault_until_one_gave_all_of_it() -> None:
+    machine = transfer(A, B)
+    asks(machine, now=0.0)
+    machine.received(piece(0), A, 400, now=0.1)
+    machine.failed(piece(0), A, Failure.GONE, now=0.1)
+    asks(machine, now=0.1)
+    machine.received(piece(0), B, 600, now=0.2)
+    assert machine.bad(piece(0)) == frozenset()
+
+    [again] = asks(machine, now=0.2)
+    assert (again.source, again.start) == (B, 0)
+    machine.received(piece(0), B, 500, now=0.3)
+    machine.failed(piece(0), B, Failure.GONE, now=0.3)
+
+    assert asks(machine, now=5.0) == [Ask(A, piece(0), 0)]
+    machine.received(piece(0), A, SIZE, now=5.1)
+    assert machine.bad(piece(0)) == {A}
+
+
+def test_who_lacks_a_blob_is_asked_for_others() -> None:
+    machine, other = transfer(A), Piece(Digest("e" * 64), 0)
+    [ask] = asks(machine, now=0.0)
+    machine.failed(ask.piece, A, Failure.LACKS, now=0.0)
+    machine.want(other, SIZE, now=0.0)
+    assert asks(machine, now=0.0) == [Ask(A, other, 0)]
+    assert machine.lost(piece(0), now=0.0) == "no source is left: lacks it"
+    assert machine.lost(other, now=0.0) == ""
+
+
+def test_it_is_given_up_only_after_a_while_without_a_byte() -> None:
+    machine = transfer(A)
+    asks(machine, now=0.0)
+    machine.received(piece(0), A, 1, now=10.0)
+    machine.set_sources([])
+    assert machine.silent_s(now=25.0) == 15.0
+    assert machine.lost(piece(0), now=10.0 + GIVE_UP_S) == ""
+    assert machine.lost(piece(0), now=10.1 + GIVE_UP_S) == "no source has given a byte for 30 s"
+    machine.unwant(piece(0))
+    assert machine.silent_s(now=99.0) == 0.0
+
+
+def test_who_comes_back_is_asked_again() -> None:
+    machine = transfer()
+    assert asks(machine, now=0.0) == []
+    machine.set_sources([A])
+    assert asks(machine, now=20.0) == [Ask(A, piece(0), 0)]
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32), st.integers(1, 4))
+def test_whatever_happens_every_piece_arrives_and_no_byte_is_asked_for_twice(seed: int, count: int) -> None:
+    """Sources hang up and stall at random; as long as one is there, all is had, each byte once."""
+    rng, sources = Random(seed), [NodeId(f"n{number}") for number in range(count)]
+    machine, now = transfer(*sources, wanted=30), 0.0
+    flying: dict[Piece, Ask] = {}
+    got = dict.fromkeys(map(piece, range(30)), 0)
+    while any(have < SIZE for have in got.values()):
+        now += 0.1
+        assert now < 600
+        for ask in machine.overdue(now):
+            assert flying.pop(ask.piece).source == ask.source
+        for ask in asks(machine, now):
+            assert ask.piece not in flying
+            assert ask.start == got[ask.piece]
+            flying[ask.piece] = ask
+        assert len(flying) <= IN_FLIGHT
+        for wanted, ask in list(flying.items()):
+            match rng.randrange(12):
+                case 0:
+                    del flying[wanted]
+                    machine.failed(wanted, ask.source, Failure.GONE, now)
+                case 1 | 2:
+                    pass
+                case _:
+                    size = min(SIZE - got[wanted], rng.randrange(1, 600))
+                    got[wanted] += size
+                    machine.received(wanted, ask.source, size, now)
+                    if got[wanted] == SIZE:
+                        del flying[wanted]
+                        machine.good(wanted)
+    assert machine.silent_s(now) == 0.0
