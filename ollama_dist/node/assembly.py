@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ from ollama_dist.gossip.protocol.config import LAN, TEST, WAN, GossipConfig
 from ollama_dist.gossip.tls import peer_certificate
 from ollama_dist.node.config import Settings
 from ollama_dist.node.modes import Switches
+from ollama_dist.node.mover import Mover, MoverSettings
 from ollama_dist.node.node import Node, NodeOptions
 from ollama_dist.node.paths import StatePaths
 from ollama_dist.node.secret_files import cluster_key_file
@@ -32,6 +34,7 @@ from ollama_dist.node.setting_values import EngineChoice, GossipProfile
 from ollama_dist.replication.keeper import Keeper
 from ollama_dist.replication.locating import Found, find_store
 from ollama_dist.replication.pace import Pace
+from ollama_dist.replication.registry import LOOPBACK, WINDOWS, RegistryAddress
 
 PROFILES: Final[dict[GossipProfile, GossipConfig]] = {
     GossipProfile.LAN: LAN,
@@ -92,7 +95,9 @@ def make_keeper(paths: StatePaths, engine: LocalEngine) -> Keeper:
     return Keeper(find, paths.root, Pace())
 
 
-def make_node(settings: Settings, cluster: GossipCluster, engine: LocalEngine, keeper: Keeper) -> Node:
+def make_node(
+    settings: Settings, paths: StatePaths, cluster: GossipCluster, engine: LocalEngine, keeper: Keeper
+) -> Node:
     mode = Mode.STANDALONE if settings.mode.standalone else Mode.DISTRIBUTED
     options = NodeOptions(
         id=cluster.node_id,
@@ -105,7 +110,25 @@ def make_node(settings: Settings, cluster: GossipCluster, engine: LocalEngine, k
         cache_bytes=settings.requests.cache_bytes,
         cache_age_s=settings.requests.cache_age_s,
     )
-    return Node(options, engine, cluster, secured_by(cluster.pass_to), keeper)
+    node = Node(options, engine, cluster, secured_by(cluster.pass_to), keeper)
+    node.mover = Mover(_mover_settings(settings), paths.root, engine, keeper, node.view, node.target)
+    return node
+
+
+def _mover_settings(settings: Settings) -> MoverSettings:
+    models = settings.models
+    usual = WINDOWS if sys.platform == "win32" else LOOPBACK
+    listen = models.registry_listen
+    hosts = models.registry_hosts
+    return MoverSettings(
+        address=RegistryAddress(
+            listen=((listen.host, listen.port),) if listen is not None else usual.listen,
+            name_host=hosts[0] if hosts else usual.name_host,
+            bytes_host=hosts[-1] if hosts else usual.bytes_host,
+        ),
+        pull_hosts=frozenset(host.casefold() for host in models.pull_registries),
+        disk_reserve=models.disk_reserve_bytes,
+    )
 
 
 def secured_by(pass_to: Callable[[NodeId], Pass]) -> Callable[[NodeId], Security]:
