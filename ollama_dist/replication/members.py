@@ -28,6 +28,10 @@ class Members:
             node.id for node in self._peers() if any(_is(model, manifest) for model in node.models.values())
         ]
 
+    def has_itself(self, manifest: Manifest) -> bool:
+        """Whether this node's engine has it."""
+        return any(_is(model, manifest) for model in self.view().me.models.values())
+
     def relatives(self, name: ModelName, manifest: Manifest) -> list[NodeId]:
         """Who has this model; else who has another version of it, which may share blobs with it."""
         having = [node.id for node in self._peers() if name.key in node.models]

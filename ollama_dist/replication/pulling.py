@@ -20,7 +20,7 @@ from ollama_dist.replication.upstream import NotThere, Upstream
 
 log = structlog.get_logger()
 
-HEARD_S: Final = 3.0
+HEARD_S: Final = 2.0
 """How long after another's turn its model is waited for to be heard of."""
 
 LOOK_S: Final = 0.05
@@ -78,7 +78,7 @@ class Pulling:
 
     async def carry_out(self, plan: Plan, on_line: OnLine) -> None:
         """Returns when the model is installed here. Raises `DistError`s, as `OllamaCopier.install`."""
-        if plan.is_upstream and not self._members.holders(plan.manifest):
+        if plan.is_upstream and not self._is_held(plan):
             async with self._turn(plan.manifest.identity) as is_after:
                 if not is_after or not await self._heard_of(plan):
                     return await self._install(plan, on_line)
@@ -91,10 +91,13 @@ class Pulling:
     async def _heard_of(self, plan: Plan) -> bool:
         """Whether somebody is heard to have it now."""
         for _ in range(round(HEARD_S / LOOK_S)):
-            if self._members.holders(plan.manifest):
+            if self._is_held(plan):
                 return True
             await asyncio.sleep(LOOK_S)
         return False
+
+    def _is_held(self, plan: Plan) -> bool:
+        return self._members.has_itself(plan.manifest) or bool(self._members.holders(plan.manifest))
 
     # Where its bytes come from
 
@@ -125,7 +128,7 @@ class Pulling:
             able = {node.id for node in view.nodes.values() if node.is_routable or node.id == view.self_id}
             chosen = arbiter(subject, able - silent)
             if chosen == view.self_id:
-                async with self._turns.turn(subject) as is_after:
+                async with self._turns.turn(subject, view.self_id) as is_after:
                     yield is_after
                 return
             try:

@@ -44,15 +44,15 @@ class Turns:
 
     def __init__(self) -> None:
         self._lines: dict[Digest, _Line] = {}
-        self._ended: OrderedDict[Digest, float] = OrderedDict()
-        """When the last turn ended, by loop time."""
+        self._ended: OrderedDict[Digest, tuple[float, NodeId]] = OrderedDict()
+        """When the last turn ended, by loop time, and whose it was."""
 
     def __len__(self) -> int:
         return sum(line.people for line in self._lines.values())
 
     @asynccontextmanager
-    async def turn(self, subject: Digest) -> AsyncIterator[bool]:
-        """Wait for a turn and have it while inside; gives whether there was somebody just before.
+    async def turn(self, subject: Digest, who: NodeId) -> AsyncIterator[bool]:
+        """Wait for a turn and have it while inside; gives whether somebody else had one just before.
 
         Raises `Busy` where too many wait.
         """
@@ -63,16 +63,17 @@ class Turns:
         try:
             async with line.lock:
                 try:
-                    yield self._now() - self._ended.get(subject, float("-inf")) < LATELY_S
+                    at, before = self._ended.get(subject, (float("-inf"), who))
+                    yield before != who and self._now() - at < LATELY_S
                 finally:
-                    self._note_end(subject)
+                    self._note_end(subject, who)
         finally:
             line.people -= 1
             if not line.people:
                 del self._lines[subject]
 
-    def _note_end(self, subject: Digest) -> None:
-        self._ended[subject] = self._now()
+    def _note_end(self, subject: Digest, who: NodeId) -> None:
+        self._ended[subject] = self._now(), who
         self._ended.move_to_end(subject)
         while len(self._ended) > SUBJECTS_LIMIT:
             self._ended.popitem(last=False)

@@ -247,3 +247,15 @@ async def test_the_official_client_sees_nothing_unusual(registry: UpstreamRegist
         assert (await client.pull(model, insecure=True)).status == "success"
         with pytest.raises(ollama.ResponseError, match="file does not exist"):
             await client.pull(registry.named("none").short, insecure=True)
+        await client._client.aclose()
+
+
+async def test_names_in_passing_are_seen_by_nobody(registry: UpstreamRegistry, tmp_path: Path) -> None:
+    async with nodes_at(registry, tmp_path, "one", "two") as nodes:
+        passing = "127.0.0.1:1/ollama-dist-0123/tiny:1b"
+        nodes["one"].fake.catalogue.install(passing, "tiny")
+        assert await names(nodes["one"]) == []
+        nodes["one"].fake.catalogue.install("plain", "tiny")
+        nodes["one"].node.engine.nudge()
+        await until(lambda: bool(nodes["two"].node.view().holders), what="hearing of the other model")
+        assert await names(nodes["two"]) == await names(nodes["one"]) == ["plain:latest"]
