@@ -197,8 +197,16 @@ def read_wish(body: bytes) -> Wish | None:
         fields = gojson.read_object(body)
     except gojson.MalformedJson:
         return None
-    text, insecure, stream = fields.get("model") or fields.get("name"), fields.get("insecure"), fields.get("stream")
-    if not isinstance(text, str) or not isinstance(insecure, bool | None) or not isinstance(stream, bool | None):
+    text, insecure, stream = (
+        fields.get("model") or fields.get("name"),
+        fields.get("insecure"),
+        fields.get("stream"),
+    )
+    if (
+        not isinstance(text, str)
+        or not isinstance(insecure, bool | None)
+        or not isinstance(stream, bool | None)
+    ):
         return None
     try:
         name, source = parse_model_ref(text)
