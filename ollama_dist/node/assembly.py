@@ -32,7 +32,7 @@ from ollama_dist.node.setting_values import EngineChoice, GossipProfile
 from ollama_dist.replication.gguf_store import GgufStore
 from ollama_dist.replication.keeper import Keeper
 from ollama_dist.replication.locating import Found, find_store
-from ollama_dist.replication.pace import Pace
+from ollama_dist.replication.pace import Rates
 
 PROFILES: Final[dict[GossipProfile, GossipConfig]] = {
     GossipProfile.LAN: LAN,
@@ -82,7 +82,7 @@ async def make_engine(settings: Settings, paths: StatePaths, node: NodeId) -> Lo
     )
 
 
-def make_keeper(paths: StatePaths, engine: LocalEngine) -> Keeper:
+def make_keeper(settings: Settings, paths: StatePaths, engine: LocalEngine) -> Keeper:
     """What knows the files of the engine's models."""
 
     async def find(models: Iterable[InstalledModel]) -> Found:
@@ -92,7 +92,9 @@ def make_keeper(paths: StatePaths, engine: LocalEngine) -> Keeper:
             return Found(None, "this node has no engine")
         return await find_store(engine.target, models, os.environ, Path.home())
 
-    return Keeper(find, paths.root, Pace())
+    wanted = settings.transfers
+    rates = Rates(wanted.transfer_rate, wanted.transfer_rate_serving, wanted.scrub_rate)
+    return Keeper(find, paths.root, rates, wanted.scrub_days * 86_400.0)
 
 
 def gguf_store_of(engine: LocalEngine) -> GgufStore:
