@@ -143,6 +143,8 @@ DISTRIBUTED_ROUTES: Final = (
     _ours("POST", "/api/distributed/rotate", "rotate", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/api/distributed/revoke", "revoke", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/api/distributed/forget", "forget", Scope.ADMIN, limit=ADMIN_LIMIT),
+    _ours("GET", "/api/distributed/scrub", "scrub", Scope.MODELS_READ),
+    _ours("POST", "/api/distributed/scrub", "begin_scrub", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/admin/mode", "mode", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/admin/fallback", "fallback", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("GET", "/admin/stats", "stats", Scope.ADMIN),

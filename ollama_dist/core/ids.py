@@ -39,6 +39,11 @@ def parse_digest(text: str) -> Digest:
     return Digest(match[1])
 
 
+def is_digest(text: str) -> bool:
+    """Whether ``text`` is a digest without a prefix."""
+    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
+
+
 def new_request_id(rng: Random) -> RequestId:
     return RequestId(f"{rng.getrandbits(96):024x}")
 

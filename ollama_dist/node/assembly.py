@@ -16,7 +16,7 @@ from ollama_dist.backends.target import Security
 from ollama_dist.core.errors import UpstreamRefused
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.modes import Mode
-from ollama_dist.core.view import InstalledModel
+from ollama_dist.core.view import EngineKind, InstalledModel
 from ollama_dist.gossip.cluster import ClusterOptions, GossipCluster
 from ollama_dist.gossip.credentials import Pass
 from ollama_dist.gossip.driver import GossipSettings
@@ -31,9 +31,10 @@ from ollama_dist.node.paths import StatePaths
 from ollama_dist.node.secret_files import cluster_key_file
 from ollama_dist.node.seeds import read_seeds
 from ollama_dist.node.setting_values import EngineChoice, GossipProfile
+from ollama_dist.replication.gguf_store import GgufStore
 from ollama_dist.replication.keeper import Keeper
 from ollama_dist.replication.locating import Found, find_store
-from ollama_dist.replication.pace import Pace
+from ollama_dist.replication.pace import Rates
 from ollama_dist.replication.registry import LOOPBACK, WINDOWS, RegistryAddress
 
 PROFILES: Final[dict[GossipProfile, GossipConfig]] = {
@@ -84,15 +85,28 @@ async def make_engine(settings: Settings, paths: StatePaths, node: NodeId) -> Lo
     )
 
 
-def make_keeper(paths: StatePaths, engine: LocalEngine) -> Keeper:
+def make_keeper(settings: Settings, paths: StatePaths, engine: LocalEngine) -> Keeper:
     """What knows the files of the engine's models."""
 
     async def find(models: Iterable[InstalledModel]) -> Found:
+        if engine.snapshot.engine.kind is EngineKind.LLAMACPP:
+            return Found(gguf_store_of(engine))
         if engine.target is None:
             return Found(None, "this node has no engine")
         return await find_store(engine.target, models, os.environ, Path.home())
 
-    return Keeper(find, paths.root, Pace())
+    wanted = settings.transfers
+    rates = Rates(wanted.transfer_rate, wanted.transfer_rate_serving, wanted.scrub_rate)
+    return Keeper(find, paths.root, rates, wanted.scrub_days * 86_400.0)
+
+
+def gguf_store_of(engine: LocalEngine) -> GgufStore:
+    """The folder of the embedded engine."""
+    from ollama_dist.backends.llamacpp.engine import LlamaCppEngine  # slow to import, and seldom wanted
+
+    assert isinstance(engine, LlamaCppEngine)
+    folder = engine.folder
+    return GgufStore(folder.root, lambda: folder.models)
 
 
 def make_node(

@@ -446,6 +446,45 @@ class AdminSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TransferSettings:
+    """How models travel between nodes."""
+
+    transfer_rate: int = field(
+        default=0,
+        metadata=about(
+            "The most that this node gives to others, and the most that it takes. 0: as much as there is.",
+            whole_number(0, 2**40),
+            unit="bytes/s",
+        ),
+    )
+    transfer_rate_serving: int = field(
+        default=50_000_000,
+        metadata=about(
+            "The same while it answers requests. More: copies sooner; less: answers faster. 0: as ever.",
+            whole_number(0, 2**40),
+            unit="bytes/s",
+        ),
+    )
+    scrub_days: int = field(
+        default=7,
+        metadata=about(
+            "Every file of a model is read again once in so many days, to find what the disk has lost. "
+            "0: only when asked to.",
+            whole_number(0, 3650),
+            unit="days",
+        ),
+    )
+    scrub_rate: int = field(
+        default=50_000_000,
+        metadata=about(
+            "How fast they are read for that.",
+            whole_number(1, 2**40),
+            unit="bytes/s",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is written to standard error."""
 
@@ -475,6 +514,7 @@ class Settings:
     engine: EngineSettings = EngineSettings()
     requests: RequestSettings = RequestSettings()
     models: ModelSettings = ModelSettings()
+    transfers: TransferSettings = TransferSettings()
     mode: ModeSettings = ModeSettings()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()

@@ -19,7 +19,6 @@ from ollama_dist.replication.journal import Journal
 from ollama_dist.replication.keeper import Keeper
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.members import Members
-from ollama_dist.replication.pace import Pace
 from ollama_dist.replication.pulling import Pulling
 from ollama_dist.replication.registry import LOOPBACK, LoopbackRegistry, RegistryAddress
 from ollama_dist.replication.room import check_room
@@ -69,7 +68,7 @@ class Mover:
         self._journal = Journal(state_dir / JOURNAL)
         self._upstream = Upstream()
         self._task: asyncio.Task[None] | None = None
-        members = Members(view, reach, Pace())
+        members = Members(view, reach, keeper.pace_in)
         self.copier = OllamaCopier(
             lambda: self._engine.target,
             self._registry,

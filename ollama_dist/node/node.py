@@ -202,6 +202,7 @@ class Node:
         self._resources = await asyncio.to_thread(self._telemetry.sample)
         if self.keeper is not None:
             self.keeper.changed = self._engine_changed
+            self.keeper.is_serving = lambda: self._load.now.in_flight > 0
             self.keeper.start()
         if self.mover is not None:
             await self.mover.start()
@@ -430,7 +431,8 @@ class Node:
     def problems(self) -> list[Problem]:
         cluster = self.cluster
         seeds = Seeds(cluster.strangers(), cluster.silent_seeds(), cluster.rotated())
-        return find_problems(self.view(), self.engine.snapshot, seeds, cluster.revoked_by)
+        corrupt = self.keeper.corrupt_models() if self.keeper is not None else ()
+        return find_problems(self.view(), self.engine.snapshot, seeds, cluster.revoked_by, corrupt)
 
     def describe(self) -> dict[str, Any]:
         """What stands beside the version."""
@@ -506,6 +508,22 @@ class Node:
         self.cluster.forget(node.id)
         self._members_changed()
         return {"forgotten": node.name}
+
+    def scrub(self, *, begin: bool) -> dict[str, Any]:
+        """How far this node is with reading its models again; ``begin``: with all of them, now."""
+        if self.keeper is None:
+            raise StoreUnreadable("this node does not know its models' files")
+        if begin:
+            self.keeper.scrubber.ask()
+        state = self.keeper.scrubber.state
+        return {
+            "state": "running" if state.is_running or begin else "idle",
+            "files": state.blobs,
+            "waiting": state.waiting,
+            "corrupt": [
+                {"digest": digest, "models": self.keeper.needing(digest)} for digest in state.corrupt
+            ],
+        }
 
     async def _moved(self) -> None:
         for target in self._targets.values():

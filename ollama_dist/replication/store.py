@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from ollama_dist.core.errors import DistError, ModelNotFound, NotFound
-from ollama_dist.core.ids import Digest
+from ollama_dist.core.ids import Digest, is_digest
 from ollama_dist.core.names import ModelName
 from ollama_dist.replication.manifest import MANIFEST_LIMIT, Manifest, read_manifest
 
@@ -125,11 +125,8 @@ class OllamaStore:
         return [
             Digest(entry.removeprefix("sha256-"))
             for entry in _entries(self._root / "blobs")
-            if entry.startswith("sha256-") and len(entry) == 71 and set(entry[7:]) <= _HEX
+            if entry.startswith("sha256-") and is_digest(entry.removeprefix("sha256-"))
         ]
-
-
-_HEX: Final = frozenset("0123456789abcdef")
 
 
 def store_id(blob: BlobFile) -> str:

@@ -22,7 +22,7 @@ from ollama_dist.node.mover import Mover, MoverSettings
 from ollama_dist.node.node import Node, NodeOptions
 from ollama_dist.replication.keeper import Keeper
 from ollama_dist.replication.locating import Found
-from ollama_dist.replication.pace import Pace
+from ollama_dist.replication.pace import Rates
 from ollama_dist.replication.store import OllamaStore
 from tests.support.fake_ollama import FakeOllama
 from tests.support.solo_node import ADMIN_TOKEN, Nobody
@@ -204,7 +204,7 @@ def keeper_of(fake: FakeOllama, state: Path) -> Keeper:
     async def find(_models: Iterable[InstalledModel]) -> Found:
         return Found(store)
 
-    return Keeper(find, state, Pace())
+    return Keeper(find, state, Rates())
 
 
 @contextlib.asynccontextmanager

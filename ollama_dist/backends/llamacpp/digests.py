@@ -45,6 +45,10 @@ class DigestStore:
         entry = self._known.get(str(path))
         return entry[1] if entry is not None and entry[0] == stamp else None
 
+    def note(self, path: Path, stamp: Stamp, digest: Digest) -> None:
+        """Somebody else has computed it."""
+        self._known[str(path)] = (stamp, digest)
+
     def compute(self, path: Path, stamp: Stamp) -> Digest | None:
         """The digest of the file, None when it changes meanwhile or `stop` was called. Raises OSError."""
         sha256 = hashlib.sha256()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from ollama_dist.backends.llamacpp.folder import ModelFolder
 from ollama_dist.backends.llamacpp.service import EngineService
 from ollama_dist.backends.llamacpp.settings import LlamaCppSettings
 from ollama_dist.backends.local import Changed, Snapshot
@@ -21,6 +22,11 @@ class LlamaCppEngine:
         self._poller: EnginePoller | None = None
         self.slots = self.width = settings.slots
         """Requests one loaded model answers at once."""
+
+    @property
+    def folder(self) -> ModelFolder:
+        """The files it serves."""
+        return self._service.folder
 
     @property
     def target(self) -> Target | None:
