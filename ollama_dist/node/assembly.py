@@ -25,7 +25,7 @@ from ollama_dist.gossip.protocol.config import LAN, TEST, WAN, GossipConfig
 from ollama_dist.gossip.tls import peer_certificate
 from ollama_dist.node.config import Settings
 from ollama_dist.node.modes import Switches
-from ollama_dist.node.mover import Mover, MoverSettings
+from ollama_dist.node.mover import MakeCopier, Mover, MoverSettings
 from ollama_dist.node.node import Node, NodeOptions
 from ollama_dist.node.paths import StatePaths
 from ollama_dist.node.secret_files import cluster_key_file
@@ -125,8 +125,19 @@ def make_node(
         cache_age_s=settings.requests.cache_age_s,
     )
     node = Node(options, engine, cluster, secured_by(cluster.pass_to), keeper)
-    node.mover = Mover(_mover_settings(settings), paths.root, engine, keeper, node.view, node.target)
+    into = _into_folder(engine) if engine.snapshot.engine.kind is EngineKind.LLAMACPP else None
+    node.mover = Mover(_mover_settings(settings), paths.root, engine, keeper, node.view, node.target, into)
     return node
+
+
+def _into_folder(engine: LocalEngine) -> MakeCopier:
+    """What brings models into the folder of the embedded engine."""
+    from ollama_dist.backends.llamacpp.engine import LlamaCppEngine  # slow to import, and seldom wanted
+    from ollama_dist.replication.gguf_copying import GgufCopier
+
+    assert isinstance(engine, LlamaCppEngine)
+    folder, store = engine.folder, gguf_store_of(engine)
+    return lambda source, make_room: GgufCopier(folder.root, folder, store, source, make_room)
 
 
 def _mover_settings(settings: Settings) -> MoverSettings:

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,8 @@ from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import DistError, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.view import ClusterView, EngineKind, EngineState
-from ollama_dist.replication.copying import OllamaCopier
+from ollama_dist.replication.copier import Copier
+from ollama_dist.replication.copying import OllamaCopier, OpenSource
 from ollama_dist.replication.journal import Journal
 from ollama_dist.replication.keeper import Keeper
 from ollama_dist.replication.manifest import Manifest
@@ -46,6 +47,10 @@ class MoverSettings:
     """Bytes that stay free."""
 
 
+MakeCopier = Callable[[OpenSource, Callable[[Manifest], Awaitable[None]]], Copier]
+"""Makes the copier of an engine that is no Ollama, from where it gets its bytes and what makes room."""
+
+
 class Mover:
     """From `start` to `stop`. ``view`` and ``reach`` are the node's: what it sees, and where members are."""
 
@@ -57,6 +62,7 @@ class Mover:
         keeper: Keeper,
         view: Callable[[], ClusterView],
         reach: Callable[[NodeId], Target | None],
+        make_copier: MakeCopier | None = None,
     ) -> None:
         self.settings = settings
         self.turns = Turns()
@@ -69,14 +75,17 @@ class Mover:
         self._upstream = Upstream()
         self._task: asyncio.Task[None] | None = None
         members = Members(view, reach, keeper.pace_in)
-        self.copier = OllamaCopier(
+        self._into_ollama = OllamaCopier(
             lambda: self._engine.target,
             self._registry,
             self._journal,
             members.open,
             self._make_room,
         )
-        self.pulling = Pulling(members, self.copier, self._upstream, self.turns)
+        self.copier: Copier = (
+            make_copier(members.open, self._make_room) if make_copier is not None else self._into_ollama
+        )
+        self.pulling = Pulling(members, self._into_ollama, self._upstream, self.turns)
 
     async def start(self) -> None:
         """Never raises: a node that cannot be brought models is of use all the same, and says so."""
@@ -98,7 +107,7 @@ class Mover:
             engine = self._engine.snapshot.engine
             if engine.kind is EngineKind.OLLAMA and engine.state is EngineState.READY:
                 try:
-                    await self.copier.tidy()
+                    await self._into_ollama.tidy()
                 except (UpstreamFailed, NoCandidate, OSError) as error:
                     log.warning("names_not_tidied", error=str(error))
             await asyncio.sleep(TIDY_S)
