@@ -55,6 +55,8 @@ class Operated(Protocol):
 
     async def forget(self, name: str) -> dict[str, Any]: ...
 
+    def scrub(self, *, begin: bool) -> dict[str, Any]: ...
+
 
 class OwnRoutes:
     """Handlers by the name of their row."""
@@ -121,6 +123,13 @@ class OwnRoutes:
     async def forget(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(NodeNamed, await exchange.json())
         return exchange.reply_json(await self._node.forget(asked.node))
+
+    async def scrub(self, exchange: Exchange) -> web.StreamResponse:
+        return exchange.reply_json(self._node.scrub(begin=False))
+
+    async def begin_scrub(self, exchange: Exchange) -> web.StreamResponse:
+        read_asked(Nothing, await exchange.json())
+        return exchange.reply_json(self._node.scrub(begin=True), status=202)
 
     async def mode(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(ModeChange, await exchange.json())

@@ -35,6 +35,8 @@ class Where(StrEnum):
     """A node that has the model it begins with: this one if it can, or if what it takes was given to it."""
     HOLDERS = "holders"
     """Every node that has the model; this one's engine where nobody has."""
+    PULL = "pull"
+    """The engine of the node the request came to or names; bytes come from wherever they are."""
     ENTRY = "entry"
     """The engine of the node the request came to."""
 
@@ -119,7 +121,7 @@ OLLAMA_ROUTES: Final = (
     _inference("/v1/responses", Dialect.RESPONSES),
     _inference("/v1/messages", Dialect.ANTHROPIC),
     _inference("/v1/audio/transcriptions", Dialect.OPENAI, AUDIO_LIMIT),
-    replace(_entry("POST", "/api/pull", Scope.MODELS_WRITE), name="pull"),
+    replace(_entry("POST", "/api/pull", Scope.MODELS_WRITE), where=Where.PULL),
     _at_source("/api/push"),
     _at_source("/api/create"),
     _on_holders("POST", "/api/copy"),
@@ -158,6 +160,8 @@ DISTRIBUTED_ROUTES: Final = (
     _ours("GET", "/api/distributed/operations", "operations", Scope.MODELS_READ),
     _ours("GET", "/api/distributed/operations/{operation}", "operation", Scope.MODELS_READ),
     _ours("POST", "/api/distributed/operations/{operation}/cancel", "cancel", Scope.ADMIN, limit=ADMIN_LIMIT),
+    _ours("GET", "/api/distributed/scrub", "scrub", Scope.MODELS_READ),
+    _ours("POST", "/api/distributed/scrub", "begin_scrub", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/admin/mode", "mode", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/admin/fallback", "fallback", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("GET", "/admin/stats", "stats", Scope.ADMIN),

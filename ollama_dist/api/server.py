@@ -14,7 +14,6 @@ from ollama_dist.api.auth import NO_KEYS, Authorizer, ClientPolicy
 from ollama_dist.api.changes import Changes
 from ollama_dist.api.exchange import Exchange, Header
 from ollama_dist.api.front import Front, Handler
-from ollama_dist.api.giving import Giving
 from ollama_dist.api.guard import DEFAULT_ORIGINS, Guard
 from ollama_dist.api.inference import Inference
 from ollama_dist.api.listing import Listing
@@ -23,9 +22,9 @@ from ollama_dist.api.operations import OperationRoutes
 from ollama_dist.api.own_routes import OwnRoutes
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_listener import PeerListener
-from ollama_dist.api.peer_operations import PEER_OPERATION_ROUTES, PeerOperations
+from ollama_dist.api.pulling import Pull
 from ollama_dist.api.reference import Reference
-from ollama_dist.api.routes import OLLAMA_ROUTES, REPLICATION_ROUTES, ROUTES, Where
+from ollama_dist.api.routes import OLLAMA_ROUTES, ROUTES, Where
 from ollama_dist.core.errors import NoCandidate
 from ollama_dist.core.ids import NodeId
 from ollama_dist.node.node import Node
@@ -47,12 +46,14 @@ def public_front(
     """What clients talk to."""
     listing = Listing(node, passthrough, node.describe)
     own, reference = OwnRoutes(node), Reference()
+    pull = Pull(node, listing.own_engine)
     operations = OperationRoutes(lambda: node.moves, node.view)
     handlers: dict[str, Handler] = {
         Where.SCHEDULED: Inference(node.dispatcher, node.options.contexts, node.options.cached_routes),
         Where.HOLDER: listing.holder,
         Where.SOURCE: Making(node, listing.own_engine),
         Where.HOLDERS: Changes(node, listing.own_engine),
+        Where.PULL: pull,
         Where.ENTRY: listing.entry,
         **{name: getattr(listing, name) for name in ("root", "version", "tags", "ps", "v1_models")},
         **{
@@ -105,16 +106,7 @@ def peer_front(
     node: Node, passthrough: Passthrough, admit: Callable[[web.BaseRequest], NodeId | None]
 ) -> PeerListener:
     """What other members talk to."""
-    operations, giving = (
-        PeerOperations(lambda: node.moves, lambda: node.options.id),
-        Giving(lambda: node.giver),
-    )
-    handlers = {
-        route.name: getattr(holder, route.name)
-        for holder, routes in ((operations, PEER_OPERATION_ROUTES), (giving, REPLICATION_ROUTES))
-        for route in routes
-    }
-    return PeerListener(node, passthrough, admit, handlers)
+    return PeerListener(node, passthrough, admit)
 
 
 def _guard(origins: Sequence[str]) -> Guard:

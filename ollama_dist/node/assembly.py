@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ from ollama_dist.backends.target import Security
 from ollama_dist.core.errors import UpstreamRefused
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.modes import Mode
-from ollama_dist.core.view import InstalledModel
+from ollama_dist.core.view import EngineKind, InstalledModel
 from ollama_dist.gossip.cluster import ClusterOptions, GossipCluster
 from ollama_dist.gossip.credentials import Pass
 from ollama_dist.gossip.driver import GossipSettings
@@ -24,14 +25,18 @@ from ollama_dist.gossip.protocol.config import LAN, TEST, WAN, GossipConfig
 from ollama_dist.gossip.tls import peer_certificate
 from ollama_dist.node.config import Settings
 from ollama_dist.node.modes import Switches
+from ollama_dist.node.mover import MakeCopier, Mover, MoverSettings
+from ollama_dist.node.moves import MoveOptions
 from ollama_dist.node.node import Node, NodeOptions
 from ollama_dist.node.paths import StatePaths
 from ollama_dist.node.secret_files import cluster_key_file
 from ollama_dist.node.seeds import read_seeds
 from ollama_dist.node.setting_values import EngineChoice, GossipProfile
+from ollama_dist.replication.gguf_store import GgufStore
 from ollama_dist.replication.keeper import Keeper
 from ollama_dist.replication.locating import Found, find_store
-from ollama_dist.replication.pace import Pace
+from ollama_dist.replication.pace import Rates
+from ollama_dist.replication.registry import LOOPBACK, WINDOWS, RegistryAddress
 
 PROFILES: Final[dict[GossipProfile, GossipConfig]] = {
     GossipProfile.LAN: LAN,
@@ -81,18 +86,33 @@ async def make_engine(settings: Settings, paths: StatePaths, node: NodeId) -> Lo
     )
 
 
-def make_keeper(paths: StatePaths, engine: LocalEngine) -> Keeper:
+def make_keeper(settings: Settings, paths: StatePaths, engine: LocalEngine) -> Keeper:
     """What knows the files of the engine's models."""
 
     async def find(models: Iterable[InstalledModel]) -> Found:
+        if engine.snapshot.engine.kind is EngineKind.LLAMACPP:
+            return Found(gguf_store_of(engine))
         if engine.target is None:
             return Found(None, "this node has no engine")
         return await find_store(engine.target, models, os.environ, Path.home())
 
-    return Keeper(find, paths.root, Pace())
+    wanted = settings.transfers
+    rates = Rates(wanted.transfer_rate, wanted.transfer_rate_serving, wanted.scrub_rate)
+    return Keeper(find, paths.root, rates, wanted.scrub_days * 86_400.0)
 
 
-def make_node(settings: Settings, cluster: GossipCluster, engine: LocalEngine, keeper: Keeper) -> Node:
+def gguf_store_of(engine: LocalEngine) -> GgufStore:
+    """The folder of the embedded engine."""
+    from ollama_dist.backends.llamacpp.engine import LlamaCppEngine  # slow to import, and seldom wanted
+
+    assert isinstance(engine, LlamaCppEngine)
+    folder = engine.folder
+    return GgufStore(folder.root, lambda: folder.models)
+
+
+def make_node(
+    settings: Settings, paths: StatePaths, cluster: GossipCluster, engine: LocalEngine, keeper: Keeper
+) -> Node:
     mode = Mode.STANDALONE if settings.mode.standalone else Mode.DISTRIBUTED
     options = NodeOptions(
         id=cluster.node_id,
@@ -104,8 +124,39 @@ def make_node(settings: Settings, cluster: GossipCluster, engine: LocalEngine, k
         cached_routes=frozenset(settings.requests.cached_routes),
         cache_bytes=settings.requests.cache_bytes,
         cache_age_s=settings.requests.cache_age_s,
+        moves=MoveOptions(paths.root, settings.models.disk_reserve_bytes),
     )
-    return Node(options, engine, cluster, secured_by(cluster.pass_to), keeper)
+    node = Node(options, engine, cluster, secured_by(cluster.pass_to), keeper)
+    into = _into_folder(engine) if engine.snapshot.engine.kind is EngineKind.LLAMACPP else None
+    node.mover = Mover(_mover_settings(settings), paths.root, engine, keeper, node.view, node.target, into)
+    node.moves.copier = node.mover.copier
+    return node
+
+
+def _into_folder(engine: LocalEngine) -> MakeCopier:
+    """What brings models into the folder of the embedded engine."""
+    from ollama_dist.backends.llamacpp.engine import LlamaCppEngine  # slow to import, and seldom wanted
+    from ollama_dist.replication.gguf_copying import GgufCopier
+
+    assert isinstance(engine, LlamaCppEngine)
+    folder, store = engine.folder, gguf_store_of(engine)
+    return lambda source, make_room: GgufCopier(folder.root, folder, store, source, make_room)
+
+
+def _mover_settings(settings: Settings) -> MoverSettings:
+    models = settings.models
+    usual = WINDOWS if sys.platform == "win32" else LOOPBACK
+    listen = models.registry_listen
+    hosts = models.registry_hosts
+    return MoverSettings(
+        address=RegistryAddress(
+            listen=((listen.host, listen.port),) if listen is not None else usual.listen,
+            name_host=hosts[0] if hosts else usual.name_host,
+            bytes_host=hosts[-1] if hosts else usual.bytes_host,
+        ),
+        pull_hosts=frozenset(host.casefold() for host in models.pull_registries),
+        disk_reserve=models.disk_reserve_bytes,
+    )
 
 
 def secured_by(pass_to: Callable[[NodeId], Pass]) -> Callable[[NodeId], Security]:

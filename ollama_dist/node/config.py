@@ -38,6 +38,7 @@ from ollama_dist.node.setting_values import (
     parse_node_name,
     parse_ollama_address,
     parse_path,
+    parse_registry_host,
     parse_secret,
     parse_text,
     whole_number,
@@ -347,6 +348,47 @@ class RequestSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """How models come onto this machine."""
+
+    pull_registries: tuple[str, ...] = field(
+        default=("registry.ollama.ai", "hf.co"),
+        metadata=about(
+            "Registries that nodes ask themselves when a client pulls, so that a model comes from the "
+            "Internet once and from other nodes after that: hosts, with ports where they have one, "
+            "separated by commas. Of all others the local Ollama pulls alone.",
+            listed(parse_registry_host, at_most=64),
+        ),
+    )
+    disk_reserve_bytes: int = field(
+        default=2 * 2**30,
+        metadata=about(
+            "What stays free on the disk of the models: none is brought in that would take it.",
+            whole_number(0, 2**50),
+            unit="bytes",
+        ),
+    )
+    registry_listen: Listen | None = field(
+        default=None,
+        metadata=about(
+            "Where the local Ollama gets the models that this node brings it. Needed where that Ollama is "
+            "in a container: an address of this machine that it reaches.",
+            listen_on("127.0.0.1", 0),
+            default_text="any free port of loopback; on Windows port 80 of 127.77.0.1",
+        ),
+    )
+    registry_hosts: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "What the local Ollama calls that address: a host name or IPv4 address, and behind a comma "
+            "another one for the same, which it needs for models with a file per tensor.",
+            listed(parse_registry_host, at_most=2),
+            default_text="127.0.0.1,localhost; on Windows 127.77.0.1,localhost",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ModeSettings:
     """How much of the cluster this node uses when it starts."""
 
@@ -404,6 +446,45 @@ class AdminSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TransferSettings:
+    """How models travel between nodes."""
+
+    transfer_rate: int = field(
+        default=0,
+        metadata=about(
+            "The most that this node gives to others, and the most that it takes. 0: as much as there is.",
+            whole_number(0, 2**40),
+            unit="bytes/s",
+        ),
+    )
+    transfer_rate_serving: int = field(
+        default=50_000_000,
+        metadata=about(
+            "The same while it answers requests. More: copies sooner; less: answers faster. 0: as ever.",
+            whole_number(0, 2**40),
+            unit="bytes/s",
+        ),
+    )
+    scrub_days: int = field(
+        default=7,
+        metadata=about(
+            "Every file of a model is read again once in so many days, to find what the disk has lost. "
+            "0: only when asked to.",
+            whole_number(0, 3650),
+            unit="days",
+        ),
+    )
+    scrub_rate: int = field(
+        default=50_000_000,
+        metadata=about(
+            "How fast they are read for that.",
+            whole_number(1, 2**40),
+            unit="bytes/s",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is written to standard error."""
 
@@ -432,6 +513,8 @@ class Settings:
     cluster: ClusterSettings = ClusterSettings()
     engine: EngineSettings = EngineSettings()
     requests: RequestSettings = RequestSettings()
+    models: ModelSettings = ModelSettings()
+    transfers: TransferSettings = TransferSettings()
     mode: ModeSettings = ModeSettings()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()

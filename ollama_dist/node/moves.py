@@ -28,9 +28,8 @@ from ollama_dist.replication.operations import (
     read_operation,
 )
 from ollama_dist.replication.peers import PeerRefused, Peers
-from ollama_dist.replication.planning import drained, is_drained, migration
+from ollama_dist.replication.planning import drained, is_drained, migration, room_for
 from ollama_dist.replication.promises import NotPromised, Promises
-from ollama_dist.replication.room import room_for
 from ollama_dist.replication.shelf import Shelf
 
 log = structlog.get_logger()

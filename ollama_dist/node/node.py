@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final, Protocol
 
@@ -40,13 +39,16 @@ from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.load import EngineLoad
 from ollama_dist.node.loads import Loads
 from ollama_dist.node.modes import Switches, effective_mode
+from ollama_dist.node.mover import Mover
 from ollama_dist.node.moves import MoveOptions, Moves
 from ollama_dist.node.problems import Seeds, find_problems
 from ollama_dist.node.reports import Problem, Reach, SelfReport
 from ollama_dist.node.telemetry import Telemetry
 from ollama_dist.replication.giving import Giver
 from ollama_dist.replication.keeper import Keeper
+from ollama_dist.replication.pulling import Pulling
 from ollama_dist.replication.store import StoreUnreadable
+from ollama_dist.replication.turns import Turns
 from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()
@@ -138,8 +140,6 @@ class NodeOptions:
     cache_bytes: int = 64 * 2**20
     cache_age_s: float = 3600.0
     moves: MoveOptions = field(default_factory=MoveOptions)
-    models_dir: Path | None = None
-    """Where the engine has its models, as far as that is known: for how much room is left."""
 
 
 class Node:
@@ -155,6 +155,8 @@ class Node:
     ) -> None:
         self.engine = engine
         self.keeper = keeper
+        self.mover: Mover | None = None
+        """What brings models onto this node; set before `start`. None: nothing does."""
         self.cluster = cluster
         self.switches = options.switches
         self.listen = ""
@@ -169,7 +171,7 @@ class Node:
         self._labels = {label.name: label.value for label in options.labels}
         self._relay_port = 0
         self._resources = Resources()
-        self._telemetry = Telemetry(models=options.models_dir)
+        self._telemetry = Telemetry()
         self._is_draining = False
         self._began = time.monotonic()
         self._since = time.time()
@@ -200,10 +202,13 @@ class Node:
     async def start(self, relay_port: int) -> None:
         """Begin to watch and to take part. ``relay_port`` is where peers send requests; 0: nowhere."""
         self._relay_port = relay_port
-        self._resources = await asyncio.to_thread(self._telemetry.sample)
+        await self._look_around()
         if self.keeper is not None:
             self.keeper.changed = self._engine_changed
+            self.keeper.is_serving = lambda: self._load.now.in_flight > 0
             self.keeper.start()
+        if self.mover is not None:
+            await self.mover.start()
         await self.engine.start(self._engine_changed)
         await self._look_first()
         self.cluster.subscribe(self._members_changed)
@@ -236,6 +241,8 @@ class Node:
         for target in self._targets.values():
             target.fail()
         await self._loads.stop()
+        if self.mover is not None:
+            await self.mover.stop()
         if self.keeper is not None:
             await self.keeper.stop()
         await self.engine.stop()
@@ -267,6 +274,21 @@ class Node:
         if self.keeper is None:
             raise StoreUnreadable("this node gives no models")
         return self.keeper.giver
+
+    @property
+    def puller(self) -> Pulling | None:
+        """What pulls for clients."""
+        return self.mover.pulling if self.mover is not None and not self.mover.trouble else None
+
+    @property
+    def pull_hosts(self) -> Collection[str]:
+        """Registries that this node asks itself."""
+        return self.mover.settings.pull_hosts if self.mover is not None else ()
+
+    @property
+    def turns(self) -> Turns:
+        """The turns at asking upstream registries that this node gives."""
+        return self.mover.turns if self.mover is not None else Turns()
 
     def _identified(self, models: Mapping[ModelKey, InstalledModel]) -> Mapping[ModelKey, InstalledModel]:
         """``models`` with what the keeper knows of them; the same object as long as nothing changes."""
@@ -391,8 +413,13 @@ class Node:
     async def _sample(self) -> None:
         while True:
             await asyncio.sleep(TELEMETRY_S)
-            self._resources = await asyncio.to_thread(self._telemetry.sample)
+            await self._look_around()
             self._renew_self()
+
+    async def _look_around(self) -> None:
+        store = self.keeper.store if self.keeper is not None else None
+        folder = store.root if store is not None else None
+        self._resources = await asyncio.to_thread(self._telemetry.sample, folder)
 
     # What operators ask and say
 
@@ -415,7 +442,8 @@ class Node:
     def problems(self) -> list[Problem]:
         cluster = self.cluster
         seeds = Seeds(cluster.strangers(), cluster.silent_seeds(), cluster.rotated())
-        return find_problems(self.view(), self.engine.snapshot, seeds, cluster.revoked_by)
+        corrupt = self.keeper.corrupt_models() if self.keeper is not None else ()
+        return find_problems(self.view(), self.engine.snapshot, seeds, cluster.revoked_by, corrupt)
 
     def describe(self) -> dict[str, Any]:
         """What stands beside the version."""
@@ -491,6 +519,22 @@ class Node:
         self.cluster.forget(node.id)
         self._members_changed()
         return {"forgotten": node.name}
+
+    def scrub(self, *, begin: bool) -> dict[str, Any]:
+        """How far this node is with reading its models again; ``begin``: with all of them, now."""
+        if self.keeper is None:
+            raise StoreUnreadable("this node does not know its models' files")
+        if begin:
+            self.keeper.scrubber.ask()
+        state = self.keeper.scrubber.state
+        return {
+            "state": "running" if state.is_running or begin else "idle",
+            "files": state.blobs,
+            "waiting": state.waiting,
+            "corrupt": [
+                {"digest": digest, "models": self.keeper.needing(digest)} for digest in state.corrupt
+            ],
+        }
 
     async def _moved(self) -> None:
         for target in self._targets.values():

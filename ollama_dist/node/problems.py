@@ -1,7 +1,7 @@
 """What is wrong, in the same words wherever it is shown: what it means, and what to do about it. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -34,15 +34,20 @@ class Seeds:
 
 
 def find_problems(
-    view: ClusterView, engine: Snapshot, seeds: Seeds = Seeds(), revoked_by: str = ""
+    view: ClusterView,
+    engine: Snapshot,
+    seeds: Seeds = Seeds(),
+    revoked_by: str = "",
+    corrupt: Sequence[str] = (),
 ) -> list[Problem]:
-    """The worst first."""
+    """The worst first. ``corrupt`` are the models of this node whose files were found wrong."""
     problems = [
         *_revocation(view, revoked_by),
         *_engine_problems(engine),
         *_seed_problems(view, seeds),
         *_member_problems(view),
         *_model_problems(view),
+        *_corrupt_models(corrupt),
     ]
     return sorted(problems, key=lambda problem: problem.severity != "error")
 
@@ -169,6 +174,18 @@ def _model_problems(view: ClusterView) -> list[Problem]:
                 )
             )
     return problems
+
+
+def _corrupt_models(models: Sequence[str]) -> list[Problem]:
+    return [
+        Problem(
+            "error",
+            "model_corrupt",
+            f"the files of {name} on this machine are not what they were: its disk may be failing",
+            f"delete {name} on this machine and pull it again; pulling alone keeps the file that is there",
+        )
+        for name in models
+    ]
 
 
 def _version(text: str) -> tuple[int, ...]:

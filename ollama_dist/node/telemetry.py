@@ -30,20 +30,22 @@ def own_cgroup(membership: Path = OWN_CGROUP, root: Path = CGROUPS) -> Path:
 class Telemetry:
     """Samples the machine. `sample` blocks: call it in a thread, one at a time."""
 
-    def __init__(self, cgroup: Path | None = None, models: Path | None = None) -> None:
-        self._models = models
+    def __init__(self, cgroup: Path | None = None) -> None:
         self._cgroup = own_cgroup() if cgroup is None else cgroup
         self._lock = threading.Lock()
         self._has_nvml: bool | None = None
 
-    def sample(self) -> Resources:
-        """Memory is what this process may use: a container's limit counts where it is lower."""
+    def sample(self, models: Path | None = None) -> Resources:
+        """Memory is what this process may use: a container's limit counts where it is lower.
+
+        ``models`` is the folder where the engine has its models, where that is known.
+        """
         with self._lock:
             memory = psutil.virtual_memory()
             total, free = memory.total, memory.available
             if (limit := self._number("memory.max")) is not None and limit < total:
                 total, free = limit, max(0, min(free, limit - (self._number("memory.current") or 0)))
-            return Resources(psutil.cpu_count() or 1, total, free, self._gpus(), self._disk_free())
+            return Resources(psutil.cpu_count() or 1, total, free, self._gpus(), _disk_free(models))
 
     def close(self) -> None:
         with self._lock:
@@ -51,17 +53,6 @@ class Telemetry:
                 with contextlib.suppress(pynvml.NVMLError):
                     pynvml.nvmlShutdown()
             self._has_nvml = False
-
-    def _disk_free(self) -> int | None:
-        """Bytes this user may still write where the models are, or will be once their folder is made."""
-        if self._models is None:
-            return None
-        there = next((folder for folder in (self._models, *self._models.parents) if folder.is_dir()), None)
-        try:
-            return psutil.disk_usage(str(there)).free if there is not None else None
-        except OSError as error:
-            log.debug("disk_unreadable", folder=str(there), error=str(error))
-            return None
 
     def _number(self, name: str) -> int | None:
         """A figure of the control group this process lives in; None where there is none or no limit."""
@@ -81,6 +72,15 @@ class Telemetry:
         except pynvml.NVMLError as error:
             log.warning("gpu_unreadable", error=str(error))
             return ()
+
+
+def _disk_free(folder: Path | None) -> int | None:
+    """Bytes this user may still write there."""
+    try:
+        return psutil.disk_usage(str(folder)).free if folder is not None else None
+    except OSError as error:
+        log.debug("disk_unreadable", folder=str(folder), error=str(error))
+        return None
 
 
 def _start_nvml() -> bool:

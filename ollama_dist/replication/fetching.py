@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
@@ -157,11 +157,13 @@ class PeerSource:
         for arrival in self._arrivals.values():
             arrival.landed.cancel()
 
-    async def read(self, digest: Digest, start: int, stop: int) -> AsyncIterator[bytes]:
+    async def read(self, digest: Digest, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """See `BlobSource`."""
         size = self._manifest.blobs.get(digest)
         if size is None or not 0 <= start <= stop <= size:
             raise BlobLost(f"no such bytes in this model: {start} to {stop} of sha256:{digest}")
+        if start == stop:
+            return
         ahead = deque(Piece(digest, index) for index in range(start // PIECE, -(-stop // PIECE)))
         held: deque[Piece] = deque()
         self._readers += 1

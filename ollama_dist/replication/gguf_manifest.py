@@ -74,7 +74,9 @@ def weights_of(manifest: Manifest) -> Layer:
     unusable = sorted({layer.media_type for layer in manifest.layers} & _UNUSABLE)
     if unusable:
         parts = " and ".join(part.removeprefix(_IMAGE) for part in unusable)
-        raise Unsuitable(f"the embedded engine runs models of one GGUF file; this one has a {parts} beside it")
+        raise Unsuitable(
+            f"the embedded engine runs models of one GGUF file; this one has a {parts} beside it"
+        )
     models = [layer for layer in manifest.layers if layer.media_type == MODEL]
     if len(models) != 1:
         raise Unsuitable(f"the embedded engine runs models of one GGUF file; this one has {len(models)}")

@@ -14,9 +14,17 @@ from ollama_dist.backends.llamacpp.folder import Installed
 from ollama_dist.core.errors import DistError, ModelNotFound
 from ollama_dist.core.ids import Digest, is_digest
 from ollama_dist.core.names import ModelKey, ModelName
-from ollama_dist.replication.gguf_manifest import Blobs, manifest_of, noted_layers, notes_of, path_of, weights_of
+from ollama_dist.replication.gguf_manifest import (
+    Blobs,
+    manifest_of,
+    noted_layers,
+    notes_of,
+    path_of,
+    weights_of,
+)
 from ollama_dist.replication.manifest import Manifest, read_manifest
 from ollama_dist.replication.store import BlobFile, BlobNotFound, StoreUnreadable, store_id
+from ollama_dist.runtime.private_files import write_private
 
 BLOBS: Final = ".blobs"
 MANIFESTS: Final = ".manifests"
@@ -74,10 +82,10 @@ class GgufStore:
             self._keep(digest, data)
         path = self._kept_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, manifest.raw)
+        write_private(path, manifest.raw)
 
     def forget(self, name: ModelName) -> None:
-        """The model is gone: so is the manifest it came with, and what only that one named. Raises `OSError`."""
+        """The model is gone: so is its manifest, and what only that named. Raises `OSError`."""
         self._kept_path(name).unlink(missing_ok=True)
         named: set[Digest] = set()
         for model in self._installed().values():
@@ -97,7 +105,9 @@ class GgufStore:
                 layer.digest: (self._root / BLOBS / layer.digest).read_bytes()
                 for layer in noted_layers(manifest)
             }
-            is_whole = all((self._root / BLOBS / each).exists() for each in manifest.blobs if each != model.weights)
+            is_whole = all(
+                (self._root / BLOBS / each).exists() for each in manifest.blobs if each != model.weights
+            )
             is_same = weights_of(manifest).digest == model.weights
             return (
                 manifest
@@ -114,7 +124,7 @@ class GgufStore:
         path = self._root / BLOBS / digest
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, data)
+            write_private(path, data)
 
 
 def _notes_beside(path: Path) -> bytes | None:
@@ -122,13 +132,3 @@ def _notes_beside(path: Path) -> bytes | None:
         return path.with_suffix(".json").read_bytes()
     except FileNotFoundError:
         return None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write the file in one step, on disk before it has its name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

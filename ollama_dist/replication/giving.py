@@ -36,10 +36,17 @@ class BlobCorrupt(NotFound):
 class Giver:
     """Reads ``store()``; None while none is known. All that waits for the disk does so in threads."""
 
-    def __init__(self, store: Callable[[], Store | None], lists: PieceLists, pace: Pace) -> None:
+    def __init__(
+        self,
+        store: Callable[[], Store | None],
+        lists: PieceLists,
+        pace: Pace,
+        scrub_pace: Pace | None = None,
+    ) -> None:
         self._store = store
         self._lists = lists
         self._pace = pace
+        self._scrub_pace = scrub_pace or Pace()
         self._readers = 0
         self._checks: dict[Digest, asyncio.Task[bool]] = {}
         self.corrupt: dict[Digest, BlobFile] = {}
@@ -94,25 +101,29 @@ class Giver:
         finally:
             self._readers -= 1
 
-    async def check(self, digest: Digest) -> bool:
+    async def check(self, digest: Digest, *, at_leisure: bool = False) -> bool:
         """Whether the blob is what its digest says, read as a whole; asked twice at once, it is read once.
 
+        ``at_leisure``: nobody waits for it, so it is read at the pace of scrubbing.
         The list of its pieces is made anew afterwards. Raises `BlobNotFound` or `StoreUnreadable`.
         """
         task = self._checks.get(digest)
         if task is None:
-            task = self._checks[digest] = asyncio.create_task(self._check(digest), name="blob-check")
+            task = self._checks[digest] = asyncio.create_task(
+                self._check(digest, at_leisure), name="blob-check"
+            )
             task.add_done_callback(lambda _: self._checks.pop(digest, None))
         return await asyncio.shield(task)
 
-    async def _check(self, digest: Digest) -> bool:
+    async def _check(self, digest: Digest, at_leisure: bool) -> bool:
+        pace = self._scrub_pace if at_leisure else self._pace
         blob = await asyncio.to_thread(self.store.blob, digest)
         sha256, start = hashlib.sha256(), 0
         file = await asyncio.to_thread(_open, blob)
         try:
             while start < blob.size:
                 step = min(_HASH_STEP, blob.size - start)
-                await self._pace.take(step)
+                await pace.take(step)
                 sha256 = await asyncio.to_thread(_hash_on, sha256, file, blob, start, step)
                 start += step
         finally:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,8 +15,10 @@ from ollama_dist.core.names import ModelKey, parse_model_name
 from ollama_dist.core.view import InstalledModel
 from ollama_dist.replication.giving import Giver
 from ollama_dist.replication.locating import Found
-from ollama_dist.replication.pace import Pace
+from ollama_dist.replication.manifest import Manifest
+from ollama_dist.replication.pace import Pace, Rates
 from ollama_dist.replication.pieces import PieceLists
+from ollama_dist.replication.scrub import WEEK_S, Scrubber
 from ollama_dist.replication.store import Store
 from ollama_dist.runtime.tasks import background, end
 
@@ -30,23 +33,38 @@ FOLDER: Final = "pieces"
 Find = Callable[[Iterable[InstalledModel]], Awaitable[Found]]
 
 
-class Keeper:
-    """Tell it with `look` what the engine lists; ``changed`` is called when it knows more of that."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A model's manifest, and the digest under which the engine listed it."""
 
-    def __init__(
-        self, find: Find, state_dir: Path, pace: Pace, changed: Callable[[], None] = lambda: None
-    ) -> None:
+    listed_as: str
+    manifest: Manifest
+
+
+class Keeper:
+    """Tell it with `look` what the engine lists; `changed` is called when it knows more of that."""
+
+    def __init__(self, find: Find, state_dir: Path, rates: Rates, scrub_period_s: float = WEEK_S) -> None:
         self._find = find
-        self.changed = changed
+        self.changed: Callable[[], None] = lambda: None
+        self.is_serving: Callable[[], bool] = lambda: False
+        """Whether requests are answered now: transfers give way then."""
         self._store: Store | None = None
         self.reason = "not looked for yet"
         """Why there is no store, for people; empty where there is one."""
         self.store_id = ""
         """The same on all nodes before one store; empty where it is not known."""
         self.lists = PieceLists(state_dir / FOLDER)
-        self.giver = Giver(lambda: self._store, self.lists, pace)
+
+        def cap() -> float:
+            return rates.now(is_serving=self.is_serving())
+
+        self.pace_in = Pace(cap)
+        """Of what this node takes; what it gives has its own."""
+        self.giver = Giver(lambda: self._store, self.lists, Pace(cap), Pace(lambda: rates.scrub))
+        self.scrubber = Scrubber(self.giver, state_dir, scrub_period_s, self.lists.forget_all_but)
         self._listed: Mapping[ModelKey, InstalledModel] = {}
-        self._known: dict[ModelKey, tuple[str, Digest]] = {}
+        self._known: dict[ModelKey, _Known] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -57,7 +75,19 @@ class Keeper:
     def identity(self, key: ModelKey, digest: str) -> str:
         """Of the model whose manifest has this digest; empty where it is not known."""
         known = self._known.get(key)
-        return known[1] if known is not None and known[0] == digest else ""
+        return known.manifest.identity if known is not None and known.listed_as == digest else ""
+
+    def needing(self, digest: Digest) -> list[str]:
+        """The names of the models that this blob is part of."""
+        return sorted(
+            model.name
+            for key, model in self._listed.items()
+            if (known := self._known.get(key)) is not None and digest in known.manifest.blobs
+        )
+
+    def corrupt_models(self) -> list[str]:
+        """The names of the models whose files were found wrong."""
+        return sorted({name for digest in self.giver.corrupt for name in self.needing(digest)})
 
     def look(self, models: Mapping[ModelKey, InstalledModel]) -> None:
         """The engine lists these now."""
@@ -67,8 +97,10 @@ class Keeper:
 
     def start(self) -> None:
         self._task = background(self._run(), "keeper")
+        self.scrubber.start()
 
     async def stop(self) -> None:
+        await self.scrubber.stop()
         await end(self._task)
 
     async def _run(self) -> None:
@@ -91,23 +123,25 @@ class Keeper:
             self._store, self.reason = found.store, found.reason
         if self._store is None:
             return
-        before = (dict(self._known), self.store_id)
+        before = self._told()
         news = {key: model for key, model in listed.items() if not self.identity(key, model.digest)}
-        found_ids = await asyncio.to_thread(_identities, self._store, news)
+        read = await asyncio.to_thread(_manifests, self._store, news)
         kept = {key: known for key, known in self._known.items() if key in listed}
-        self._known = {**kept, **found_ids}
+        self._known = {**kept, **read}
         self.store_id = await asyncio.to_thread(lambda store: store.id, self._store)
-        if (self._known, self.store_id) != before:
+        if news and not self._known:
+            self._store, self.reason = None, "the store that was found has none of the engine's models"
+        if self._told() != before:
             self.changed()
 
+    def _told(self) -> tuple[str, dict[ModelKey, str]]:
+        return self.store_id, {key: known.manifest.identity for key, known in self._known.items()}
 
-def _identities(
-    store: Store, models: Mapping[ModelKey, InstalledModel]
-) -> dict[ModelKey, tuple[str, Digest]]:
+
+def _manifests(store: Store, models: Mapping[ModelKey, InstalledModel]) -> dict[ModelKey, _Known]:
     """What can be told of ``models``; not for the event loop."""
     found = {}
     for key, model in models.items():
         with contextlib.suppress(DistError):  # not there yet, or not ours to read
-            manifest = store.manifest(parse_model_name(model.name))
-            found[key] = (model.digest, manifest.identity)
+            found[key] = _Known(model.digest, store.manifest(parse_model_name(model.name)))
     return found

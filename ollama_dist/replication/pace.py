@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 BURST_S: Final = 0.05
@@ -9,6 +10,21 @@ BURST_S: Final = 0.05
 
 FINE_BYTES: Final = 64 * 1024
 COARSE_BYTES: Final = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Caps in bytes a second; 0: none."""
+
+    always: int = 0
+    serving: int = 0
+    """While requests are answered."""
+    scrub: int = 0
+
+    def now(self, *, is_serving: bool) -> int:
+        """The cap of the moment: the lower one that counts."""
+        caps = [cap for cap in (self.always, self.serving if is_serving else 0) if cap]
+        return min(caps, default=0)
 
 
 class Pace:

@@ -9,8 +9,9 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey, parse_model_name
 from ollama_dist.core.view import ClusterView, EngineKind, NodeView
 from ollama_dist.replication.holders import content_of, has, holders, only_here
+from ollama_dist.replication.ollama_calls import DiskFull
 from ollama_dist.replication.operations import Action, Operation, State, Step
-from ollama_dist.replication.room import room_for
+from ollama_dist.replication.room import check_room
 
 RETRY_S: Final = 30.0
 """After so long a drain tries again what failed, elsewhere where it can."""
@@ -103,6 +104,17 @@ def _check_target(target: NodeView, key: ModelKey, model: str, size: int, reserv
     lacking = room_for(target, size, reserve)
     if lacking:
         raise NoRoom(f"{target.name} has no room for {model}: {lacking}")
+
+
+def room_for(node: NodeView, size: int, reserve: int) -> str:
+    """Why ``size`` bytes do not fit there while ``reserve`` stay free; empty where they do or might."""
+    free = node.resources.disk_free_bytes
+    try:
+        if free is not None:
+            check_room(size, free, reserve)
+    except DiskFull as full:
+        return str(full)
+    return ""
 
 
 def _trouble(node: NodeView) -> str:

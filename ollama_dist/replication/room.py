@@ -1,21 +1,23 @@
-"""Whether a disk has room for a model. Pure."""
+"""Whether there is room for a model. Pure."""
 
-from typing import Final
+from ollama_dist.replication.ollama_calls import DiskFull
 
-from ollama_dist.core.view import NodeView
-
-HEADROOM: Final = 1.1
-"""A copy needs its size and a tenth: parts and manifests are written beside it."""
+HEADROOM = 0.1
+"""Of what is missing: manifests, progress of parts, and whoever else writes meanwhile."""
 
 
-def room_for(node: NodeView, size: int, reserve: int) -> str:
-    """Why ``size`` bytes do not fit while ``reserve`` bytes stay free; empty where they do or might."""
-    free = node.resources.disk_free_bytes
-    needed = round(size * HEADROOM) + reserve
-    if free is None or free >= needed:
-        return ""
-    return f"{_gigabytes(free)} free, {_gigabytes(needed)} needed with the reserve"
+def check_room(missing: int, free: int, reserve: int) -> None:
+    """Raises `DiskFull` unless ``missing`` bytes and a tenth fit into ``free`` and ``reserve`` stay free.
+
+    Nothing missing fits anywhere.
+    """
+    needed = missing + int(missing * HEADROOM)
+    if missing and needed > free - reserve:
+        raise DiskFull(
+            f"the model needs {_text(needed)} more on disk, {_text(free)} are free and "
+            f"{_text(reserve)} of them stay free (disk_reserve_bytes)"
+        )
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+def _text(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

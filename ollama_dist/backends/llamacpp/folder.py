@@ -29,6 +29,9 @@ log = structlog.get_logger()
 PERIOD_S: Final = 2.0
 """Between two looks at the folder."""
 
+POKE_S: Final = 0.1
+"""The same while somebody waits for what was put there."""
+
 FIRST_LOOK_S: Final = 1.0
 MAX_FILES: Final = 2_000
 MAX_NOTES_BYTES: Final = 2**20
@@ -79,9 +82,14 @@ class ModelFolder:
         self._told: set[_File] = set()
         """Whose problem was logged."""
         self._looked = asyncio.Event()
+        self._poked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.models: Mapping[ModelKey, Installed] = MappingProxyType({})
         """What is there, an immutable picture."""
+
+    @property
+    def root(self) -> Path:
+        return self._folder
 
     @property
     def problems(self) -> dict[Path, str]:
@@ -104,13 +112,21 @@ class ModelFolder:
         """The file at ``path`` was just written and hashed by who calls this. Raises OSError."""
         self._digests.note(path, Stamp.of(path), digest)
 
+    async def until(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
+        """Look again and again until ``is_so``, at most so long; whether it is."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while not is_so() and asyncio.get_running_loop().time() < deadline:
+            self._poked.set()
+            await asyncio.sleep(POKE_S)
+        return is_so()
+
     async def look(self) -> None:
-        """Look at the folder once; what is new is read and hashed, the smallest first."""
+        """Look at the folder once; what is new is read and hashed, the least work first."""
         files = await asyncio.to_thread(_list, self._folder)
         self._tell_problems(set(files))
         self._found = {file: self._found[file] for file in files if file in self._found}
         self._publish()
-        news = sorted((file for file in files if file not in self._found), key=lambda file: file.stamp.size)
+        news = sorted((file for file in files if file not in self._found), key=self._effort)
         for file in news:
             found = await asyncio.to_thread(_examine, file, self._folder, self._digests)
             if found is not None:
@@ -121,9 +137,16 @@ class ModelFolder:
 
     async def _watch(self) -> None:
         while True:
+            self._poked.clear()
             await self.look()
             self._looked.set()
-            await asyncio.sleep(PERIOD_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD_S):
+                    await self._poked.wait()
+
+    def _effort(self, file: _File) -> int:
+        """Bytes to be read before the file is known."""
+        return 0 if self._digests.known(file.path, file.stamp) else file.stamp.size
 
     def _publish(self) -> None:
         models: dict[ModelKey, Installed] = {}

@@ -88,3 +88,10 @@ def test_who_was_revoked_is_told_and_for_the_others_it_is_no_problem() -> None:
     assert (found.severity, found.code) == ("error", "revoked")
     assert "revoked by desk" in found.message
     assert codes(node(1), node(2, state=MemberState.DEAD, reason="revoked by desk")) == []
+
+
+def test_a_model_whose_files_rotted_is_an_error_with_a_way_out() -> None:
+    (found,) = find_problems(view(node(1)), FINE, corrupt=["tiny:latest"])
+    assert (found.severity, found.code) == ("error", "model_corrupt")
+    assert "tiny:latest" in found.message
+    assert "pull it again" in found.fix

@@ -1,6 +1,6 @@
 """A cap on bytes a second, with chosen time."""
 
-from ollama_dist.replication.pace import BURST_S, COARSE_BYTES, FINE_BYTES, Pace
+from ollama_dist.replication.pace import BURST_S, COARSE_BYTES, FINE_BYTES, Pace, Rates
 
 
 def test_without_a_cap_nothing_waits() -> None:
@@ -27,3 +27,11 @@ def test_a_cap_that_is_lifted_holds_nothing_back() -> None:
     assert pace.wait_s(now=0.0) > 90
     limit[0] = 0.0
     assert pace.wait_s(now=0.0) == 0.0
+
+
+def test_the_lower_cap_counts_and_zero_is_none() -> None:
+    assert Rates().now(is_serving=True) == 0
+    assert Rates(always=5).now(is_serving=True) == 5
+    assert Rates(serving=3).now(is_serving=False) == 0
+    assert Rates(always=5, serving=3).now(is_serving=True) == 3
+    assert Rates(always=2, serving=3).now(is_serving=True) == 2

@@ -1,0 +1,37 @@
+"""``python -m benchmarks.transfer.giver PORT STORE CERTIFICATES``: a node's listener before a store, no more."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import cast
+
+import uvloop
+
+from benchmarks.transfer.security import server_context
+from ollama_dist.api.listener import Listener, bind
+from ollama_dist.api.passthrough import Passthrough
+from ollama_dist.api.peer_listener import Home, PeerListener
+from ollama_dist.replication.giving import Giver
+from ollama_dist.replication.pace import Pace
+from ollama_dist.replication.pieces import PieceLists
+from ollama_dist.replication.store import OllamaStore
+
+
+class _Home:
+    """As much of a node as is asked for models."""
+
+    def __init__(self, store: Path) -> None:
+        kept = OllamaStore(store)
+        self.giver = Giver(lambda: kept, PieceLists(store / "pieces"), Pace())
+
+
+async def serve(port: int, store: Path, certificates: Path) -> None:
+    front = PeerListener(cast(Home, _Home(store)), Passthrough(), lambda _: None)
+    listener = Listener(front, bind("127.0.0.1", [port]), server_context(certificates))
+    await listener.start()
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])))

@@ -1,0 +1,273 @@
+"""Bringing a model into the embedded engine's folder: one file that is there whole, or not at all."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
+from weakref import WeakValueDictionary
+
+import structlog
+
+from ollama_dist.backends.llamacpp.folder import Installed, ModelFolder
+from ollama_dist.core.errors import DistError, ModelNotFound
+from ollama_dist.core.ids import Digest, NodeId
+from ollama_dist.core.names import ModelName
+from ollama_dist.replication.copying import ModelSource, OpenSource
+from ollama_dist.replication.feeding import let_go
+from ollama_dist.replication.gguf_manifest import notes_of, path_of, weights_of
+from ollama_dist.replication.gguf_store import GgufStore
+from ollama_dist.replication.manifest import Layer, Manifest
+from ollama_dist.replication.metering import Meter
+from ollama_dist.replication.ollama_calls import DiskFull, PullLine
+from ollama_dist.replication.sources import BlobLost, Progress
+from ollama_dist.runtime.private_files import sync_folder, write_private
+from ollama_dist.runtime.tasks import background, end
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+log = structlog.get_logger()
+
+PARTIAL: Final = ".partial"
+"""Folder of files on their way; one that was left is gone on with."""
+
+KEPT_S: Final = 7 * 86_400.0
+"""How long a file on its way is kept that nobody goes on with."""
+
+SMALL: Final = 16 * 2**20
+"""Bytes of a blob that is no weights; a larger one is refused."""
+
+LISTED_S: Final = 30.0
+"""How long the engine may take to list what lies in its folder."""
+
+STEP: Final = 4 * 2**20
+TELL_S: Final = 0.5
+
+
+class CopyFailed(DistError):
+    """The model could not be written; what was here is untouched."""
+
+    code = "copy_failed"
+
+
+class GgufCopier:
+    """See `Copier`. ``make_room`` raises `DiskFull` for a model there is no room for."""
+
+    def __init__(
+        self,
+        root: Path,
+        folder: ModelFolder,
+        store: GgufStore,
+        open_source: OpenSource,
+        make_room: Callable[[Manifest], Awaitable[None]],
+    ) -> None:
+        self._root = root
+        self._folder = folder
+        self._store = store
+        self._open_source = open_source
+        self._make_room = make_room
+        self._locks: WeakValueDictionary[Digest, asyncio.Lock] = WeakValueDictionary()
+
+    async def copy(
+        self,
+        name: ModelName,
+        identity: Digest | None,
+        holders: Sequence[NodeId],
+        tell: Callable[[Progress], None],
+    ) -> None:
+        path = self._root / path_of(name)
+        async with self._open_source(name, identity, holders) as source:
+            manifest = source.manifest
+            weights = weights_of(manifest)
+            blobs = {layer.digest: await _small(source, layer) for layer in _small_layers(manifest)}
+            notes = notes_of(manifest, blobs)
+            watch = _Watch(source, weights, tell)
+            lock = self._locks.setdefault(weights.digest, asyncio.Lock())
+            async with lock, watch.telling():
+                partial = self._root / PARTIAL / weights.digest
+                if not await asyncio.to_thread(_reuse, self._same(weights), partial, weights.size):
+                    await self._make_room(manifest)
+                with _room_told():
+                    await self._fetch(source, weights, partial, watch)
+                    await asyncio.to_thread(_place, partial, path, notes)
+                    await asyncio.to_thread(self._store.keep, name, manifest, blobs)
+            self._folder.note_digest(path, weights.digest)
+            await self._until_listed(name, path, weights.digest)
+
+    async def delete(self, name: ModelName) -> None:
+        model = self._folder.models.get(name.key)
+        if model is None:
+            raise ModelNotFound(f"model '{name.short}' not found")
+        await asyncio.to_thread(_remove, model)
+        await asyncio.to_thread(self._store.forget, name)
+        await self._folder.until(lambda: name.key not in self._folder.models, LISTED_S)
+
+    async def tidy(self) -> None:
+        """Take away files on their way that nobody went on with for `KEPT_S`."""
+        await asyncio.to_thread(_sweep, self._root / PARTIAL, time.time() - KEPT_S)
+
+    def _same(self, weights: Layer) -> Path | None:
+        """A file that is here under another name and has these bytes."""
+        return next(
+            (each.path for each in self._folder.models.values() if each.weights == weights.digest), None
+        )
+
+    async def _fetch(self, source: ModelSource, weights: Layer, partial: Path, watch: "_Watch") -> None:
+        """Have all of the file in ``partial``, going on with what lies there."""
+        hashed = sha256()
+        with await asyncio.to_thread(_open, partial) as file:
+            kept = await asyncio.to_thread(_take_up, file, hashed, weights.size)
+            watch.done = kept
+            parts = source.read(weights.digest, kept, weights.size)
+            try:
+                async for part in parts:
+                    watch.done += await asyncio.to_thread(_append, file, hashed, part)
+            finally:
+                await let_go(parts)
+            await asyncio.to_thread(os.fsync, file.fileno())
+        if hashed.hexdigest() == weights.digest:
+            return None
+        await asyncio.to_thread(partial.unlink)
+        log.error("copy_wrong", digest=weights.digest, resumed_at=kept)
+        if kept:  # what lay here may have been at fault: nobody is blamed, and all of it is had again
+            return await self._fetch(source, weights, partial, watch)
+        source.blame(weights.digest)
+        raise BlobLost(f"what came is not sha256:{weights.digest}")
+
+    async def _until_listed(self, name: ModelName, path: Path, weights: Digest) -> None:
+        def is_listed() -> bool:
+            found = self._folder.models.get(name.key)
+            return (found is not None and found.weights == weights) or path in self._folder.problems
+
+        if not await self._folder.until(is_listed, LISTED_S):
+            log.warning("copy_not_listed_yet", path=str(path))
+        elif path in self._folder.problems:
+            raise CopyFailed(f"the embedded engine cannot use it: {self._folder.problems[path]}")
+
+
+class _Watch:
+    """Tells how far a copy is, twice a second and at its end."""
+
+    def __init__(self, source: ModelSource, weights: Layer, tell: Callable[[Progress], None]) -> None:
+        self._source = source
+        self._weights = weights
+        self._tell = tell
+        self._meter = Meter(source.manifest, asyncio.get_running_loop().time())
+        self.done: int | None = None
+        """Bytes of the file that are there, once that is known."""
+
+    @contextlib.asynccontextmanager
+    async def telling(self) -> AsyncIterator[None]:
+        ticking = background(self._tick(), "copy-progress")
+        try:
+            yield
+        finally:
+            await end(ticking)
+            self.say()
+
+    def say(self) -> None:
+        if self.done is None:
+            return
+        line = PullLine(b"", "copying", f"sha256:{self._weights.digest}", self.done)
+        progress = self._meter.note(line, asyncio.get_running_loop().time())
+        small = progress.total - self._weights.size  # had before the file is begun
+        self._tell(replace(progress, done=small + progress.done, sources=tuple(self._source.givers)))
+
+    async def _tick(self) -> None:
+        while True:
+            self.say()
+            await asyncio.sleep(TELL_S)
+
+
+def _small_layers(manifest: Manifest) -> list[Layer]:
+    weights = weights_of(manifest)
+    small = [layer for layer in (*manifest.layers, manifest.config) if layer.digest != weights.digest]
+    for layer in small:
+        if layer.size > SMALL:
+            raise CopyFailed(f"a {layer.media_type} of {layer.size} bytes is not to be believed")
+    return small
+
+
+async def _small(source: ModelSource, layer: Layer) -> bytes:
+    return b"".join([part async for part in source.read(layer.digest, 0, layer.size)])
+
+
+# Files: not for the event loop
+
+
+@contextlib.contextmanager
+def _room_told() -> Iterator[None]:
+    """What the disk says, in our own words; raises `DiskFull` and `CopyFailed`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull("the disk is full; what has arrived is kept") from error
+        raise CopyFailed(f"the model cannot be written: {error.strerror or error}") from error
+
+
+def _reuse(same: Path | None, partial: Path, size: int) -> bool:
+    """Have a second name for a file that is here already; whether there was one and that could be done."""
+    if same is None or same.stat().st_size != size:
+        return False
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.unlink(missing_ok=True)
+        os.link(same, partial)
+    except OSError:
+        return False
+    return True
+
+
+def _open(partial: Path) -> BinaryIO:
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    return partial.open("a+b")
+
+
+def _take_up(file: BinaryIO, hashed: "Hash", size: int) -> int:
+    """Hash what is there, and no more than ``size`` of it; how much that is."""
+    if os.fstat(file.fileno()).st_size > size:
+        file.truncate(0)
+    file.seek(0)
+    kept = 0
+    while data := file.read(STEP):
+        hashed.update(data)
+        kept += len(data)
+    return kept
+
+
+def _append(file: BinaryIO, hashed: "Hash", data: bytes) -> int:
+    file.write(data)
+    file.flush()
+    hashed.update(data)
+    return len(data)
+
+
+def _place(partial: Path, path: Path, notes: bytes | None) -> None:
+    """Give the file its name, and put the notes beside it: each whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".json")
+    if notes is None:
+        beside.unlink(missing_ok=True)
+    else:
+        write_private(beside, notes)
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def _remove(model: Installed) -> None:
+    model.path.unlink(missing_ok=True)
+    model.path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _sweep(folder: Path, before: float) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.stat().st_mtime < before:
+                path.unlink(missing_ok=True)
