@@ -32,7 +32,7 @@ def _step(step: Step, names: Mapping[NodeId, str]) -> Json:
         "bytes_total": step.bytes_total,
         "bytes_done": step.bytes_done,
         "bytes_per_s": round(step.bytes_per_s),
-        "sources": list(step.sources),
+        "sources": [names.get(NodeId(source), source) for source in step.sources],
         "stalled_s": round(step.stalled_s, 1),
         "state": step.state,
         "note": step.note or None,

@@ -22,11 +22,11 @@ TONES: Final = {
     "planned": Tone.DIM,
 }
 _COLUMNS: Final = (
-    Column("OPERATION", shortest=12),
+    Column("OPERATION"),
     Column("KIND"),
     Column("STATE"),
     Column("DONE", right=True),
-    Column("WHAT", shortest=16, keep=7),
+    Column("WHAT", shortest=16, keep=8),
     Column("BY", keep=2),
     Column("BEGAN", keep=4),
 )

@@ -14,6 +14,12 @@ from ollama_dist.core.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG,
 _PLAIN: Final = f"{DEFAULT_HOST}/{DEFAULT_NAMESPACE}/"
 
 
+def is_meant(pattern: str, model: ModelKey) -> bool:
+    """Whether ``pattern``, a name in which ``*`` and ``?`` stand for anything, means ``model``."""
+    name, folded = model.removeprefix(_PLAIN), pattern.casefold()
+    return fnmatchcase(name, folded) or fnmatchcase(name, f"{folded}:{DEFAULT_TAG}")
+
+
 @dataclass(frozen=True, slots=True)
 class ContextRule:
     """``pattern`` is a model's name, ``*`` and ``?`` standing for anything; ``tokens`` its context length."""
@@ -25,9 +31,7 @@ class ContextRule:
         return f"{self.pattern}={self.tokens}"
 
     def matches(self, model: ModelKey) -> bool:
-        name = model.removeprefix(_PLAIN)
-        pattern = self.pattern.casefold()
-        return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}:{DEFAULT_TAG}")
+        return is_meant(self.pattern, model)
 
 
 def pinned_context(rules: Sequence[ContextRule], model: ModelKey | None) -> int | None:
