@@ -60,6 +60,22 @@ class MigrateRequest(Asked):
     """Only say what would be done."""
 
 
+class RebalanceRequest(Asked):
+    models: Annotated[list[Annotated[str, Field(min_length=1, max_length=512)]], Field(max_length=1000)] = []
+    """Only these; none: all."""
+    dry_run: bool = False
+    """Only say what would be done."""
+
+
+class PolicyRequest(Asked):
+    min: Annotated[int, Field(ge=0, le=1024)] = 1
+    """Copies there are to be at least."""
+    max: Annotated[int | None, Field(ge=1, le=1024)] = None
+    """And at most; null: as many as there are."""
+    pinned: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=64)] = []
+    """Nodes, by name or id, that get a copy and keep it."""
+
+
 _Body = TypeVar("_Body", bound=Asked)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from ollama_dist.api.reports import Json, rfc3339
 from ollama_dist.core.ids import NodeId
 from ollama_dist.replication.operations import Operation, State, Step
+from ollama_dist.replication.policies import Policy
 
 
 def render(operation: Operation, names: Mapping[NodeId, str]) -> Json:
@@ -19,6 +20,15 @@ def render(operation: Operation, names: Mapping[NodeId, str]) -> Json:
         "requested_by": operation.requested_by,
         "owner": _name(operation.owner, names),
         "steps": [_step(step, names) for step in operation.steps],
+    }
+
+
+def render_policy(policy: Policy, names: Mapping[NodeId, str]) -> Json:
+    return {
+        "pattern": policy.pattern,
+        "min": policy.min,
+        "max": policy.max,
+        "pinned": [names.get(node, node) for node in policy.pinned],
     }
 
 

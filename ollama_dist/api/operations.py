@@ -6,9 +6,16 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from ollama_dist.api.asked import MigrateRequest, NodeNamed, Nothing, read_asked
+from ollama_dist.api.asked import (
+    MigrateRequest,
+    NodeNamed,
+    Nothing,
+    PolicyRequest,
+    RebalanceRequest,
+    read_asked,
+)
 from ollama_dist.api.exchange import Exchange, StreamResponse
-from ollama_dist.api.operation_reports import render
+from ollama_dist.api.operation_reports import render, render_policy
 from ollama_dist.core.errors import BadRequest
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import ClusterView
@@ -37,6 +44,30 @@ class OperationRoutes:
         if asked.dry_run:
             return self._told(exchange, planned, status=200)
         return self._told(exchange, await self._moves().begin(planned, _asker(exchange)), status=202)
+
+    async def rebalance(self, exchange: Exchange) -> web.StreamResponse:
+        asked = read_asked(RebalanceRequest, await exchange.json())
+        planned = self._moves().plan_rebalance(asked.models)
+        if asked.dry_run:
+            return self._told(exchange, planned, status=200)
+        return self._told(exchange, await self._moves().begin(planned, _asker(exchange)), status=202)
+
+    async def policies(self, exchange: Exchange) -> web.StreamResponse:
+        found = sorted(self._moves().shared.policies, key=lambda policy: policy.pattern)
+        return exchange.reply_json({"policies": [render_policy(each, self._names()) for each in found]})
+
+    async def policy(self, exchange: Exchange) -> web.StreamResponse:
+        found = self._moves().policy(exchange.params["pattern"])
+        return exchange.reply_json({"policy": render_policy(found, self._names())})
+
+    async def set_policy(self, exchange: Exchange) -> web.StreamResponse:
+        asked = read_asked(PolicyRequest, await exchange.json())
+        made = await self._moves().set_policy(exchange.params["pattern"], asked.min, asked.max, asked.pinned)
+        return exchange.reply_json({"policy": render_policy(made, self._names())})
+
+    async def remove_policy(self, exchange: Exchange) -> web.StreamResponse:
+        await self._moves().remove_policy(exchange.params["pattern"])
+        return exchange.reply_json({"removed": exchange.params["pattern"]})
 
     async def drain(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(NodeNamed, await exchange.json())

@@ -21,6 +21,7 @@ from ollama_dist.core.errors import BadRequest, NotFound
 from ollama_dist.core.view import ClusterView
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.modes import Switches
+from ollama_dist.node.moves import Moves
 from ollama_dist.node.reports import Problem, SelfReport
 
 DECISIONS_SHOWN: Final = 100
@@ -32,6 +33,7 @@ class Operated(Protocol):
 
     dispatcher: Dispatcher
     switches: Switches
+    moves: Moves
 
     def view(self) -> ClusterView: ...
 
@@ -78,7 +80,7 @@ class OwnRoutes:
         return exchange.reply_json(reports.nodes(self._node.view()))
 
     async def models(self, exchange: Exchange) -> web.StreamResponse:
-        return exchange.reply_json(reports.models(self._node.view()))
+        return exchange.reply_json(reports.models(self._node.view(), self._node.moves.placing()))
 
     async def decisions(self, exchange: Exchange) -> web.StreamResponse:
         """The newest first; ``model``, ``node`` (the winner) and ``outcome`` narrow it, ``limit`` cuts it."""

@@ -2,14 +2,19 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView, Engine, MemberState, NodeView
 from ollama_dist.node.reports import Problem, SelfReport
+from ollama_dist.node.shared import Placing
+from ollama_dist.replication.operations import Action
+from ollama_dist.replication.policies import policy_for
 
 Json = dict[str, Any]
+
+NOTHING_PLACED: Final = Placing()
 
 
 def status(
@@ -66,13 +71,20 @@ def nodes(view: ClusterView) -> Json:
     return {"nodes": [_node(node, names, is_self=node.id == view.self_id) for node in ordered]}
 
 
-def models(view: ClusterView) -> Json:
+def models(view: ClusterView, placing: Placing = NOTHING_PLACED) -> Json:
     """The body of ``models``: each name with its copies, on nodes that can serve them."""
-    found = (_model(view, key, holders) for key in view.holders if (holders := view.serving_holders(key)))
+    found = (
+        _model(view, key, holders, placing) for key in view.holders if (holders := view.serving_holders(key))
+    )
     return {"models": sorted(found, key=lambda model: str(model["name"]))}
 
 
-def _model(view: ClusterView, key: ModelKey, holders: Sequence[NodeView]) -> Json:
+def _model(view: ClusterView, key: ModelKey, holders: Sequence[NodeView], placing: Placing) -> Json:
+    names = {node.id: node.name for node in view.nodes.values()}
+    policy = policy_for(placing.policies, key)
+    moving = {node: wanted[key] for node, wanted in placing.intents.items() if key in wanted}
+    held = {node.id for node in holders}
+    coming = [node for node, action in moving.items() if action is Action.COPY and node not in held]
     model = view.content(key, holders)
     return {
         "name": model.name,
@@ -80,16 +92,32 @@ def _model(view: ClusterView, key: ModelKey, holders: Sequence[NodeView]) -> Jso
         "identity": model.identity or None,
         "size": model.size,
         "conflict": view.is_in_conflict(key),
-        "policy": None,
+        "policy": policy
+        and {
+            "min": policy.min,
+            "max": policy.max,
+            "pinned": [names.get(node, node) for node in policy.pinned],
+        },
         "replicas": [
             {
                 "node": node.name,
                 "digest": node.models[key].digest,
-                "state": "ready",
+                "state": "leaving" if moving.get(node.id) is Action.DELETE else "ready",
                 "loaded": key in node.loaded,
                 "progress": None,
             }
             for node in sorted(holders, key=lambda node: node.name)
+        ]
+        + [
+            {
+                "node": names[node],
+                "digest": model.digest,
+                "state": "incoming",
+                "loaded": False,
+                "progress": placing.progress.get((node, key)),
+            }
+            for node in sorted(coming)
+            if node in names
         ],
     }
 

@@ -50,7 +50,7 @@ class Parser(ArgumentParser):
         if names[0].startswith("-"):
             self._flags += [name for name in names if name.startswith("--")]
         else:
-            more = "..." if details.get("nargs") == "+" else ""
+            more = "..." if details.get("nargs") in ("+", "*") else ""
             self._words.append(f"{details['metavar']}{more}")
             self.usage = f"{self.prog} {' '.join(self._words)} [--flags]"
         return super().add_argument(*names, **details)

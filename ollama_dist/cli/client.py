@@ -3,11 +3,11 @@
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ollama_dist.cli.exchange import Answer, BadAnswer, ask, ask_lines
+from ollama_dist.cli.exchange import NO_HEADERS, Answer, BadAnswer, ask, ask_lines
 from ollama_dist.cli.failures import Exit, Failure
 from ollama_dist.node.config import Settings, Source
 from ollama_dist.node.paths import StatePaths, is_in_use
@@ -74,7 +74,13 @@ class NodeClient:
         self._need_token()
         return self._ask(method, path, json.dumps(body).encode())
 
-    def lines(self, method: str, path: str, body: dict[str, Any] | None = None) -> Iterator[Any]:
+    def lines(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> Iterator[Any]:
         """The JSON of each line as it comes; the first may take as long as it likes to come.
 
         Raises as `get`, and `Failure` for a line that tells of an error.
@@ -82,7 +88,13 @@ class NodeClient:
         data = None if body is None else json.dumps(body).encode()
         try:
             for line in ask_lines(
-                self._where.address, method, path, patience_s=SILENCE_S, body=data, bearer=self._bearer()
+                self._where.address,
+                method,
+                path,
+                patience_s=SILENCE_S,
+                body=data,
+                bearer=self._bearer(),
+                headers=headers,
             ):
                 if line.status != 200:
                     _read(self._where.address, line)

@@ -96,6 +96,26 @@ def _models(parser: "ArgumentParser") -> None:
     _yes(parser)
 
 
+def _model_on(parser: "ArgumentParser") -> None:
+    parser.add_argument("model", metavar="MODEL", help="its name")
+    parser.add_argument("--on", metavar="NODE", action="append", help="where; may be given several times")
+
+
+def _some_models(parser: "ArgumentParser") -> None:
+    parser.add_argument("models", metavar="[MODEL]", nargs="*", help="only these")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
+    _yes(parser)
+    _detach(parser)
+
+
+def _list_set_remove(parser: "ArgumentParser") -> None:
+    parser.add_argument("action", choices=("list", "set", "remove"), metavar="list|set|remove")
+    parser.add_argument("pattern", metavar="MODEL", nargs="?", help="a name; * and ? stand for anything")
+    parser.add_argument("--min", metavar="N", help="with set: copies there are to be at least (1)")
+    parser.add_argument("--max", metavar="N", help="with set: at most (as many as there are)")
+    parser.add_argument("--pin", metavar="NODE", action="append", help="with set: gets a copy and keeps it")
+
+
 def _operation(parser: "ArgumentParser") -> None:
     parser.add_argument("operation", metavar="[ID]", nargs="?", help="one of them, with all its steps")
     parser.add_argument("--watch", action="store_true", help="show how it goes on until it is over")
@@ -156,6 +176,19 @@ COMMANDS: Final = (
         reads=True,
     ),
     Command(
+        "pull",
+        "get a model from a registry, or from nodes that have it",
+        "pull",
+        (
+            ("ollama-dist pull llama3.2", "onto this node"),
+            (
+                "ollama-dist pull llama3.2 --on laptop --on attic",
+                "from the registry only once",
+            ),
+        ),
+        add_arguments=_model_on,
+    ),
+    Command(
         "copy",
         "copy a model to other nodes",
         "move",
@@ -194,6 +227,26 @@ COMMANDS: Final = (
             ("ollama-dist operations ID --cancel", "end one; what was copied is used next time"),
         ),
         add_arguments=_operation,
+        reads=True,
+    ),
+    Command(
+        "policy",
+        "how many copies of which models there are to be",
+        "policy",
+        (
+            ("ollama-dist policy set 'llama3*' --min 2 --max 3", "every node keeps to it"),
+            ("ollama-dist policy set llama3.2 --pin desk", "desk gets a copy and keeps it"),
+            ("ollama-dist policy list", ""),
+        ),
+        add_arguments=_list_set_remove,
+        reads=True,
+    ),
+    Command(
+        "rebalance",
+        "bring copies to where policies and demand want them, now",
+        "rebalance",
+        (("ollama-dist rebalance --dry-run", "what would be done"), ("ollama-dist rebalance --yes", "")),
+        add_arguments=_some_models,
         reads=True,
     ),
     Command(

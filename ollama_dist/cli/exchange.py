@@ -7,7 +7,7 @@ need only to be imported. HTTP/1.0 it is: the answer ends where the connection d
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,8 @@ from ollama_dist.node.setting_values import Address
 
 BIGGEST_ANSWER: Final = 32 * 1024 * 1024
 BIGGEST_HEAD: Final = 65_536
+
+NO_HEADERS: Final[Mapping[str, str]] = {}
 
 _HEAD: Final = re.compile(rb"HTTP/1\.[01] (\d{3})[^\r\n]*\r\n((?:[^\r\n]+\r\n)*)\r\n")
 _LENGTH: Final = re.compile(rb"(?im)^content-length:[ \t]*(\d+)[ \t]*\r$")
@@ -57,6 +59,7 @@ def ask_lines(
     patience_s: float,
     body: bytes | None = None,
     bearer: str | None = None,
+    headers: Mapping[str, str] = NO_HEADERS,
 ) -> Iterator[Answer]:
     """Send a request and give the lines of its answer as they come, each with the answer's status.
 
@@ -64,7 +67,7 @@ def ask_lines(
     each piece; raises as `ask`. Closing the iterator hangs up.
     """
     with socket.create_connection((address.host, address.port), timeout=patience_s) as connection:
-        connection.sendall(_request(address, method, path, body, bearer))
+        connection.sendall(_request(address, method, path, body, bearer, headers))
         held, status, length = b"", 0, None
         while True:
             part = connection.recv(65_536)
@@ -92,10 +95,18 @@ def ask_lines(
                 raise BadAnswer(f"a line of more than {BIGGEST_ANSWER} bytes")
 
 
-def _request(address: Address, method: str, path: str, body: bytes | None, bearer: str | None) -> bytes:
+def _request(
+    address: Address,
+    method: str,
+    path: str,
+    body: bytes | None,
+    bearer: str | None,
+    headers: Mapping[str, str] = NO_HEADERS,
+) -> bytes:
     lines = [f"{method} {path} HTTP/1.0", f"Host: {address}", "Accept: application/json"]
     if bearer is not None:
         lines.append(f"Authorization: Bearer {bearer}")
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     return "\r\n".join([*lines, "", ""]).encode() + (body or b"")

@@ -1,6 +1,7 @@
 """Tells the others what changed here: only the entries that differ from what they were told."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 import structlog
@@ -12,6 +13,9 @@ log = structlog.get_logger()
 ENTRIES_LIMIT: Final = 500
 BYTES_LIMIT: Final = 60_000
 """A little below what membership carries for one member."""
+
+
+NOTHING_MORE: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 
 class Announcer:
@@ -33,9 +37,12 @@ class Announcer:
             self._load = encoded
             self._set_load(encoded)
 
-    def announce_state(self, cold: Cold) -> None:
-        """Publish what is new and withdraw what is gone; what does not fit is left out, models first."""
-        entries = self._fitting(encode_cold(cold))
+    def announce_state(self, cold: Cold, more: Mapping[str, bytes] = NOTHING_MORE) -> None:
+        """Publish what is new and withdraw what is gone; what does not fit is left out, models first.
+
+        ``more`` are entries beside the node's own, by their keys.
+        """
+        entries = self._fitting({**encode_cold(cold), **more})
         for key in [key for key in self._told if key not in entries]:
             del self._told[key]
             self._set_state(key, None)

@@ -124,7 +124,7 @@ def make_node(
         cached_routes=frozenset(settings.requests.cached_routes),
         cache_bytes=settings.requests.cache_bytes,
         cache_age_s=settings.requests.cache_age_s,
-        moves=MoveOptions(paths.root, settings.models.disk_reserve_bytes),
+        moves=MoveOptions(paths.root, settings.models.disk_reserve_bytes, settings.models.placement),
     )
     node = Node(options, engine, cluster, secured_by(cluster.pass_to), keeper)
     into = _into_folder(engine) if engine.snapshot.engine.kind is EngineKind.LLAMACPP else None

@@ -25,6 +25,7 @@ from ollama_dist.node.setting_values import (
     Listen,
     LogFormat,
     LogLevel,
+    Placement,
     Secret,
     address_with,
     listed,
@@ -366,6 +367,15 @@ class ModelSettings:
             "What stays free on the disk of the models: none is brought in that would take it.",
             whole_number(0, 2**50),
             unit="bytes",
+        ),
+    )
+    placement: Placement = field(
+        default=Placement.POLICIES,
+        metadata=about(
+            "What this node copies or deletes by itself: off, nothing; policies, what an operator's policies "
+            "ask for (`ollama-dist policy`), so without any nothing; demand, also a copy of what is waited "
+            "for, where that saves more than it costs.",
+            one_of(Placement),
         ),
     )
     registry_listen: Listen | None = field(

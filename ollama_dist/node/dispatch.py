@@ -18,6 +18,7 @@ from ollama_dist.backends.http1 import Head, Header
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import Busy, DistError, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import NodeId
+from ollama_dist.core.names import ModelKey
 from ollama_dist.core.outcomes import Attempt, Outcome, Result, Usage
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority
 from ollama_dist.core.view import ClusterView, NodeView
@@ -123,7 +124,10 @@ class Dispatcher:
         cache: AnswerCache,
         rng: Random,
         clock: Callable[[], float],
+        asked: Callable[[ModelKey, float], None] = lambda _model, _wait_s: None,
     ) -> None:
+        self._asked = asked
+        """Hears of each request from a client: its model, and how long it was expected to wait for others."""
         self._view = view
         self._switches = switches
         self._target = target
@@ -446,6 +450,8 @@ class Dispatcher:
             usage=answer.usage if answer else Usage(),
         )
         self.decisions.close(request.id, outcome)
+        if request.model is not None and request.intent in (Intent.GENERATE, Intent.EMBED):
+            self._asked(request.model, _expected_wait_s(served.decision))
         name = node.name if node is not None else ""
         is_fallback = bool(served.fallback_reason)
         self.stats.count(request.route, request.model_text, name, outcome, is_fallback=is_fallback)
@@ -480,6 +486,12 @@ class Dispatcher:
     def _name(self, node: NodeId) -> str:
         known = self._view().nodes.get(node)
         return known.name if known else node
+
+
+def _expected_wait_s(decision: Decision | None) -> float:
+    """At the place that was chosen first."""
+    found = [each for each in decision.candidates if each.node == decision.winner] if decision else []
+    return found[0].estimate.wait_s if found else 0.0
 
 
 def _told_after(failed: AttemptFailed) -> int:

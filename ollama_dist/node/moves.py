@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import SystemRandom
@@ -13,12 +13,18 @@ import structlog
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import BadRequest, DistError, NoCandidate, NotFound, UpstreamFailed
 from ollama_dist.core.ids import NodeId
-from ollama_dist.core.names import ModelKey
+from ollama_dist.core.modes import Mode
+from ollama_dist.core.names import ModelKey, parse_model_name
 from ollama_dist.core.view import ClusterView, NodeView
+from ollama_dist.node.placing import Placer, step_of
+from ollama_dist.node.setting_values import Placement
+from ollama_dist.node.shared import Placing, Shared
 from ollama_dist.replication.copier import Copier
 from ollama_dist.replication.doing import Doing, Hands
 from ollama_dist.replication.driving import PATH, Driver, NotKept
 from ollama_dist.replication.operations import (
+    STEPS_MAX,
+    Action,
     Kind,
     Operation,
     OperationId,
@@ -28,9 +34,13 @@ from ollama_dist.replication.operations import (
     read_operation,
 )
 from ollama_dist.replication.peers import PeerRefused, Peers
+from ollama_dist.replication.placement import plan
 from ollama_dist.replication.planning import drained, is_drained, migration, room_for
+from ollama_dist.replication.policies import KIND as POLICY
+from ollama_dist.replication.policies import Policy, check_pattern, policy_for
 from ollama_dist.replication.promises import NotPromised, Promises
 from ollama_dist.replication.shelf import Shelf
+from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()
 
@@ -52,6 +62,9 @@ class Around(Protocol):
 
     def target(self, node: NodeId) -> Target | None: ...
 
+    @property
+    def mode(self) -> Mode: ...
+
 
 @dataclass(frozen=True, slots=True)
 class MoveOptions:
@@ -61,6 +74,7 @@ class MoveOptions:
     """Where it keeps what has to survive a restart; None: nothing does."""
     reserve_bytes: int = 0
     """Disk that stays free, whatever is copied here."""
+    placement: Placement = Placement.POLICIES
 
 
 class Moves:
@@ -72,15 +86,15 @@ class Moves:
         options: MoveOptions,
         nudge: Callable[[], None],
         draining_changed: Callable[[], None],
+        told_changed: Callable[[], None],
     ) -> None:
         self.copier: Copier | None = None
         """What installs models here; None where the engine takes none."""
         self.is_draining = False
-        self.pins: Mapping[NodeId, frozenset[ModelKey]] = {}
-        """What is to stay where."""
         self._node = node
         self._options = options
         self._draining_changed = draining_changed
+        self._told_changed = told_changed
         self._shelf = Shelf(options.folder / "moves" if options.folder else None)
         self.promises = Promises(self._shelf, node.view, time.monotonic)
         self._peers = Peers(node.target)
@@ -93,20 +107,41 @@ class Moves:
             pinned=lambda key: self.is_pinned(node.view().self_id, key),
         )
         operations = Shelf(options.folder / "operations" if options.folder else None)
-        self._driver = Driver(operations, self._peers, Doing(hands), node.view, SystemRandom())
+        self.shared = Shared(self._shelf, told_changed)
+        doing = Doing(hands, self.shared.intend)
+        self._driver = Driver(operations, self._peers, doing, node.view, SystemRandom())
         self._driver.replan = self._replan
+        self._placer = Placer(
+            options.placement,
+            options.reserve_bytes,
+            self.shared,
+            self._driver,
+            self._shelf,
+            node.view,
+            lambda: node.mode,
+            SystemRandom(),
+        )
+        self._placing: asyncio.Task[None] | None = None
         self._tried_at: dict[ModelKey, float] = {}
 
     async def start(self) -> None:
         documents = await asyncio.to_thread(self._shelf.load)
         self.promises.load()
+        self.shared.load(documents)
+        self._placer.load(documents)
         self.is_draining = bool(documents.get(_DRAINING))
         if self.is_draining:
             self._draining_changed()
+        told_anew = bool(self.shared.records.all())
+        if told_anew:
+            self._told_changed()
         await self._driver.start()
+        self._placing = background(self._placer.run(), "placement")
 
     async def stop(self) -> None:
+        await end(self._placing)
         await self._driver.stop()
+        await self.shared.stop()
 
     # What operators ask
 
@@ -219,7 +254,73 @@ class Moves:
 
     def is_pinned(self, node: NodeId, key: ModelKey) -> bool:
         """Whether the model is to stay on that node."""
-        return key in self.pins.get(node, ())
+        policy = policy_for(self.shared.policies, key)
+        return policy is not None and node in policy.pinned
+
+    def placing(self) -> Placing:
+        """What is known here of where models are to be."""
+        me = self._node.view().self_id
+        running = [
+            step
+            for operation in self._driver.all()
+            for step in operation.steps
+            if step.state is State.RUNNING and step.action is Action.COPY and step.target is not None
+        ]
+        return Placing(
+            self.shared.policies,
+            {**self.shared.intents, me: self.shared.own_intents},
+            {
+                (step.target, step.key): round(step.bytes_done / step.bytes_total, 4)
+                for step in running
+                if step.target is not None and step.bytes_total
+            },
+        )
+
+    # Policies and what follows from them
+
+    def policy(self, pattern: str) -> Policy:
+        """Raises `NotFound` and `BadRequest`."""
+        name = check_pattern(pattern)
+        found = next((each for each in self.shared.policies if each.pattern == name), None)
+        if found is None:
+            raise NotFound(f"there is no policy for {name}")
+        return found
+
+    async def set_policy(self, pattern: str, least: int, most: int | None, pinned: Sequence[str]) -> Policy:
+        """For this and every other node. Raises `BadRequest`, `NodeNotFound` and `NotKept`."""
+        name, view = check_pattern(pattern), self._node.view()
+        if most is not None and most < max(least, 1):
+            raise BadRequest(f'"max" ({most}) must be at least 1 and not below "min" ({least})')
+        policy = Policy(name, least, most, tuple(dict.fromkeys(view.find(node).id for node in pinned)))
+        await self._write(POLICY, name, policy.value())
+        return policy
+
+    async def remove_policy(self, pattern: str) -> None:
+        """Raises `NotFound`, `BadRequest` and `NotKept`."""
+        await self._write(POLICY, self.policy(pattern).pattern, None)
+
+    async def _write(self, kind: str, name: str, value: Mapping[str, Any] | None) -> None:
+        try:
+            await self.shared.write(kind, name, value, self._node.view().self_id)
+        except OSError as error:
+            raise NotKept(f"this node cannot write it down, though the others hear of it: {error}") from error
+
+    def plan_rebalance(self, models: Sequence[str]) -> Operation:
+        """What all nodes should fetch or give up, as far as this one sees; ``models`` narrow it.
+
+        Raises `InvalidModelName`.
+        """
+        wanted = {parse_model_name(model).key for model in models}
+        view = self._node.view()
+        steps = [
+            step_of(wish, view, node)
+            for node in sorted(view.nodes)
+            for wish in plan(self._placer.picture(replace(view, self_id=node)))
+            if not wanted or wish.model in wanted
+        ]
+        # What is copied comes first: what is then too much goes afterwards.
+        steps.sort(key=lambda step: (step.action is Action.DELETE, step.key, step.doer or ""))
+        return _template(Kind.REBALANCE, {"models": sorted(wanted)}, tuple(steps[:STEPS_MAX]))
 
     # What other nodes ask
 

@@ -183,7 +183,7 @@ class Node:
         )
         self._loads = Loads(lambda: self.view().me, engine.nudge)
         self._models: Mapping[ModelKey, InstalledModel] = {}
-        self.moves = Moves(self, options.moves, engine.nudge, self._load_changed)
+        self.moves = Moves(self, options.moves, engine.nudge, self._load_changed, self._announce_state)
         self._views = ViewStore(cluster.id, self._myself())
         self._announcer = Announcer(cluster.set_load, cluster.set_state)
         self.dispatcher = Dispatcher(
@@ -195,6 +195,7 @@ class Node:
             cache=AnswerCache(options.cache_bytes, options.cache_age_s),
             rng=SystemRandom(),
             clock=time.monotonic,
+            asked=self.moves.shared.note_request,
         )
 
     # Life
@@ -338,6 +339,9 @@ class Node:
         self._loads.forget_all_but(self.engine.snapshot.loaded)
         self._load.set_slots(self.engine.slots, self.engine.width)
         self._renew_self()
+        self._announce_state()
+
+    def _announce_state(self) -> None:
         me = self.view().me
         self._announcer.announce_state(
             Cold(
@@ -353,7 +357,8 @@ class Node:
                 store=me.store,
                 models=me.models,
                 loaded={key: _without_life(model) for key, model in me.loaded.items()},
-            )
+            ),
+            self.moves.shared.entries(),
         )
 
     def _load_changed(self) -> None:
@@ -378,6 +383,7 @@ class Node:
         members = self.cluster.members()
         self._note_own_standing(members)
         self._views.set_members(members, time.monotonic(), time.time())
+        self.moves.shared.hear(members)
         for node in self.view().peers():
             known = before.get(node.id)
             if known is None or known.state != node.state:

@@ -115,6 +115,14 @@ class ClientKeys(StrEnum):
     NEVER = "never"
 
 
+class Placement(StrEnum):
+    """What a node fetches or gives up without being asked."""
+
+    OFF = "off"
+    POLICIES = "policies"
+    DEMAND = "demand"
+
+
 class LogLevel(StrEnum):
     DEBUG = "debug"
     INFO = "info"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -54,29 +55,41 @@ class Hands:
 
 
 class Doing:
-    """Does steps, as many at once as are begun. ``pause`` sleeps, ``clock`` is steady."""
+    """Does steps, as many at once as are begun. ``pause`` sleeps, ``clock`` is steady.
+
+    ``intend`` tells the others what is done to a model here; None when nothing is any more.
+    """
 
     def __init__(
         self,
         hands: Hands,
+        intend: Callable[[ModelKey, Action | None], None],
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hands = hands
+        self._intend = intend
+        self._movers: WeakValueDictionary[ModelKey, asyncio.Lock] = WeakValueDictionary()
+        """One at a time for each model."""
         self._pause = pause
         self._clock = clock
         self._copying = asyncio.Semaphore(COPIES_AT_ONCE)
 
     async def do(self, step: Step, tell: Tell) -> tuple[State, str]:
         """How it ended, and why. ``tell`` hears how far it is; cancelled, it can be begun again."""
+        mover = self._movers.setdefault(step.key, asyncio.Lock())
         try:
-            await (self._copy(step, tell) if step.action is Action.COPY else self._delete(step, tell))
+            async with mover:
+                self._intend(step.key, step.action)
+                await (self._copy(step, tell) if step.action is Action.COPY else self._delete(step, tell))
         except DistError as error:
             log.warning("step_failed", action=step.action, model=step.model.short, error=str(error))
             return State.FAILED, str(error)
         except Exception:
             log.exception("step_failed", action=step.action, model=step.model.short)
             return State.FAILED, "something went wrong inside this node; see its log"
+        finally:
+            self._intend(step.key, None)
         return State.SUCCEEDED, ""
 
     # Getting a model

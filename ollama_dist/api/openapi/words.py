@@ -17,6 +17,8 @@ from ollama_dist.api.asked import (
     ModeChange,
     NodeNamed,
     Nothing,
+    PolicyRequest,
+    RebalanceRequest,
     RotateRequest,
 )
 
@@ -30,6 +32,8 @@ ASKED: Final[tuple[type[BaseModel], ...]] = (
     ModeChange,
     NodeNamed,
     Nothing,
+    PolicyRequest,
+    RebalanceRequest,
     RotateRequest,
 )
 """Bodies of our own routes."""
