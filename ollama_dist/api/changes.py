@@ -8,7 +8,7 @@ next is what it has just made (read after write).
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from aiohttp import web
@@ -19,8 +19,10 @@ from ollama_dist.api.listing import Surroundings
 from ollama_dist.backends.fetch import fetch
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import UpstreamFailed
+from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey, model_key
 from ollama_dist.core.view import ClusterView, NodeView
+from ollama_dist.node.moves import Moves
 from ollama_dist.wire import gojson
 
 log = structlog.get_logger()
@@ -40,17 +42,24 @@ class Told:
     body: bytes
     """The engine's answer, or why there is none, in Ollama's form."""
     content_type: str = JSON
+    was_told: bool = True
 
     @property
     def is_done(self) -> bool:
         return self.status == 200
 
 
+class ChangeSurroundings(Surroundings, Protocol):
+    """What is needed of the node here."""
+
+    moves: Moves
+
+
 class Changes:
     """The handler. ``alone`` hands a request to this node's own engine, as any Ollama would take it."""
 
     def __init__(
-        self, node: Surroundings, alone: Callable[[Exchange, bytes], Awaitable[web.StreamResponse]]
+        self, node: ChangeSurroundings, alone: Callable[[Exchange, bytes], Awaitable[web.StreamResponse]]
     ) -> None:
         self._node = node
         self._alone = alone
@@ -60,11 +69,20 @@ class Changes:
         view = self._node.view()
         change = read_change(exchange.route.path, body)
         holders = view.serving_holders(change.model) if change and change.model in view.holders else []
-        if change is None or all(node.id == view.self_id for node in holders):
+        kept = self._pinned(change, holders)
+        everywhere = view.holders.get(change.model, ()) if change else ()
+        if change is None or not holders or (not kept and set(everywhere) == {view.self_id}):
             return await self._alone(exchange, body)
         holders = sorted(holders, key=lambda node: (node.id != view.self_id, node.name))
-        told = await asyncio.gather(*(self._tell(node, exchange, body) for node in holders))
+        told = await asyncio.gather(
+            *(self._tell(node, exchange, body) for node in holders if node.id not in kept)
+        )
+        told = [*told, *kept.values()]
         self._node.engine.nudge()
+        if change.is_deletion and any(each.is_done for each in told):
+            heard = [node.id for node in holders if node.id in kept or _answered(told, node)]
+            away = await self._node.moves.note_deletion(change.model, heard)
+            log.info("deletion", model=change.model, away=away)
         if any(each.is_done for each in told):
             done = {each.node for each in told if each.is_done}
             changed = [node for node in holders if node.name in done]
@@ -74,6 +92,16 @@ class Changes:
         response = exchange.reply(answer, status=status, content_type=content_type)
         response.headers["X-Ollama-Node"] = ", ".join(each.node for each in told if each.is_done)
         return response
+
+    def _pinned(self, change: "Change | None", holders: Sequence[NodeView]) -> dict[NodeId, Told]:
+        """Who keeps what is to be deleted, and what is said for them."""
+        if change is None or not change.is_deletion:
+            return {}
+        return {
+            node.id: _refused(node.name, change.model)
+            for node in holders
+            if self._node.moves.is_pinned(node.id, change.model)
+        }
 
     async def _tell(self, node: NodeView, exchange: Exchange, body: bytes) -> Told:
         target: Target | None = (
@@ -149,8 +177,18 @@ def _key(text: object) -> ModelKey | None:
     return model_key(text) if isinstance(text, str) and text else None
 
 
+def _answered(told: Sequence[Told], node: NodeView) -> bool:
+    return any(each.node == node.name and each.was_told for each in told)
+
+
+def _refused(node: str, model: ModelKey) -> Told:
+    text = f"{node} keeps {model}: it is pinned there (ollama-dist policy list)"
+    return Told(node, 409, gojson.encode({"error": text}))
+
+
 def _untold(node: NodeView, why: str) -> Told:
-    return Told(node.name, 502, gojson.encode({"error": f"{node.name} could not be told: {why}"}))
+    text = f"{node.name} could not be told: {why}"
+    return Told(node.name, 502, gojson.encode({"error": text}), was_told=False)
 
 
 def _error_of(body: bytes) -> str:

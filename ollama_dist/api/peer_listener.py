@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import structlog
 from aiohttp import web
 
+from ollama_dist.api.changes import read_change
 from ollama_dist.api.exchange import JSON, Exchange
 from ollama_dist.api.front import Handler
 from ollama_dist.api.giving import Giving
@@ -27,6 +28,7 @@ from ollama_dist.core.scopes import Scope
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.moves import Moves
+from ollama_dist.replication.doing import Pinned
 from ollama_dist.replication.giving import Giver
 from ollama_dist.replication.turns import Turns
 from ollama_dist.wire.places import HEADER, wants_place, write_place
@@ -136,7 +138,12 @@ class PeerListener:
             )
 
     async def _ask_engine(self, exchange: Exchange) -> web.StreamResponse:
-        return await self._own_engine(exchange, await exchange.body())
+        body = await exchange.body()
+        change = read_change(exchange.route.path, body) if exchange.route.where is Where.HOLDERS else None
+        me = self._node.view().self_id
+        if change and change.is_deletion and self._node.moves.is_pinned(me, change.model):
+            raise Pinned(f"{change.model} is pinned here")
+        return await self._own_engine(exchange, body)
 
     async def _own_engine(self, exchange: Exchange, body: bytes | None) -> web.StreamResponse:
         target = self._node.engine.target

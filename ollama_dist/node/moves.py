@@ -20,6 +20,8 @@ from ollama_dist.node.placing import Placer, step_of
 from ollama_dist.node.setting_values import Placement
 from ollama_dist.node.shared import Placing, Shared
 from ollama_dist.replication.copier import Copier
+from ollama_dist.replication.deletions import KIND as DELETION
+from ollama_dist.replication.deletions import Missed, expired, is_void, missed, missed_in
 from ollama_dist.replication.doing import Doing, Hands
 from ollama_dist.replication.driving import PATH, Driver, NotKept
 from ollama_dist.replication.operations import (
@@ -49,6 +51,9 @@ LOOK_S: Final = 1.0
 
 WATCH_S: Final = 0.5
 """How often somebody else's operation is asked for while it is watched."""
+
+CATCH_UP_S: Final = 5.0
+"""How often a node looks whether something was deleted while it was away."""
 
 PROMISE_PATH: Final = "/replication/promises"
 DRAIN_PATH: Final = "/replication/drain"
@@ -93,6 +98,7 @@ class Moves:
         self.is_draining = False
         self._node = node
         self._options = options
+        self._nudge = nudge
         self._draining_changed = draining_changed
         self._told_changed = told_changed
         self._shelf = Shelf(options.folder / "moves" if options.folder else None)
@@ -121,7 +127,7 @@ class Moves:
             lambda: node.mode,
             SystemRandom(),
         )
-        self._placing: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._tried_at: dict[ModelKey, float] = {}
 
     async def start(self) -> None:
@@ -136,10 +142,13 @@ class Moves:
         if told_anew:
             self._told_changed()
         await self._driver.start()
-        self._placing = background(self._placer.run(), "placement")
+        self._tasks = [
+            background(self._placer.run(), "placement"),
+            background(self._catch_up(), "missed-deletions"),
+        ]
 
     async def stop(self) -> None:
-        await end(self._placing)
+        await end(*self._tasks)
         await self._driver.stop()
         await self.shared.stop()
 
@@ -275,6 +284,45 @@ class Moves:
                 if step.target is not None and step.bytes_total
             },
         )
+
+    # Deletions that somebody missed
+
+    async def note_deletion(self, model: ModelKey, told: Sequence[NodeId]) -> list[str]:
+        """Have the holders that were not told delete it when they are back; their names."""
+        view = self._node.view()
+        away = missed(view, model, told, time.time())
+        for each in away:
+            try:
+                await self._write(DELETION, each.name, each.value())
+            except DistError as error:
+                log.warning("deletion_not_kept", model=model, node=each.node, error=str(error))
+        return [view.nodes[each.node].name for each in away]
+
+    async def _catch_up(self) -> None:
+        """Delete what was deleted everywhere while this node was away."""
+        while True:
+            await asyncio.sleep(CATCH_UP_S)
+            found = missed_in(self.shared.records.of(DELETION))
+            self.shared.forget(DELETION, [each.name for each in expired(found, time.time())])
+            for each in found:
+                if each.node == self._node.view().self_id and self._node.view().me.can_serve:
+                    await self._delete_late(each)
+
+    async def _delete_late(self, each: Missed) -> None:
+        view = self._node.view()
+        copy = view.me.models.get(each.model)
+        if copy is not None and not is_void(each, view) and not self.is_pinned(view.self_id, each.model):
+            log.info("deleted_while_away", model=copy.name)
+            try:
+                await self._own_copier().delete(parse_model_name(copy.name))
+            except DistError as error:
+                log.warning("late_deletion_failed", model=copy.name, error=str(error))
+                return
+            self._nudge()
+        try:
+            await self._write(DELETION, each.name, None)
+        except DistError as error:
+            log.warning("deletion_not_kept", model=each.model, error=str(error))
 
     # Policies and what follows from them
 

@@ -10,6 +10,7 @@ from ollama_dist.node.setting_values import Address, EngineChoice, Listen, LogFo
 SAMPLES = {
     "labels": "gpu=yes,room=office",
     "client_keys": "always",
+    "placement": "demand",
     "advertise": "10.0.0.1:1",
     "join": "a:1,b:2",
     "mdns_interfaces": "127.0.0.1",
