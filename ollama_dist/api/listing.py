@@ -18,7 +18,7 @@ from ollama_dist.backends.poller import installed_models, loaded_models
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import NodeId
-from ollama_dist.core.names import ModelKey, model_key
+from ollama_dist.core.names import TRANSFER_NAMESPACE, ModelKey, model_key
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.wire import gojson
 
@@ -66,7 +66,8 @@ class Listing:
 
     async def tags(self, exchange: Exchange) -> web.StreamResponse:
         raw = await self._own("/api/tags")
-        if raw is not None and not _anybody_else_has_models(self._node.view()):
+        is_own = raw is not None and TRANSFER_NAMESPACE.encode() not in raw
+        if raw is not None and is_own and not _anybody_else_has_models(self._node.view()):
             return exchange.reply(raw)
         view = self._with_own(raw)
         _some_engine(view)

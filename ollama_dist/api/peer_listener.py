@@ -14,10 +14,11 @@ from ollama_dist.api.front import Handler
 from ollama_dist.api.giving import Giving
 from ollama_dist.api.inference import inspected, priority_of, whole
 from ollama_dist.api.passthrough import Passthrough
+from ollama_dist.api.pulling import Pull, PullSurroundings
 from ollama_dist.api.relay import relay
 from ollama_dist.api.routes import OLLAMA_ROUTES, REPLICATION_ROUTES, Route, Where
 from ollama_dist.api.table import Matched, RouteTable
-from ollama_dist.backends.local import LocalEngine
+from ollama_dist.api.turns import TurnGiving
 from ollama_dist.core.errors import Busy, DistError, NoCandidate, Unauthorized, UpstreamFailed
 from ollama_dist.core.ids import RequestId, is_request_id
 from ollama_dist.core.outcomes import Result
@@ -25,29 +26,32 @@ from ollama_dist.core.scopes import Scope
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.replication.giving import Giver
+from ollama_dist.replication.turns import Turns
 from ollama_dist.wire.places import HEADER, wants_place, write_place
 from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL, REQUEST_ID
 
 log = structlog.get_logger()
 
-_SENT_ON: Final = (Where.SCHEDULED, Where.HOLDER, Where.SOURCE, Where.HOLDERS)
+_SENT_ON: Final = (Where.SCHEDULED, Where.HOLDER, Where.SOURCE, Where.HOLDERS, Where.PULL)
 
 PEER_ROUTES: Final = (
     *(route for route in OLLAMA_ROUTES if route.where in _SENT_ON),
     *REPLICATION_ROUTES,
     Route("GET", "/api/ps", Where.ENTRY, Scope.MODELS_READ),
 )
-"""Inference, questions about a model, its bytes, making, pushing, copying, deleting one, what runs here."""
+"""Inference, questions about a model, its bytes, and whatever is done with one."""
 
 
-class Home(Protocol):
+class Home(PullSurroundings, Protocol):
     """What is needed of the node here."""
 
-    engine: LocalEngine
     dispatcher: Dispatcher
 
     @property
     def giver(self) -> Giver: ...
+
+    @property
+    def turns(self) -> Turns: ...
 
 
 class PeerListener:
@@ -60,7 +64,12 @@ class PeerListener:
         self._passthrough = passthrough
         self._admit = admit
         self._table = RouteTable(PEER_ROUTES)
-        self._giving = Giving(lambda: node.giver)
+        giving, turns = Giving(lambda: node.giver), TurnGiving(node.turns, node.view)
+        self._handlers: dict[str, Handler] = {
+            route.name: getattr(giving, route.name, None) or getattr(turns, route.name)
+            for route in REPLICATION_ROUTES
+        }
+        self._pull = Pull(node, self._own_engine)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         found = self._table.find(request.method, request.raw_path)
@@ -76,8 +85,9 @@ class PeerListener:
                 if not isinstance(found, Matched):
                     return exchange.reply(b"404 page not found", status=404, content_type="text/plain")
                 if route.where is Where.HERE:
-                    handler: Handler = getattr(self._giving, route.name)
-                    return await handler(exchange)
+                    return await self._handlers[route.name](exchange)
+                if route.where is Where.PULL:
+                    return await self._pull.from_member(exchange)
                 if route.where is Where.SCHEDULED:
                     return await self._serve(exchange)
                 return await self._ask_engine(exchange)
@@ -113,10 +123,12 @@ class PeerListener:
             )
 
     async def _ask_engine(self, exchange: Exchange) -> web.StreamResponse:
+        return await self._own_engine(exchange, await exchange.body())
+
+    async def _own_engine(self, exchange: Exchange, body: bytes | None) -> web.StreamResponse:
         target = self._node.engine.target
         if target is None:
             raise NoCandidate("this node has no engine")
-        body = await exchange.body()
         path = exchange.filled_path()
         try:
             origin = f"http://{target.authority}"

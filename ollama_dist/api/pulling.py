@@ -16,7 +16,7 @@ from aiohttp import web
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.hearing import HEARD_S, until_heard
 from ollama_dist.api.listing import Surroundings
-from ollama_dist.api.making import Coming, OwnEngine, send_on
+from ollama_dist.api.making import Coming, send_on
 from ollama_dist.api.passthrough import PASSED_BACK
 from ollama_dist.api.relay import relay
 from ollama_dist.core.errors import DistError, NoCandidate
@@ -78,7 +78,11 @@ class Pull:
     ``own_engine`` hands a request to this node's own engine.
     """
 
-    def __init__(self, node: PullSurroundings, own_engine: OwnEngine) -> None:
+    def __init__(
+        self,
+        node: PullSurroundings,
+        own_engine: Callable[[Exchange, bytes | None], Awaitable[web.StreamResponse]],
+    ) -> None:
         self._node = node
         self._own_engine = own_engine
 
@@ -152,7 +156,7 @@ class Pull:
 
 
 class _Lines:
-    """Lines that ``work`` tells, as a `relay.Source`. Of progress that nobody has read yet the last counts."""
+    """Lines that ``work`` tells, as a `relay.Source`. Of progress nobody has read yet the last counts."""
 
     def __init__(self, work: Callable[[Tell], Awaitable[None]]) -> None:
         self._unread: deque[tuple[bytes, str]] = deque()

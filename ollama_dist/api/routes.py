@@ -35,6 +35,8 @@ class Where(StrEnum):
     """A node that has the model it begins with: this one if it can, or if what it takes was given to it."""
     HOLDERS = "holders"
     """Every node that has the model; this one's engine where nobody has."""
+    PULL = "pull"
+    """The engine of the node the request came to or names; bytes come from wherever they are."""
     ENTRY = "entry"
     """The engine of the node the request came to."""
 
@@ -108,7 +110,7 @@ OLLAMA_ROUTES: Final = (
     _inference("/v1/responses", Dialect.RESPONSES),
     _inference("/v1/messages", Dialect.ANTHROPIC),
     _inference("/v1/audio/transcriptions", Dialect.OPENAI, AUDIO_LIMIT),
-    replace(_entry("POST", "/api/pull", Scope.MODELS_WRITE), name="pull"),
+    replace(_entry("POST", "/api/pull", Scope.MODELS_WRITE), where=Where.PULL),
     _at_source("/api/push"),
     _at_source("/api/create"),
     _on_holders("POST", "/api/copy"),

@@ -21,6 +21,7 @@ from ollama_dist.api.making import Making
 from ollama_dist.api.own_routes import OwnRoutes
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_listener import PeerListener
+from ollama_dist.api.pulling import Pull
 from ollama_dist.api.reference import Reference
 from ollama_dist.api.routes import OLLAMA_ROUTES, ROUTES, Where
 from ollama_dist.core.errors import NoCandidate
@@ -43,11 +44,13 @@ def public_front(
     """What clients talk to."""
     listing = Listing(node, passthrough, node.describe)
     own, reference = OwnRoutes(node), Reference()
+    pull = Pull(node, listing.own_engine)
     handlers: dict[str, Handler] = {
         Where.SCHEDULED: Inference(node.dispatcher, node.options.contexts, node.options.cached_routes),
         Where.HOLDER: listing.holder,
         Where.SOURCE: Making(node, listing.own_engine),
         Where.HOLDERS: Changes(node, listing.own_engine),
+        Where.PULL: pull,
         Where.ENTRY: listing.entry,
         **{name: getattr(listing, name) for name in ("root", "version", "tags", "ps", "v1_models")},
         **{

@@ -33,9 +33,9 @@ class TurnGiving:
         await response.prepare(exchange.request)
         beating = background(self._beat(response), "turn-beat")
         try:
-            async with self._turns.turn(subject) as had_to_wait:
-                await response.write(YOURS_AFTER if had_to_wait else YOURS)
-                while self._is_there(node):
+            async with self._turns.turn(subject, node) as is_after:
+                await response.write(YOURS_AFTER if is_after else YOURS)
+                while self._is_there(node):  # noqa: ASYNC110 - what is seen of it has no event
                     await asyncio.sleep(self._beat_s)
         finally:
             await end(beating)

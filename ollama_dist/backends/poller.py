@@ -14,7 +14,7 @@ from ollama_dist.backends.fetch import get
 from ollama_dist.backends.local import Snapshot
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import UpstreamFailed, UpstreamRefused
-from ollama_dist.core.names import ModelKey, model_key
+from ollama_dist.core.names import TRANSFER_NAMESPACE, ModelKey, model_key
 from ollama_dist.core.view import Engine, EngineKind, EngineState, InstalledModel, LoadedModel
 from ollama_dist.runtime.tasks import background, end
 
@@ -172,7 +172,10 @@ def _version(body: bytes) -> str:
 
 
 def installed_models(body: bytes) -> Mapping[ModelKey, InstalledModel]:
-    """The models in a body of ``/api/tags``; rows that make no sense are left out. Raises `ValueError`."""
+    """The models in a body of ``/api/tags``, but for those that make no sense or are only on their way.
+
+    Raises `ValueError`.
+    """
     models = {}
     for key, row in _rows(body):
         digest, size = row.get("digest"), row.get("size")
@@ -205,7 +208,7 @@ def _rows(body: bytes) -> list[tuple[ModelKey, dict[str, Any]]]:
     for row in listed[:ROWS_LIMIT]:
         name = row.get("name") if isinstance(row, dict) else None
         key = model_key(name) if isinstance(name, str) else None
-        if key is not None:
+        if key is not None and f"/{TRANSFER_NAMESPACE}" not in key:
             rows.append((key, row))
     return rows
 

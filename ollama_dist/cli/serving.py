@@ -73,7 +73,7 @@ async def _serve(settings: Settings, paths: StatePaths) -> int:
     cluster = make_cluster(settings, paths)
     configure_logging(settings.log, secrets=[token, *filter(None, [find_cluster_key(settings)])])
     engine = await make_engine(settings, paths, cluster.node_id)
-    node = make_node(settings, cluster, engine, make_keeper(settings, paths, engine))
+    node = make_node(settings, paths, cluster, engine, make_keeper(settings, paths, engine))
     async with AsyncExitStack() as stack:
         passthrough = Passthrough()
         stack.push_async_callback(passthrough.close)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ from ollama_dist.gossip.protocol.config import LAN, TEST, WAN, GossipConfig
 from ollama_dist.gossip.tls import peer_certificate
 from ollama_dist.node.config import Settings
 from ollama_dist.node.modes import Switches
+from ollama_dist.node.mover import MakeCopier, Mover, MoverSettings
 from ollama_dist.node.node import Node, NodeOptions
 from ollama_dist.node.paths import StatePaths
 from ollama_dist.node.secret_files import cluster_key_file
@@ -33,6 +35,7 @@ from ollama_dist.replication.gguf_store import GgufStore
 from ollama_dist.replication.keeper import Keeper
 from ollama_dist.replication.locating import Found, find_store
 from ollama_dist.replication.pace import Rates
+from ollama_dist.replication.registry import LOOPBACK, WINDOWS, RegistryAddress
 
 PROFILES: Final[dict[GossipProfile, GossipConfig]] = {
     GossipProfile.LAN: LAN,
@@ -106,7 +109,9 @@ def gguf_store_of(engine: LocalEngine) -> GgufStore:
     return GgufStore(folder.root, lambda: folder.models)
 
 
-def make_node(settings: Settings, cluster: GossipCluster, engine: LocalEngine, keeper: Keeper) -> Node:
+def make_node(
+    settings: Settings, paths: StatePaths, cluster: GossipCluster, engine: LocalEngine, keeper: Keeper
+) -> Node:
     mode = Mode.STANDALONE if settings.mode.standalone else Mode.DISTRIBUTED
     options = NodeOptions(
         id=cluster.node_id,
@@ -119,7 +124,36 @@ def make_node(settings: Settings, cluster: GossipCluster, engine: LocalEngine, k
         cache_bytes=settings.requests.cache_bytes,
         cache_age_s=settings.requests.cache_age_s,
     )
-    return Node(options, engine, cluster, secured_by(cluster.pass_to), keeper)
+    node = Node(options, engine, cluster, secured_by(cluster.pass_to), keeper)
+    into = _into_folder(engine) if engine.snapshot.engine.kind is EngineKind.LLAMACPP else None
+    node.mover = Mover(_mover_settings(settings), paths.root, engine, keeper, node.view, node.target, into)
+    return node
+
+
+def _into_folder(engine: LocalEngine) -> MakeCopier:
+    """What brings models into the folder of the embedded engine."""
+    from ollama_dist.backends.llamacpp.engine import LlamaCppEngine  # slow to import, and seldom wanted
+    from ollama_dist.replication.gguf_copying import GgufCopier
+
+    assert isinstance(engine, LlamaCppEngine)
+    folder, store = engine.folder, gguf_store_of(engine)
+    return lambda source, make_room: GgufCopier(folder.root, folder, store, source, make_room)
+
+
+def _mover_settings(settings: Settings) -> MoverSettings:
+    models = settings.models
+    usual = WINDOWS if sys.platform == "win32" else LOOPBACK
+    listen = models.registry_listen
+    hosts = models.registry_hosts
+    return MoverSettings(
+        address=RegistryAddress(
+            listen=((listen.host, listen.port),) if listen is not None else usual.listen,
+            name_host=hosts[0] if hosts else usual.name_host,
+            bytes_host=hosts[-1] if hosts else usual.bytes_host,
+        ),
+        pull_hosts=frozenset(host.casefold() for host in models.pull_registries),
+        disk_reserve=models.disk_reserve_bytes,
+    )
 
 
 def secured_by(pass_to: Callable[[NodeId], Pass]) -> Callable[[NodeId], Security]:

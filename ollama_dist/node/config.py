@@ -38,6 +38,7 @@ from ollama_dist.node.setting_values import (
     parse_node_name,
     parse_ollama_address,
     parse_path,
+    parse_registry_host,
     parse_secret,
     parse_text,
     whole_number,
@@ -347,6 +348,47 @@ class RequestSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """How models come onto this machine."""
+
+    pull_registries: tuple[str, ...] = field(
+        default=("registry.ollama.ai", "hf.co"),
+        metadata=about(
+            "Registries that nodes ask themselves when a client pulls, so that a model comes from the "
+            "Internet once and from other nodes after that: hosts, with ports where they have one, "
+            "separated by commas. Of all others the local Ollama pulls alone.",
+            listed(parse_registry_host, at_most=64),
+        ),
+    )
+    disk_reserve_bytes: int = field(
+        default=2 * 2**30,
+        metadata=about(
+            "What stays free on the disk of the models: none is brought in that would take it.",
+            whole_number(0, 2**50),
+            unit="bytes",
+        ),
+    )
+    registry_listen: Listen | None = field(
+        default=None,
+        metadata=about(
+            "Where the local Ollama gets the models that this node brings it. Needed where that Ollama is "
+            "in a container: an address of this machine that it reaches.",
+            listen_on("127.0.0.1", 0),
+            default_text="any free port of loopback; on Windows port 80 of 127.77.0.1",
+        ),
+    )
+    registry_hosts: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "What the local Ollama calls that address: a host name or IPv4 address, and behind a comma "
+            "another one for the same, which it needs for models with a file per tensor.",
+            listed(parse_registry_host, at_most=2),
+            default_text="127.0.0.1,localhost; on Windows 127.77.0.1,localhost",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ModeSettings:
     """How much of the cluster this node uses when it starts."""
 
@@ -471,6 +513,7 @@ class Settings:
     cluster: ClusterSettings = ClusterSettings()
     engine: EngineSettings = EngineSettings()
     requests: RequestSettings = RequestSettings()
+    models: ModelSettings = ModelSettings()
     transfers: TransferSettings = TransferSettings()
     mode: ModeSettings = ModeSettings()
     admin: AdminSettings = AdminSettings()

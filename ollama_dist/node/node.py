@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import SystemRandom
 from typing import Any, Final, Protocol
@@ -39,12 +39,15 @@ from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.load import EngineLoad
 from ollama_dist.node.loads import Loads
 from ollama_dist.node.modes import Switches, effective_mode
+from ollama_dist.node.mover import Mover
 from ollama_dist.node.problems import Seeds, find_problems
 from ollama_dist.node.reports import Problem, Reach, SelfReport
 from ollama_dist.node.telemetry import Telemetry
 from ollama_dist.replication.giving import Giver
 from ollama_dist.replication.keeper import Keeper
+from ollama_dist.replication.pulling import Pulling
 from ollama_dist.replication.store import StoreUnreadable
+from ollama_dist.replication.turns import Turns
 from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()
@@ -150,6 +153,8 @@ class Node:
     ) -> None:
         self.engine = engine
         self.keeper = keeper
+        self.mover: Mover | None = None
+        """What brings models onto this node; set before `start`. None: nothing does."""
         self.cluster = cluster
         self.switches = options.switches
         self.listen = ""
@@ -199,6 +204,8 @@ class Node:
             self.keeper.changed = self._engine_changed
             self.keeper.is_serving = lambda: self._load.now.in_flight > 0
             self.keeper.start()
+        if self.mover is not None:
+            await self.mover.start()
         await self.engine.start(self._engine_changed)
         await self._look_first()
         self.cluster.subscribe(self._members_changed)
@@ -229,6 +236,8 @@ class Node:
         for target in self._targets.values():
             target.fail()
         await self._loads.stop()
+        if self.mover is not None:
+            await self.mover.stop()
         if self.keeper is not None:
             await self.keeper.stop()
         await self.engine.stop()
@@ -260,6 +269,21 @@ class Node:
         if self.keeper is None:
             raise StoreUnreadable("this node gives no models")
         return self.keeper.giver
+
+    @property
+    def puller(self) -> Pulling | None:
+        """What pulls for clients."""
+        return self.mover.pulling if self.mover is not None and not self.mover.trouble else None
+
+    @property
+    def pull_hosts(self) -> Collection[str]:
+        """Registries that this node asks itself."""
+        return self.mover.settings.pull_hosts if self.mover is not None else ()
+
+    @property
+    def turns(self) -> Turns:
+        """The turns at asking upstream registries that this node gives."""
+        return self.mover.turns if self.mover is not None else Turns()
 
     def _identified(self, models: Mapping[ModelKey, InstalledModel]) -> Mapping[ModelKey, InstalledModel]:
         """``models`` with what the keeper knows of them; the same object as long as nothing changes."""

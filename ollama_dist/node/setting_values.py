@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 from ollama_dist.core.contexts import ContextRule
 from ollama_dist.core.dialects import DIALECTS, FORMS
 from ollama_dist.core.labels import LABELS_MAX, Label
+from ollama_dist.core.names import InvalidModelName, parse_model_name
 
 OLLAMA_PORT: Final = 11434
 NODE_PORT: Final = 11436
@@ -231,6 +232,15 @@ def parse_ip(text: str) -> str:
     if _ip(text.strip()) is None:
         raise ValueError("must be IP addresses of this machine's interfaces")
     return text.strip()
+
+
+def parse_registry_host(text: str) -> str:
+    """A host as model names have it, with a port where it is not the usual one."""
+    host = text.strip()
+    try:
+        return parse_model_name(f"{host}/library/model").host
+    except InvalidModelName:
+        raise ValueError("must be a host as in model names, such as registry.example:5000") from None
 
 
 def parse_path(text: str) -> Path:

@@ -44,6 +44,7 @@ class RegistryAddress:
     """Leads to the last socket."""
 
 
+LOOPBACK: Final = RegistryAddress()
 WINDOWS: Final = RegistryAddress((("127.77.0.1", 80), ("127.0.0.1", 0)), "127.77.0.1", "localhost")
 """File names cannot contain a colon there, and Ollama makes a folder of the host: so no port in the name."""
 
@@ -167,7 +168,7 @@ class Offer:
 class LoopbackRegistry:
     """Serves what is offered, to this machine alone, from `start` to `stop`."""
 
-    def __init__(self, address: RegistryAddress = RegistryAddress(), *, crumb_s: float = CRUMB_S) -> None:
+    def __init__(self, address: RegistryAddress = LOOPBACK, *, crumb_s: float = CRUMB_S) -> None:
         self._address = address
         self._crumb_s = crumb_s
         self._offers: dict[str, Offer] = {}

@@ -7,6 +7,7 @@ was given. The next in line usually finds that it can have the model from the on
 
 import asyncio
 import hashlib
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ SUBJECTS_LIMIT: Final = 256
 """Contents that turns are wanted for at once."""
 
 WAITING_LIMIT: Final = 1024
+
+LATELY_S: Final = 10.0
+"""After a turn: everybody has heard by then what came of it."""
 
 
 def arbiter(subject: Digest, nodes: Iterable[NodeId]) -> NodeId:
@@ -40,13 +44,15 @@ class Turns:
 
     def __init__(self) -> None:
         self._lines: dict[Digest, _Line] = {}
+        self._ended: OrderedDict[Digest, tuple[float, NodeId]] = OrderedDict()
+        """When the last turn ended, by loop time, and whose it was."""
 
     def __len__(self) -> int:
         return sum(line.people for line in self._lines.values())
 
     @asynccontextmanager
-    async def turn(self, subject: Digest) -> AsyncIterator[bool]:
-        """Wait for a turn and have it while inside; gives whether there was somebody before.
+    async def turn(self, subject: Digest, who: NodeId) -> AsyncIterator[bool]:
+        """Wait for a turn and have it while inside; gives whether somebody else had one just before.
 
         Raises `Busy` where too many wait.
         """
@@ -55,18 +61,30 @@ class Turns:
         line = self._lines.setdefault(subject, _Line())
         line.people += 1
         try:
-            had_to_wait = line.lock.locked()
             async with line.lock:
-                yield had_to_wait
+                try:
+                    at, before = self._ended.get(subject, (float("-inf"), who))
+                    yield before != who and self._now() - at < LATELY_S
+                finally:
+                    self._note_end(subject, who)
         finally:
             line.people -= 1
             if not line.people:
                 del self._lines[subject]
 
+    def _note_end(self, subject: Digest, who: NodeId) -> None:
+        self._ended[subject] = self._now(), who
+        self._ended.move_to_end(subject)
+        while len(self._ended) > SUBJECTS_LIMIT:
+            self._ended.popitem(last=False)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
 
 WAITING: Final = b'{"turn": "waiting"}\n'
 YOURS: Final = b'{"turn": "yours"}\n'
-YOURS_AFTER: Final = b'{"turn": "yours", "had_to_wait": true}\n'
+YOURS_AFTER: Final = b'{"turn": "yours", "is_after": true}\n'
 
 BEAT_S: Final = 2.0
 """How often the arbiter says that it is still there."""
@@ -77,8 +95,8 @@ SILENCE_S: Final = 10.0
 class RemoteTurn:
     """A turn that another node has given. It lasts until `end`."""
 
-    def __init__(self, target: Target, connection: Connection, *, had_to_wait: bool) -> None:
-        self.had_to_wait = had_to_wait
+    def __init__(self, target: Target, connection: Connection, *, is_after: bool) -> None:
+        self.is_after = is_after
         self._target = target
         self._connection = connection
         self._reading = background(self._read(), "turn")
@@ -112,4 +130,4 @@ async def remote_turn(target: Target | None, subject: Digest, me: NodeId) -> Rem
     except BaseException:
         target.drop(connection)
         raise
-    return RemoteTurn(target, connection, had_to_wait=YOURS_AFTER in said)
+    return RemoteTurn(target, connection, is_after=YOURS_AFTER in said)

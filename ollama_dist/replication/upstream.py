@@ -104,7 +104,7 @@ class Upstream:
                 if answer.status not in _REDIRECTING:
                     yield answer
                     return
-                url = url.join(URL(answer.headers.get("Location", "")))
+                url = _next(url, answer.headers.get("Location", ""))
             if url.scheme != "https" and not (insecure and url.scheme == "http"):
                 raise UpstreamFailed(f"the registry sends us to {url.scheme}://{url.host}")
             if _is_inside(url) and not is_inside:
@@ -163,6 +163,13 @@ class UpstreamSource:
 
 def _base(name: ModelName, *, insecure: bool) -> str:
     return f"{'http' if insecure else 'https'}://{name.host}/v2/{name.namespace}/{name.model}"
+
+
+def _next(url: URL, location: str) -> URL:
+    try:
+        return url.join(URL(location))
+    except ValueError as error:
+        raise UpstreamFailed(f"the registry sends us to {location[:80]!r}") from error
 
 
 async def _limited(answer: aiohttp.ClientResponse) -> bytes:

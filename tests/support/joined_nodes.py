@@ -5,8 +5,9 @@ tested with this is what nodes do with what they know, not how they come to know
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ollama_dist.api.listener import Listener, bind
@@ -14,10 +15,15 @@ from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.server import peer_front, public_front
 from ollama_dist.backends.ollama.engine import OllamaEngine, OllamaSettings
 from ollama_dist.core.ids import NodeId
-from ollama_dist.core.view import MemberState
+from ollama_dist.core.view import InstalledModel, MemberState
 from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.modes import Switches
+from ollama_dist.node.mover import Mover, MoverSettings
 from ollama_dist.node.node import Node, NodeOptions
+from ollama_dist.replication.keeper import Keeper
+from ollama_dist.replication.locating import Found
+from ollama_dist.replication.pace import Rates
+from ollama_dist.replication.store import OllamaStore
 from tests.support.fake_ollama import FakeOllama
 from tests.support.solo_node import ADMIN_TOKEN, Nobody
 from tests.support.views import node_id
@@ -143,8 +149,13 @@ class JoinedNodes:
         models: Sequence[str],
         node_options: Mapping[str, Any] | None = None,
         engine: int | None = None,
+        folder: Path | None = None,
+        pull_hosts: Collection[str] = (),
         **fake_options: Any,
     ) -> JoinedNode:
+        """With a ``folder`` its models lie there, and it can be brought others."""
+        if folder is not None:
+            fake_options["folder"] = folder / name / "models"
         fake = FakeOllama(**{"age": "0.33.0-rc2", "models": tuple(models), **fake_options})
         await fake.start()
         me = node_id(len(self._nodes) + 1)
@@ -152,7 +163,12 @@ class JoinedNodes:
             me, address=("127.0.0.1", engine or fake.port), slots=fake_options.get("slots", 1)
         )
         options = NodeOptions(me, name, 4, Switches(), **(node_options or {}))
-        node = Node(options, OllamaEngine(settings), BoardCluster(self.board, me), lambda _: None)
+        local = OllamaEngine(settings)
+        keeper = keeper_of(fake, folder / name) if folder is not None else None
+        node = Node(options, local, BoardCluster(self.board, me), lambda _: None, keeper)
+        if folder is not None and keeper is not None:
+            moving = MoverSettings(pull_hosts=pull_hosts)
+            node.mover = Mover(moving, folder / name, local, keeper, node.view, node.target)
         passthrough = Passthrough()
         relay = Listener(peer_front(node, passthrough, lambda _: None), bind("127.0.0.1", [0]))
         public = Listener(public_front(node, passthrough, admin_token=ADMIN_TOKEN), bind("127.0.0.1", [0]))
@@ -180,11 +196,24 @@ class JoinedNodes:
             await node.stop()
 
 
+def keeper_of(fake: FakeOllama, state: Path) -> Keeper:
+    """What knows the files of a fake that has some."""
+    assert fake.store is not None
+    store = OllamaStore(fake.store.folder)
+
+    async def find(_models: Iterable[InstalledModel]) -> Found:
+        return Found(store)
+
+    return Keeper(find, state, Rates())
+
+
 @contextlib.asynccontextmanager
 async def joined_nodes(
     models: Mapping[str, Sequence[str]],
     node_options: Mapping[str, Any] | None = None,
     engines: Mapping[str, int] | None = None,
+    folder: Path | None = None,
+    pull_hosts: Collection[str] = (),
     **fake_options: Any,
 ) -> AsyncIterator[JoinedNodes]:
     """Nodes by name with the models each holds, once all know of all.
@@ -194,7 +223,9 @@ async def joined_nodes(
     nodes = JoinedNodes()
     try:
         for name, held in models.items():
-            await nodes.add(name, held, node_options, (engines or {}).get(name), **fake_options)
+            await nodes.add(
+                name, held, node_options, (engines or {}).get(name), folder, pull_hosts, **fake_options
+            )
         await nodes.settle()
         yield nodes
     finally:

@@ -39,6 +39,7 @@ _FAILS_AT: Final[dict[Where, tuple[int, ...]]] = {
     Where.SOURCE: (404, 502, 503, 504),
     Where.HOLDERS: (404, 502, 503),
     Where.ENTRY: (404, 502, 503),
+    Where.PULL: (404, 502, 503, 504),
     Where.SCHEDULED: (404, 502, 503, 504),
 }
 """How an answer can fail, by who gives it."""
@@ -48,6 +49,7 @@ _SENT_FROM: Final[dict[Where, tuple[str, ...]]] = {
     Where.HOLDER: ("X-Ollama-Node",),
     Where.SOURCE: ("X-Ollama-Node",),
     Where.HOLDERS: ("X-Ollama-Node",),
+    Where.PULL: ("X-Ollama-Node",),
     Where.SCHEDULED: (
         "X-Ollama-Node",
         "X-Ollama-Reason",

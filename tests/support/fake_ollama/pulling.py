@@ -65,7 +65,7 @@ class Puller:
 
     def __init__(self, store: FakeStore, age: str) -> None:
         self.store = store
-        self.timing = Timing()
+        self.timing = Timing(line_s=0.01)
         self._verbatim = age.startswith("0.33")
         self._agent = {"User-Agent": f"ollama/{age} (amd64 linux) Go/go1.24"}
         self._downloads: dict[str, Download] = {}

@@ -1,0 +1,131 @@
+"""What brings models onto this node: the registry its Ollama pulls from, and all that stands behind it."""
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from ollama_dist.backends.local import LocalEngine
+from ollama_dist.backends.target import Target
+from ollama_dist.core.errors import DistError, NoCandidate, UpstreamFailed
+from ollama_dist.core.ids import Digest, NodeId
+from ollama_dist.core.view import ClusterView, EngineKind, EngineState
+from ollama_dist.replication.copier import Copier
+from ollama_dist.replication.copying import OllamaCopier, OpenSource
+from ollama_dist.replication.journal import Journal
+from ollama_dist.replication.keeper import Keeper
+from ollama_dist.replication.manifest import Manifest
+from ollama_dist.replication.members import Members
+from ollama_dist.replication.pulling import Pulling
+from ollama_dist.replication.registry import LOOPBACK, LoopbackRegistry, RegistryAddress
+from ollama_dist.replication.room import check_room
+from ollama_dist.replication.store import Store
+from ollama_dist.replication.turns import Turns
+from ollama_dist.replication.upstream import Upstream
+from ollama_dist.runtime.tasks import background, end
+
+log = structlog.get_logger()
+
+TIDY_S: Final = 5.0
+"""Between two looks at the journal for names that an earlier life has left."""
+
+JOURNAL: Final = "names-in-passing.json"
+
+
+@dataclass(frozen=True, slots=True)
+class MoverSettings:
+    """How models come onto this node."""
+
+    address: RegistryAddress = LOOPBACK
+    pull_hosts: Collection[str] = ("registry.ollama.ai", "hf.co")
+    """Registries that the node asks itself; all others are the engine's business."""
+    disk_reserve: int = 0
+    """Bytes that stay free."""
+
+
+MakeCopier = Callable[[OpenSource, Callable[[Manifest], Awaitable[None]]], Copier]
+"""Makes the copier of an engine that is no Ollama, from where it gets its bytes and what makes room."""
+
+
+class Mover:
+    """From `start` to `stop`. ``view`` and ``reach`` are the node's: what it sees, and where members are."""
+
+    def __init__(
+        self,
+        settings: MoverSettings,
+        state_dir: Path,
+        engine: LocalEngine,
+        keeper: Keeper,
+        view: Callable[[], ClusterView],
+        reach: Callable[[NodeId], Target | None],
+        make_copier: MakeCopier | None = None,
+    ) -> None:
+        self.settings = settings
+        self.turns = Turns()
+        self.trouble = ""
+        """Why models cannot be brought in; empty when they can."""
+        self._engine = engine
+        self._keeper = keeper
+        self._registry = LoopbackRegistry(settings.address)
+        self._journal = Journal(state_dir / JOURNAL)
+        self._upstream = Upstream()
+        self._task: asyncio.Task[None] | None = None
+        members = Members(view, reach, keeper.pace_in)
+        self._into_ollama = OllamaCopier(
+            lambda: self._engine.target,
+            self._registry,
+            self._journal,
+            members.open,
+            self._make_room,
+        )
+        self.copier: Copier = (
+            make_copier(members.open, self._make_room) if make_copier is not None else self._into_ollama
+        )
+        self.pulling = Pulling(members, self._into_ollama, self._upstream, self.turns)
+
+    async def start(self) -> None:
+        """Never raises: a node that cannot be brought models is of use all the same, and says so."""
+        try:
+            await self._registry.start()
+        except DistError as error:
+            self.trouble = str(error)
+            log.error("no_registry", error=str(error))
+            return
+        self._task = background(self._keep_tidy(), "tidy-names")
+
+    async def stop(self) -> None:
+        await end(self._task)
+        await self._registry.stop()
+        await self._upstream.close()
+
+    async def _keep_tidy(self) -> None:
+        while True:
+            engine = self._engine.snapshot.engine
+            if engine.kind is EngineKind.OLLAMA and engine.state is EngineState.READY:
+                try:
+                    await self._into_ollama.tidy()
+                except (UpstreamFailed, NoCandidate, OSError) as error:
+                    log.warning("names_not_tidied", error=str(error))
+            await asyncio.sleep(TIDY_S)
+
+    async def _make_room(self, manifest: Manifest) -> None:
+        store = self._keeper.store
+        if store is not None:
+            await asyncio.to_thread(_check, store, manifest, self.settings.disk_reserve)
+
+
+def _check(store: Store, manifest: Manifest, reserve: int) -> None:
+    missing = sum(size for digest, size in manifest.blobs.items() if not _has(store, digest))
+    check_room(missing, shutil.disk_usage(store.root).free, reserve)
+
+
+def _has(store: Store, digest: Digest) -> bool:
+    try:
+        store.blob(digest)
+    except DistError:
+        return False
+    return True
