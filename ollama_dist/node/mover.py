@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -20,7 +20,7 @@ from ollama_dist.replication.journal import Journal
 from ollama_dist.replication.keeper import Keeper
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.members import Members
-from ollama_dist.replication.pulling import Pulling
+from ollama_dist.replication.pulling import Installer, Pulling
 from ollama_dist.replication.registry import LOOPBACK, LoopbackRegistry, RegistryAddress
 from ollama_dist.replication.room import check_room
 from ollama_dist.replication.store import Store
@@ -47,7 +47,11 @@ class MoverSettings:
     """Bytes that stay free."""
 
 
-MakeCopier = Callable[[OpenSource, Callable[[Manifest], Awaitable[None]]], Copier]
+class InstallingCopier(Copier, Installer, Protocol):
+    """Copies from members, and takes in what comes from elsewhere."""
+
+
+MakeCopier = Callable[[OpenSource, Callable[[Manifest], Awaitable[None]]], InstallingCopier]
 """Makes the copier of an engine that is no Ollama, from where it gets its bytes and what makes room."""
 
 
@@ -82,10 +86,10 @@ class Mover:
             members.open,
             self._make_room,
         )
-        self.copier: Copier = (
+        self.copier: InstallingCopier = (
             make_copier(members.open, self._make_room) if make_copier is not None else self._into_ollama
         )
-        self.pulling = Pulling(members, self._into_ollama, self._upstream, self.turns)
+        self.pulling = Pulling(members, self.copier, self._upstream, self.turns)
 
     async def start(self) -> None:
         """Never raises: a node that cannot be brought models is of use all the same, and says so."""
