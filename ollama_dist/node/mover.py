@@ -20,6 +20,7 @@ from ollama_dist.replication.journal import Journal
 from ollama_dist.replication.keeper import Keeper
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.members import Members
+from ollama_dist.replication.mirror import Mirror, MirrorSettings
 from ollama_dist.replication.pulling import Installer, Pulling
 from ollama_dist.replication.registry import LOOPBACK, LoopbackRegistry, RegistryAddress
 from ollama_dist.replication.room import check_room
@@ -45,6 +46,8 @@ class MoverSettings:
     """Registries that the node asks itself; all others are the engine's business."""
     disk_reserve: int = 0
     """Bytes that stay free."""
+    mirror: MirrorSettings | None = None
+    """None: this node's models are for members alone."""
 
 
 class InstallingCopier(Copier, Installer, Protocol):
@@ -89,10 +92,26 @@ class Mover:
         self.copier: InstallingCopier = (
             make_copier(members.open, self._make_room) if make_copier is not None else self._into_ollama
         )
+        self.mirror = (
+            Mirror(settings.mirror, keeper.giver, keeper.needing) if settings.mirror is not None else None
+        )
         self.pulling = Pulling(members, self.copier, self._upstream, self.turns)
 
+    @property
+    def open_to(self) -> str:
+        """Whom the mirror serves and what, for people; empty without one."""
+        mirror = self.settings.mirror
+        if mirror is None:
+            return ""
+        return f"{', '.join(mirror.models)} to {', '.join(map(str, mirror.clients))}"
+
     async def start(self) -> None:
-        """Never raises: a node that cannot be brought models is of use all the same, and says so."""
+        """A node that cannot be brought models is of use all the same, and says so.
+
+        Raises `ConfigError` for a mirror that somebody asked for and that cannot be.
+        """
+        if self.mirror is not None:
+            await self.mirror.start()
         try:
             await self._registry.start()
         except DistError as error:
@@ -104,6 +123,8 @@ class Mover:
     async def stop(self) -> None:
         await end(self._task)
         await self._registry.stop()
+        if self.mirror is not None:
+            await self.mirror.stop()
         await self._upstream.close()
 
     async def _keep_tidy(self) -> None:

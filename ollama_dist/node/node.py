@@ -40,7 +40,7 @@ from ollama_dist.node.load import EngineLoad
 from ollama_dist.node.loads import Loads
 from ollama_dist.node.modes import Switches, effective_mode
 from ollama_dist.node.mover import Mover
-from ollama_dist.node.problems import Seeds, find_problems
+from ollama_dist.node.problems import Moving, Seeds, find_problems
 from ollama_dist.node.reports import Problem, Reach, SelfReport
 from ollama_dist.node.telemetry import Telemetry
 from ollama_dist.replication.giving import Giver
@@ -432,7 +432,12 @@ class Node:
         cluster = self.cluster
         seeds = Seeds(cluster.strangers(), cluster.silent_seeds(), cluster.rotated())
         corrupt = self.keeper.corrupt_models() if self.keeper is not None else ()
-        return find_problems(self.view(), self.engine.snapshot, seeds, cluster.revoked_by, corrupt)
+        moving = Moving(
+            unreadable=self.keeper.reason if self.keeper is not None else "",
+            closed=self.mover.trouble if self.mover is not None else "",
+            open_to=self.mover.open_to if self.mover is not None else "",
+        )
+        return find_problems(self.view(), self.engine.snapshot, seeds, cluster.revoked_by, corrupt, moving)
 
     def describe(self) -> dict[str, Any]:
         """What stands beside the version."""
