@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -21,7 +21,7 @@ from ollama_dist.replication.keeper import Keeper
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.members import Members
 from ollama_dist.replication.mirror import Mirror, MirrorSettings
-from ollama_dist.replication.pulling import Pulling
+from ollama_dist.replication.pulling import Installer, Pulling
 from ollama_dist.replication.registry import LOOPBACK, LoopbackRegistry, RegistryAddress
 from ollama_dist.replication.room import check_room
 from ollama_dist.replication.store import Store
@@ -50,7 +50,11 @@ class MoverSettings:
     """None: this node's models are for members alone."""
 
 
-MakeCopier = Callable[[OpenSource, Callable[[Manifest], Awaitable[None]]], Copier]
+class InstallingCopier(Copier, Installer, Protocol):
+    """Copies from members, and takes in what comes from elsewhere."""
+
+
+MakeCopier = Callable[[OpenSource, Callable[[Manifest], Awaitable[None]]], InstallingCopier]
 """Makes the copier of an engine that is no Ollama, from where it gets its bytes and what makes room."""
 
 
@@ -85,13 +89,13 @@ class Mover:
             members.open,
             self._make_room,
         )
-        self.copier: Copier = (
+        self.copier: InstallingCopier = (
             make_copier(members.open, self._make_room) if make_copier is not None else self._into_ollama
         )
         self.mirror = (
             Mirror(settings.mirror, keeper.giver, keeper.needing) if settings.mirror is not None else None
         )
-        self.pulling = Pulling(members, self._into_ollama, self._upstream, self.turns)
+        self.pulling = Pulling(members, self.copier, self._upstream, self.turns)
 
     @property
     def open_to(self) -> str:
