@@ -21,6 +21,7 @@ from ollama_dist.replication.keeper import Keeper
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.members import Members
 from ollama_dist.replication.mirror import Mirror, MirrorSettings
+from ollama_dist.replication.passing import Passing
 from ollama_dist.replication.pulling import Installer, Pulling
 from ollama_dist.replication.registry import LOOPBACK, LoopbackRegistry, RegistryAddress
 from ollama_dist.replication.room import check_room
@@ -78,19 +79,14 @@ class Mover:
         self._engine = engine
         self._keeper = keeper
         self._registry = LoopbackRegistry(settings.address)
-        self._journal = Journal(state_dir / JOURNAL)
+        self._passing = Passing(lambda: self._engine.target, Journal(state_dir / JOURNAL))
         self._upstream = Upstream()
         self._task: asyncio.Task[None] | None = None
         members = Members(view, reach, keeper.pace_in)
-        self._into_ollama = OllamaCopier(
-            lambda: self._engine.target,
-            self._registry,
-            self._journal,
-            members.open,
-            self._make_room,
-        )
         self.copier: InstallingCopier = (
-            make_copier(members.open, self._make_room) if make_copier is not None else self._into_ollama
+            make_copier(members.open, self._make_room)
+            if make_copier is not None
+            else OllamaCopier(self._passing, self._registry, members.open, self._make_room)
         )
         self.mirror = (
             Mirror(settings.mirror, keeper.giver, keeper.needing) if settings.mirror is not None else None
@@ -132,7 +128,7 @@ class Mover:
             engine = self._engine.snapshot.engine
             if engine.kind is EngineKind.OLLAMA and engine.state is EngineState.READY:
                 try:
-                    await self._into_ollama.tidy()
+                    await self._passing.tidy()
                 except (UpstreamFailed, NoCandidate, OSError) as error:
                     log.warning("names_not_tidied", error=str(error))
             await asyncio.sleep(TIDY_S)

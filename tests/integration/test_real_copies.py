@@ -11,6 +11,7 @@ from ollama_dist.core.names import parse_model_name
 from ollama_dist.replication.copying import OllamaCopier
 from ollama_dist.replication.journal import Journal
 from ollama_dist.replication.manifest import Manifest
+from ollama_dist.replication.passing import Passing
 from ollama_dist.replication.registry import LoopbackRegistry
 from ollama_dist.replication.sources import Progress
 from tests.support.fake_ollama.store import FakeStore
@@ -35,7 +36,9 @@ async def copier(target: RealOllama, source: StoreSource, state: Path) -> AsyncI
     connection = target.target
     try:
         journal = Journal(state / "journal.json")
-        yield OllamaCopier(lambda: connection, registry, journal, OpenedStore(source), any_room)
+        passing = Passing(lambda: connection, journal)
+        yield OllamaCopier(passing, registry, OpenedStore(source), any_room)
+        await passing.tidy()
         assert journal.names == ()
     finally:
         connection.close()
@@ -101,7 +104,6 @@ async def test_a_copy_begun_again_by_another_node_life_goes_on_where_it_was(tmp_
             await until(lambda: stored.given > 2**22, what="half of it")
             copy.cancel()
             await asyncio.wait({copy})
-            await copying.tidy()
         before, stored.block_s = stored.given, 0.0
         async with copier(target, stored, tmp_path) as copying:
             await copying.copy(NAME, None, [], lambda _: None)
