@@ -45,6 +45,7 @@ from ollama_dist.node.reports import Problem, Reach, SelfReport
 from ollama_dist.node.telemetry import Telemetry
 from ollama_dist.replication.giving import Giver
 from ollama_dist.replication.keeper import Keeper
+from ollama_dist.replication.lending import Lender
 from ollama_dist.replication.pulling import Pulling
 from ollama_dist.replication.store import StoreUnreadable
 from ollama_dist.replication.turns import Turns
@@ -284,6 +285,11 @@ class Node:
     def turns(self) -> Turns:
         """The turns at asking upstream registries that this node gives."""
         return self.mover.turns if self.mover is not None else Turns()
+
+    @property
+    def lender(self) -> Lender | None:
+        """What makes models readable that this node may not read itself."""
+        return self.mover.lender if self.mover is not None else None
 
     def _identified(self, models: Mapping[ModelKey, InstalledModel]) -> Mapping[ModelKey, InstalledModel]:
         """``models`` with what the keeper knows of them; the same object as long as nothing changes."""

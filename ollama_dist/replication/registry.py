@@ -27,6 +27,9 @@ _WHOLE_FIRST: Final = "ollama-transfer/"
 """The user agent of Ollama's other downloader (models with a blob per tensor): it reads what it is sent."""
 
 
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
 @dataclass(frozen=True, slots=True)
 class RegistryAddress:
     """Where the registry listens, and what the Ollama that pulls from it calls that.
@@ -170,7 +173,7 @@ class RegistryServer:
 
     def __init__(
         self,
-        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        handler: Handler,
         listen: Sequence[tuple[str, int]],
     ) -> None:
         self._handler = handler
@@ -207,8 +210,9 @@ class LoopbackRegistry:
     def __init__(self, address: RegistryAddress = LOOPBACK, *, crumb_s: float = CRUMB_S) -> None:
         self._address = address
         self._offers: dict[str, Offer] = {}
-        front = RegistryFront(self, lambda _request: self._bytes_at, crumb_s=crumb_s)
-        self._server = RegistryServer(front, address.listen)
+        self._takers: dict[str, Handler] = {}
+        self._front = RegistryFront(self, lambda _request: self._bytes_at, crumb_s=crumb_s)
+        self._server = RegistryServer(self._answer, address.listen)
 
     async def start(self) -> None:
         """Raises `ConfigError` where one of its sockets cannot be had."""
@@ -228,6 +232,22 @@ class LoopbackRegistry:
             yield offer
         finally:
             del self._offers[namespace]
+
+    @contextmanager
+    def take(self, name: ModelName, taker: Handler) -> Iterator[ModelName]:
+        """While inside, what the local Ollama pushes to the name this gives goes to ``taker``."""
+        namespace = f"{TRANSFER_NAMESPACE}{secrets.token_hex(16)}"
+        self._takers[namespace] = taker
+        host = _authority(self._address.name_host, self._server.ports[0])
+        try:
+            yield ModelName(host, namespace, name.model, name.tag)
+        finally:
+            del self._takers[namespace]
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        parts = request.path.split("/", 3)
+        taker = self._takers.get(parts[2].casefold()) if len(parts) == 4 and parts[1] == "v2" else None
+        return await (taker or self._front)(request)
 
     @property
     def _bytes_at(self) -> str:

@@ -259,3 +259,23 @@ async def test_names_in_passing_are_seen_by_nobody(registry: UpstreamRegistry, t
         nodes["one"].node.engine.nudge()
         await until(lambda: bool(nodes["two"].node.view().holders), what="hearing of the other model")
         assert await names(nodes["two"]) == await names(nodes["one"]) == ["plain:latest"]
+
+
+async def test_a_model_that_its_node_may_not_read_is_lent(tmp_path: Path) -> None:
+    nodes = JoinedNodes()
+    try:
+        hosts = {"registry.ollama.ai"}
+        await nodes.add("one", ("tiny",), folder=tmp_path, pull_hosts=hosts, is_readable=False)
+        two = await nodes.add("two", (), folder=tmp_path, pull_hosts=hosts)
+        await nodes.settle()
+        assert nodes["one"].fake.store is not None
+        assert two.node.mover is not None
+        two.node.mover._upstream._manifest_s = 0.001
+        _, lines = await pull(two, "tiny")
+        assert lines[-1] == {"status": "success"}, lines
+        original = StoreSource(nodes["one"].fake.store.folder, "tiny").manifest
+        assert two.fake.store is not None
+        assert StoreSource(two.fake.store.folder, "tiny").manifest.raw == original.raw
+        assert await names(nodes["one"], nodes["one"].fake.url) == ["tiny:latest"]
+    finally:
+        await nodes.stop()

@@ -10,6 +10,7 @@ import pytest
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.replication.copying import OllamaCopier
 from ollama_dist.replication.journal import Journal
+from ollama_dist.replication.lending import Lender
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.passing import Passing
 from ollama_dist.replication.registry import LoopbackRegistry
@@ -142,3 +143,26 @@ async def test_a_model_deleted_during_a_copy_takes_nothing_along(tmp_path: Path)
             await copy
         manifest = StoreSource(target.models, NAME.short).manifest
         assert all((target.models / "blobs" / f"sha256-{digest}").exists() for digest in manifest.blobs)
+
+
+@pytest.mark.parametrize("binary", sorted({BINARY, OTHER}))
+async def test_a_model_is_lent_as_it_is(binary: str, tmp_path: Path) -> None:
+    registry = LoopbackRegistry()
+    await registry.start()
+    async with real_ollama(binary, tmp_path / "source") as source:
+        await source.create(NAME.short, model_file("markov.gguf"), system="Be brief.")
+        connection = source.target
+        passing = Passing(lambda: connection, Journal(tmp_path / "journal.json"))
+        lender = Lender(passing, registry, tmp_path / "lent", reserve=0)
+        manifest = await lender.lend(NAME)
+        original = StoreSource(source.models, NAME.short).manifest
+        assert manifest.identity == original.identity
+        assert manifest.raw == original.raw
+        for digest in manifest.blobs:
+            assert (tmp_path / "lent" / "blobs" / f"sha256-{digest}").read_bytes() == (
+                source.models / "blobs" / f"sha256-{digest}"
+            ).read_bytes()
+        assert await source.names() == [NAME.short]
+        connection.close()
+    await lender.stop()
+    await registry.stop()
