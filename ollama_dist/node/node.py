@@ -273,8 +273,10 @@ class Node:
 
     @property
     def puller(self) -> Pulling | None:
-        """What pulls for clients."""
-        return self.mover.pulling if self.mover is not None and not self.mover.trouble else None
+        """What pulls for clients; None where the engine does that best alone: nobody else is to be asked."""
+        if self.mover is None or self.mover.trouble or self.mode is not Mode.DISTRIBUTED:
+            return None
+        return self.mover.pulling
 
     @property
     def pull_hosts(self) -> Collection[str]:
