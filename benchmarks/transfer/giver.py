@@ -1,4 +1,4 @@
-"""``python -m benchmarks.transfer.giver PORT STORE CERTIFICATES``: a node's listener before a store, no more."""
+"""``python -m benchmarks.transfer.giver PORT STORE CERTIFICATES``: a node's listener before a store."""
 
 import asyncio
 import sys
@@ -11,10 +11,12 @@ from benchmarks.transfer.security import server_context
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_listener import Home, PeerListener
+from ollama_dist.core.view import ClusterView
 from ollama_dist.replication.giving import Giver
 from ollama_dist.replication.pace import Pace
 from ollama_dist.replication.pieces import PieceLists
 from ollama_dist.replication.store import OllamaStore
+from ollama_dist.replication.turns import Turns
 
 
 class _Home:
@@ -22,7 +24,11 @@ class _Home:
 
     def __init__(self, store: Path) -> None:
         kept = OllamaStore(store)
+        self.turns = Turns()
         self.giver = Giver(lambda: kept, PieceLists(store / "pieces"), Pace())
+
+    def view(self) -> ClusterView:
+        raise AssertionError("nobody is asked for turns here")
 
 
 async def serve(port: int, store: Path, certificates: Path) -> None:

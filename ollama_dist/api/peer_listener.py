@@ -14,6 +14,7 @@ from ollama_dist.api.exchange import JSON, Exchange
 from ollama_dist.api.front import Handler
 from ollama_dist.api.giving import Giving
 from ollama_dist.api.inference import inspected, priority_of, whole
+from ollama_dist.api.lending import Lends, LoanGiving
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_operations import PEER_OPERATION_ROUTES, PeerOperations
 from ollama_dist.api.pulling import Pull, PullSurroundings
@@ -59,6 +60,9 @@ class Home(PullSurroundings, Protocol):
     @property
     def turns(self) -> Turns: ...
 
+    @property
+    def lender(self) -> Lends | None: ...
+
 
 class PeerListener:
     """The handler of the node listener.
@@ -77,10 +81,13 @@ class PeerListener:
         self._passthrough = passthrough
         self._admit = admit
         self._table = RouteTable(PEER_ROUTES)
-        giving, turns = Giving(lambda: node.giver), TurnGiving(node.turns, node.view)
+        giving = Giving(lambda: node.giver)
+        turns, loans = TurnGiving(node.turns, node.view), LoanGiving(lambda: node.lender)
         self._handlers: dict[str, Handler] = {
-            route.name: getattr(giving, route.name, None) or getattr(turns, route.name)
+            route.name: getattr(holder, route.name)
+            for holder in (giving, turns, loans)
             for route in REPLICATION_ROUTES
+            if hasattr(holder, route.name)
         }
         asked = PeerOperations(lambda: node.moves, lambda: node.view().self_id)
         self._handlers |= {route.name: getattr(asked, route.name) for route in PEER_OPERATION_ROUTES}

@@ -104,7 +104,7 @@ class Pull:
         is_ours = wish is not None and wish.name.host.casefold() in self._node.pull_hosts
         if wish is None or puller is None or not is_ours:
             return await self._own_engine(exchange, body)
-        if self._node.view().me.engine.kind is not EngineKind.OLLAMA:
+        if self._node.view().me.engine.kind is EngineKind.NONE:
             return await self._own_engine(exchange, body)
         plan = await puller.find(wish.name, insecure=wish.insecure)
         if plan is None:

@@ -68,6 +68,18 @@ def check_embedded_engine(situation: Situation) -> Verdict:
     return skipped(f"not installed, not needed with an Ollama ({fix})")
 
 
+def check_models_on_disk(situation: Situation) -> Verdict:
+    """Whether the running node can give its models to others, and get theirs."""
+    if situation.status is None:
+        return skipped("the node is not running")
+    if situation.status.engine_kind in ("", "none"):
+        return skipped("the node has no engine")
+    for problem in situation.status.problems:
+        if problem.code in ("store_unreadable", "registry_closed"):
+            return warned(problem.message, problem.fix)
+    return passed("the node reads its engine's models and can bring it others")
+
+
 def ask_version(address: Address) -> tuple[str | None, str]:
     """The version an Ollama answers at this address, or None and why there is none."""
     try:
@@ -106,4 +118,5 @@ CHECKS: Final = (
     Check("engine_unreachable", "Ollama", check_ollama),
     Check("ollama_old", "Ollama version", check_ollama_version),
     Check("engine_extra", "embedded engine", check_embedded_engine),
+    Check("store_unreadable", "models on disk", check_models_on_disk),
 )

@@ -23,7 +23,7 @@ from ollama_dist.gossip.driver import GossipSettings
 from ollama_dist.gossip.keys import ClusterKey, load_or_make_cluster_key
 from ollama_dist.gossip.protocol.config import LAN, TEST, WAN, GossipConfig
 from ollama_dist.gossip.tls import peer_certificate
-from ollama_dist.node.config import Settings
+from ollama_dist.node.config import ModelSettings, Settings
 from ollama_dist.node.modes import Switches
 from ollama_dist.node.mover import MakeCopier, Mover, MoverSettings
 from ollama_dist.node.moves import MoveOptions
@@ -35,6 +35,7 @@ from ollama_dist.node.setting_values import EngineChoice, GossipProfile
 from ollama_dist.replication.gguf_store import GgufStore
 from ollama_dist.replication.keeper import Keeper
 from ollama_dist.replication.locating import Found, find_store
+from ollama_dist.replication.mirror import MirrorSettings
 from ollama_dist.replication.pace import Rates
 from ollama_dist.replication.registry import LOOPBACK, WINDOWS, RegistryAddress
 
@@ -156,7 +157,15 @@ def _mover_settings(settings: Settings) -> MoverSettings:
         ),
         pull_hosts=frozenset(host.casefold() for host in models.pull_registries),
         disk_reserve=models.disk_reserve_bytes,
+        mirror=_mirror_settings(models),
     )
+
+
+def _mirror_settings(models: ModelSettings) -> MirrorSettings | None:
+    listen = models.mirror_listen
+    if listen is None:
+        return None
+    return MirrorSettings((listen.host, listen.port), models.mirror_models, models.mirror_clients)
 
 
 def secured_by(pass_to: Callable[[NodeId], Pass]) -> Callable[[NodeId], Security]:

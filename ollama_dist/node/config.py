@@ -16,6 +16,7 @@ from ollama_dist.core.contexts import ContextRule
 from ollama_dist.core.dialects import DIALECTS
 from ollama_dist.core.labels import Label
 from ollama_dist.node.setting_values import (
+    MIRROR_PORT,
     NODE_PORT,
     OLLAMA_PORT,
     Address,
@@ -25,6 +26,7 @@ from ollama_dist.node.setting_values import (
     Listen,
     LogFormat,
     LogLevel,
+    Network,
     Placement,
     Secret,
     address_with,
@@ -36,6 +38,7 @@ from ollama_dist.node.setting_values import (
     parse_context_rule,
     parse_ip,
     parse_labels,
+    parse_network,
     parse_node_name,
     parse_ollama_address,
     parse_path,
@@ -394,6 +397,31 @@ class ModelSettings:
             "another one for the same, which it needs for models with a file per tensor.",
             listed(parse_registry_host, at_most=2),
             default_text="127.0.0.1,localhost; on Windows 127.77.0.1,localhost",
+        ),
+    )
+    mirror_listen: Listen | None = field(
+        default=None,
+        metadata=about(
+            "Serve this machine's models to Ollamas that are no members: `ollama pull --insecure "
+            "HOST:PORT/library/NAME`. They show no key, so models and clients have to be named.",
+            listen_on("0.0.0.0", MIRROR_PORT),
+            default_text="off",
+        ),
+    )
+    mirror_models: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "Models that the mirror serves: names, * in one stands for anything, separated by commas.",
+            listed(parse_text, at_most=256),
+            default_text="none",
+        ),
+    )
+    mirror_clients: tuple[Network, ...] = field(
+        default=(),
+        metadata=about(
+            "Networks whose machines may read from the mirror, such as 192.168.1.0/24, separated by commas.",
+            listed(parse_network, at_most=64),
+            default_text="none",
         ),
     )
 

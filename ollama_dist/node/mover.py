@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -18,9 +18,12 @@ from ollama_dist.replication.copier import Copier
 from ollama_dist.replication.copying import OllamaCopier, OpenSource
 from ollama_dist.replication.journal import Journal
 from ollama_dist.replication.keeper import Keeper
+from ollama_dist.replication.lending import Lender
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.members import Members
-from ollama_dist.replication.pulling import Pulling
+from ollama_dist.replication.mirror import Mirror, MirrorSettings
+from ollama_dist.replication.passing import Passing
+from ollama_dist.replication.pulling import Installer, Pulling
 from ollama_dist.replication.registry import LOOPBACK, LoopbackRegistry, RegistryAddress
 from ollama_dist.replication.room import check_room
 from ollama_dist.replication.store import Store
@@ -33,6 +36,7 @@ log = structlog.get_logger()
 TIDY_S: Final = 5.0
 """Between two looks at the journal for names that an earlier life has left."""
 
+LENT_FOLDER: Final = "lent"
 JOURNAL: Final = "names-in-passing.json"
 
 
@@ -45,9 +49,15 @@ class MoverSettings:
     """Registries that the node asks itself; all others are the engine's business."""
     disk_reserve: int = 0
     """Bytes that stay free."""
+    mirror: MirrorSettings | None = None
+    """None: this node's models are for members alone."""
 
 
-MakeCopier = Callable[[OpenSource, Callable[[Manifest], Awaitable[None]]], Copier]
+class InstallingCopier(Copier, Installer, Protocol):
+    """Copies from members, and takes in what comes from elsewhere."""
+
+
+MakeCopier = Callable[[OpenSource, Callable[[Manifest], Awaitable[None]]], InstallingCopier]
 """Makes the copier of an engine that is no Ollama, from where it gets its bytes and what makes room."""
 
 
@@ -71,45 +81,72 @@ class Mover:
         self._engine = engine
         self._keeper = keeper
         self._registry = LoopbackRegistry(settings.address)
-        self._journal = Journal(state_dir / JOURNAL)
+        self._passing = Passing(lambda: self._engine.target, Journal(state_dir / JOURNAL))
         self._upstream = Upstream()
         self._task: asyncio.Task[None] | None = None
+        self._lender = Lender(self._passing, self._registry, state_dir / LENT_FOLDER, settings.disk_reserve)
         members = Members(view, reach, keeper.pace_in)
-        self._into_ollama = OllamaCopier(
-            lambda: self._engine.target,
-            self._registry,
-            self._journal,
-            members.open,
-            self._make_room,
+        self.copier: InstallingCopier = (
+            make_copier(members.open, self._make_room)
+            if make_copier is not None
+            else OllamaCopier(self._passing, self._registry, members.open, self._make_room)
         )
-        self.copier: Copier = (
-            make_copier(members.open, self._make_room) if make_copier is not None else self._into_ollama
+        self.mirror = (
+            Mirror(settings.mirror, keeper.giver, keeper.needing) if settings.mirror is not None else None
         )
-        self.pulling = Pulling(members, self._into_ollama, self._upstream, self.turns)
+        self.pulling = Pulling(members, self.copier, self._upstream, self.turns)
+
+    @property
+    def lender(self) -> Lender | None:
+        """What makes this node's models readable for others; None where they are, or where nothing can."""
+        is_ollama = self._engine.snapshot.engine.kind is EngineKind.OLLAMA
+        return self._lender if is_ollama and self._keeper.store is None and not self.trouble else None
+
+    @property
+    def open_to(self) -> str:
+        """Whom the mirror serves and what, for people; empty without one."""
+        mirror = self.settings.mirror
+        if mirror is None:
+            return ""
+        return f"{', '.join(mirror.models)} to {', '.join(map(str, mirror.clients))}"
 
     async def start(self) -> None:
-        """Never raises: a node that cannot be brought models is of use all the same, and says so."""
+        """A node that cannot be brought models is of use all the same, and says so.
+
+        Raises `ConfigError` for a mirror that somebody asked for and that cannot be.
+        """
+        if self.mirror is not None:
+            await self.mirror.start()
         try:
             await self._registry.start()
         except DistError as error:
             self.trouble = str(error)
             log.error("no_registry", error=str(error))
             return
+        self._keeper.lent = self._lender.store
         self._task = background(self._keep_tidy(), "tidy-names")
 
     async def stop(self) -> None:
         await end(self._task)
+        await self._lender.stop()
         await self._registry.stop()
+        if self.mirror is not None:
+            await self.mirror.stop()
         await self._upstream.close()
 
     async def _keep_tidy(self) -> None:
+        given = 0
         while True:
             engine = self._engine.snapshot.engine
             if engine.kind is EngineKind.OLLAMA and engine.state is EngineState.READY:
                 try:
-                    await self._into_ollama.tidy()
+                    await self._passing.tidy()
                 except (UpstreamFailed, NoCandidate, OSError) as error:
                     log.warning("names_not_tidied", error=str(error))
+            if self._keeper.giver.given != given:
+                given = self._keeper.giver.given
+                self._lender.note_use()
+            await self._lender.sweep()
             await asyncio.sleep(TIDY_S)
 
     async def _make_room(self, manifest: Manifest) -> None:

@@ -41,11 +41,12 @@ from ollama_dist.node.loads import Loads
 from ollama_dist.node.modes import Switches, effective_mode
 from ollama_dist.node.mover import Mover
 from ollama_dist.node.moves import MoveOptions, Moves
-from ollama_dist.node.problems import Seeds, find_problems
+from ollama_dist.node.problems import Moving, Seeds, find_problems
 from ollama_dist.node.reports import Problem, Reach, SelfReport
 from ollama_dist.node.telemetry import Telemetry
 from ollama_dist.replication.giving import Giver
 from ollama_dist.replication.keeper import Keeper
+from ollama_dist.replication.lending import Lender
 from ollama_dist.replication.pulling import Pulling
 from ollama_dist.replication.store import StoreUnreadable
 from ollama_dist.replication.turns import Turns
@@ -278,8 +279,10 @@ class Node:
 
     @property
     def puller(self) -> Pulling | None:
-        """What pulls for clients."""
-        return self.mover.pulling if self.mover is not None and not self.mover.trouble else None
+        """What pulls for clients; None where the engine does that best alone: nobody else is to be asked."""
+        if self.mover is None or self.mover.trouble or self.mode is not Mode.DISTRIBUTED:
+            return None
+        return self.mover.pulling
 
     @property
     def pull_hosts(self) -> Collection[str]:
@@ -290,6 +293,11 @@ class Node:
     def turns(self) -> Turns:
         """The turns at asking upstream registries that this node gives."""
         return self.mover.turns if self.mover is not None else Turns()
+
+    @property
+    def lender(self) -> Lender | None:
+        """What makes models readable that this node may not read itself."""
+        return self.mover.lender if self.mover is not None else None
 
     def _identified(self, models: Mapping[ModelKey, InstalledModel]) -> Mapping[ModelKey, InstalledModel]:
         """``models`` with what the keeper knows of them; the same object as long as nothing changes."""
@@ -449,7 +457,12 @@ class Node:
         cluster = self.cluster
         seeds = Seeds(cluster.strangers(), cluster.silent_seeds(), cluster.rotated())
         corrupt = self.keeper.corrupt_models() if self.keeper is not None else ()
-        return find_problems(self.view(), self.engine.snapshot, seeds, cluster.revoked_by, corrupt)
+        moving = Moving(
+            unreadable=self.keeper.reason if self.keeper is not None else "",
+            closed=self.mover.trouble if self.mover is not None else "",
+            open_to=self.mover.open_to if self.mover is not None else "",
+        )
+        return find_problems(self.view(), self.engine.snapshot, seeds, cluster.revoked_by, corrupt, moving)
 
     def describe(self) -> dict[str, Any]:
         """What stands beside the version."""

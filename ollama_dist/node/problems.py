@@ -33,12 +33,25 @@ class Seeds:
     """A member of this cluster, which has another key by now; not only at addresses a person named."""
 
 
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """What keeps models from moving to and from this node; empty where nothing does."""
+
+    unreadable: str = ""
+    """Why the engine's models cannot be read."""
+    closed: str = ""
+    """Why the engine cannot be brought any."""
+    open_to: str = ""
+    """Whom a mirror serves without a key, and what."""
+
+
 def find_problems(
     view: ClusterView,
     engine: Snapshot,
     seeds: Seeds = Seeds(),
     revoked_by: str = "",
     corrupt: Sequence[str] = (),
+    moving: Moving = Moving(),
 ) -> list[Problem]:
     """The worst first. ``corrupt`` are the models of this node whose files were found wrong."""
     problems = [
@@ -48,6 +61,7 @@ def find_problems(
         *_member_problems(view),
         *_model_problems(view),
         *_corrupt_models(corrupt),
+        *_moving_problems(engine, moving),
     ]
     return sorted(problems, key=lambda problem: problem.severity != "error")
 
@@ -173,6 +187,40 @@ def _model_problems(view: ClusterView) -> list[Problem]:
                     f"pull {name} again where it is out of date",
                 )
             )
+    return problems
+
+
+def _moving_problems(engine: Snapshot, moving: Moving) -> list[Problem]:
+    problems = []
+    if moving.closed:
+        problems.append(
+            Problem(
+                "warning",
+                "registry_closed",
+                f"models cannot be brought to this machine's engine: {moving.closed}",
+                "name an address of this machine that is free with --registry-listen",
+            )
+        )
+    if moving.open_to:
+        problems.append(
+            Problem(
+                "info",
+                "mirror_open",
+                f"models are given to machines that show no key: {moving.open_to}",
+                "leave out --mirror-listen where nobody needs it",
+            )
+        )
+    if moving.unreadable and engine.models and engine.engine.state is EngineState.READY:
+        problems.append(
+            Problem(
+                "warning",
+                "store_unreadable",
+                f"this node may not read the files of its engine's models ({moving.unreadable}): "
+                "others get them by way of a second copy here, which takes time and room",
+                "run the node as the user that runs Ollama, or let its user read them "
+                "(usermod -aG ollama USER; chmod g+rx on the folders above them)",
+            )
+        )
     return problems
 
 

@@ -20,8 +20,11 @@ from ollama_dist.core.names import InvalidModelName, parse_model_name
 
 OLLAMA_PORT: Final = 11434
 NODE_PORT: Final = 11436
+MIRROR_PORT: Final = 11500
 SEARCHED_PORTS: Final = 64
 """How many ports are tried when "the next free one" will do."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 Choice = TypeVar("Choice", bound=StrEnum)
 Item = TypeVar("Item")
@@ -240,6 +243,13 @@ def parse_ip(text: str) -> str:
     if _ip(text.strip()) is None:
         raise ValueError("must be IP addresses of this machine's interfaces")
     return text.strip()
+
+
+def parse_network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text.strip())
+    except ValueError:
+        raise ValueError("must be networks such as 192.168.1.0/24, or addresses") from None
 
 
 def parse_registry_host(text: str) -> str:

@@ -57,7 +57,8 @@ class _Arrival:
     """A piece on its way."""
 
     size: int
-    data: bytearray = field(default_factory=bytearray)
+    parts: list[bytes] = field(default_factory=list)
+    have: int = 0
     readers: int = 0
     landed: asyncio.Future[bytes] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -256,7 +257,9 @@ class PeerSource:
 
     async def _fetch(self, ask: Ask) -> None:
         arrival = self._arrivals[ask.piece]
-        del arrival.data[ask.start :]
+        if ask.start == 0:  # what came before, if anything, was wrong
+            arrival.parts.clear()
+            arrival.have = 0
         try:
             await self._receive(ask, arrival)
             await self._judge(ask.piece, arrival)
@@ -285,11 +288,12 @@ class PeerSource:
         try:
             if head.status != 206:
                 raise _refusal(head.status)
-            while len(arrival.data) < arrival.size:
+            while arrival.have < arrival.size:
                 data = await connection.read(self._clock() + HEAD_S)
-                if not data or len(arrival.data) + len(data) > arrival.size:
+                if not data or arrival.have + len(data) > arrival.size:
                     raise UpstreamFailed("the source gave another number of bytes than it was asked for")
-                arrival.data += data
+                arrival.parts.append(data)
+                arrival.have += len(data)
                 self.fetched += len(data)
                 self._transfer.received(ask.piece, ask.source, len(data), self._clock())
             await connection.read(self._clock() + HEAD_S)
@@ -297,19 +301,21 @@ class PeerSource:
             target.give_back(connection)
 
     async def _judge(self, piece: Piece, arrival: _Arrival) -> None:
-        if await self._is_right(piece, arrival):
+        data = b"".join(arrival.parts)
+        if await self._is_right(piece, data):
+            arrival.parts.clear()
             self._transfer.good(piece)
             if not arrival.landed.done():
-                arrival.landed.set_result(bytes(arrival.data))
+                arrival.landed.set_result(data)
             return
         self.wrong_pieces += 1
         blamed = self._transfer.bad(piece)
         log.warning("piece_wrong", digest=piece.digest, piece=piece.index, sources=sorted(blamed))
 
-    async def _is_right(self, piece: Piece, arrival: _Arrival) -> bool:
+    async def _is_right(self, piece: Piece, data: bytes) -> bool:
         if self._manifest.blobs[piece.digest] <= PIECE:
-            return hashlib.sha256(arrival.data).hexdigest() == piece.digest
-        return await self._expected(piece) == blake3(arrival.data).digest()
+            return hashlib.sha256(data).hexdigest() == piece.digest
+        return await self._expected(piece) == blake3(data).digest()
 
     # Lists
 

@@ -5,7 +5,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +18,7 @@ from ollama_dist.backends.llamacpp.folder import Installed, ModelFolder
 from ollama_dist.core.errors import DistError, ModelNotFound
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName
-from ollama_dist.replication.copying import ModelSource, OpenSource
+from ollama_dist.replication.copying import ModelSource, OnLine, OpenSource
 from ollama_dist.replication.feeding import let_go
 from ollama_dist.replication.gguf_manifest import notes_of, path_of, weights_of
 from ollama_dist.replication.gguf_store import GgufStore
@@ -28,6 +28,7 @@ from ollama_dist.replication.ollama_calls import DiskFull, PullLine
 from ollama_dist.replication.sources import BlobLost, Progress
 from ollama_dist.runtime.private_files import sync_folder, write_private
 from ollama_dist.runtime.tasks import background, end
+from ollama_dist.wire import gojson
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
@@ -81,24 +82,39 @@ class GgufCopier:
         holders: Sequence[NodeId],
         tell: Callable[[Progress], None],
     ) -> None:
-        path = self._root / path_of(name)
+        path_of(name)  # one that can have no file here is not asked for
+        clock = asyncio.get_running_loop().time
         async with self._open_source(name, identity, holders) as source:
-            manifest = source.manifest
-            weights = weights_of(manifest)
-            blobs = {layer.digest: await _small(source, layer) for layer in _small_layers(manifest)}
-            notes = notes_of(manifest, blobs)
-            watch = _Watch(source, weights, tell)
-            lock = self._locks.setdefault(weights.digest, asyncio.Lock())
-            async with lock, watch.telling():
-                partial = self._root / PARTIAL / weights.digest
-                if not await asyncio.to_thread(_reuse, self._same(weights), partial, weights.size):
-                    await self._make_room(manifest)
-                with _room_told():
-                    await self._fetch(source, weights, partial, watch)
-                    await asyncio.to_thread(_place, partial, path, notes)
-                    await asyncio.to_thread(self._store.keep, name, manifest, blobs)
-            self._folder.note_digest(path, weights.digest)
-            await self._until_listed(name, path, weights.digest)
+            meter = Meter(source.manifest, clock())
+
+            def note(line: PullLine) -> None:
+                tell(replace(meter.note(line, clock()), sources=tuple(source.givers)))
+
+            await self.install(name, source, note)
+
+    async def install(self, name: ModelName, source: ModelSource, on_line: OnLine) -> None:
+        """Put the model of ``source`` into the folder as ``name``, in place of what is called so now.
+
+        ``on_line`` hears progress in the words of an Ollama. Raises `Unsuitable`, `BlobLost`, `DiskFull` and
+        `CopyFailed`; the old model is untouched then.
+        """
+        path, manifest = self._root / path_of(name), source.manifest
+        weights = weights_of(manifest)
+        blobs = {layer.digest: await _small(source, layer) for layer in _small_layers(manifest)}
+        notes = notes_of(manifest, blobs)
+        for layer in _small_layers(manifest):
+            on_line(_line(layer, layer.size))
+        lock = self._locks.setdefault(weights.digest, asyncio.Lock())
+        async with lock:
+            partial = self._root / PARTIAL / weights.digest
+            if not await asyncio.to_thread(_reuse, self._same(weights), partial, weights.size):
+                await self._make_room(manifest)
+            with _room_told():
+                await self._fetch(source, weights, partial, on_line)
+                await asyncio.to_thread(_place, partial, path, notes)
+                await asyncio.to_thread(self._store.keep, name, manifest, blobs)
+        self._folder.note_digest(path, weights.digest)
+        await self._until_listed(name, path, weights.digest)
 
     async def delete(self, name: ModelName) -> None:
         model = self._folder.models.get(name.key)
@@ -118,25 +134,33 @@ class GgufCopier:
             (each.path for each in self._folder.models.values() if each.weights == weights.digest), None
         )
 
-    async def _fetch(self, source: ModelSource, weights: Layer, partial: Path, watch: "_Watch") -> None:
+    async def _fetch(self, source: ModelSource, weights: Layer, partial: Path, on_line: OnLine) -> None:
         """Have all of the file in ``partial``, going on with what lies there."""
         hashed = sha256()
         with await asyncio.to_thread(_open, partial) as file:
-            kept = await asyncio.to_thread(_take_up, file, hashed, weights.size)
-            watch.done = kept
+            kept = done = await asyncio.to_thread(_take_up, file, hashed, weights.size)
+
+            async def say() -> None:
+                while True:
+                    on_line(_line(weights, done))
+                    await asyncio.sleep(TELL_S)
+
+            saying = background(say(), "copy-progress")
             parts = source.read(weights.digest, kept, weights.size)
             try:
                 async for part in parts:
-                    watch.done += await asyncio.to_thread(_append, file, hashed, part)
+                    done += await asyncio.to_thread(_append, file, hashed, part)
             finally:
                 await let_go(parts)
+                await end(saying)
+            on_line(_line(weights, done))
             await asyncio.to_thread(os.fsync, file.fileno())
         if hashed.hexdigest() == weights.digest:
             return None
         await asyncio.to_thread(partial.unlink)
         log.error("copy_wrong", digest=weights.digest, resumed_at=kept)
         if kept:  # what lay here may have been at fault: nobody is blamed, and all of it is had again
-            return await self._fetch(source, weights, partial, watch)
+            return await self._fetch(source, weights, partial, on_line)
         source.blame(weights.digest)
         raise BlobLost(f"what came is not sha256:{weights.digest}")
 
@@ -151,38 +175,11 @@ class GgufCopier:
             raise CopyFailed(f"the embedded engine cannot use it: {self._folder.problems[path]}")
 
 
-class _Watch:
-    """Tells how far a copy is, twice a second and at its end."""
-
-    def __init__(self, source: ModelSource, weights: Layer, tell: Callable[[Progress], None]) -> None:
-        self._source = source
-        self._weights = weights
-        self._tell = tell
-        self._meter = Meter(source.manifest, asyncio.get_running_loop().time())
-        self.done: int | None = None
-        """Bytes of the file that are there, once that is known."""
-
-    @contextlib.asynccontextmanager
-    async def telling(self) -> AsyncIterator[None]:
-        ticking = background(self._tick(), "copy-progress")
-        try:
-            yield
-        finally:
-            await end(ticking)
-            self.say()
-
-    def say(self) -> None:
-        if self.done is None:
-            return
-        line = PullLine(b"", "copying", f"sha256:{self._weights.digest}", self.done)
-        progress = self._meter.note(line, asyncio.get_running_loop().time())
-        small = progress.total - self._weights.size  # had before the file is begun
-        self._tell(replace(progress, done=small + progress.done, sources=tuple(self._source.givers)))
-
-    async def _tick(self) -> None:
-        while True:
-            self.say()
-            await asyncio.sleep(TELL_S)
+def _line(layer: Layer, completed: int) -> PullLine:
+    """What an Ollama says when so much of a blob is there."""
+    status, digest = f"pulling {layer.digest[:12]}", f"sha256:{layer.digest}"
+    said = {"status": status, "digest": digest, "total": layer.size, "completed": completed}
+    return PullLine(gojson.encode(said), status, digest, completed)
 
 
 def _small_layers(manifest: Manifest) -> list[Layer]:

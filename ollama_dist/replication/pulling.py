@@ -108,9 +108,11 @@ class Pulling:
             if plan.is_upstream
             else None
         )
-        if not self._members.relatives(plan.name, plan.manifest):
+        relatives = self._members.relatives(plan.name, plan.manifest)
+        if not relatives:
             yield PeersFirst(None, upstream)
             return
+        await self._members.borrow(plan.name, relatives)
         peers = self._members.source(plan.manifest, lambda: self._members.relatives(plan.name, plan.manifest))
         try:
             yield PeersFirst(peers, upstream)

@@ -6,7 +6,7 @@ the size of a blob, where its bytes are, and ranges of them. The bytes come from
 
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -25,6 +25,9 @@ log = structlog.get_logger()
 
 _WHOLE_FIRST: Final = "ollama-transfer/"
 """The user agent of Ollama's other downloader (models with a blob per tensor): it reads what it is sent."""
+
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +55,15 @@ WINDOWS: Final = RegistryAddress((("127.77.0.1", 80), ("127.0.0.1", 0)), "127.77
 class Shelf(Protocol):
     """What a registry has."""
 
-    def find(self, namespace: str, model: str, tag: str) -> BlobSource | None:
+    async def find(self, namespace: str, model: str, tag: str) -> BlobSource | None:
         """The model of this name; None where there is none. Case does not count."""
         ...
 
-    def within(self, namespace: str, model: str, digest: Digest) -> BlobSource | None:
+    async def within(self, namespace: str, model: str, digest: Digest) -> BlobSource | None:
         """Who has that blob of a model of that name, whatever its tag."""
         ...
 
-    def holding(self, digest: Digest) -> BlobSource | None:
+    async def holding(self, digest: Digest) -> BlobSource | None:
         """Anybody who has that blob."""
         ...
 
@@ -83,12 +86,12 @@ class RegistryFront:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         match request.path.split("/")[1:]:
             case ["v2", namespace, model, "manifests", tag]:
-                return self._manifest(request, self._shelf.find(namespace, model, tag))
+                return self._manifest(request, await self._shelf.find(namespace, model, tag))
             case ["v2", namespace, model, "blobs", text] if digest := _digest(text):
-                return await self._blob(request, self._shelf.within(namespace, model, digest), digest)
+                return await self._blob(request, await self._shelf.within(namespace, model, digest), digest)
             case ["blob", token, text] if secrets.compare_digest(token.encode(), self._token.encode()):
                 digest = _digest(text)
-                source = self._shelf.holding(digest) if digest else None
+                source = await self._shelf.holding(digest) if digest else None
                 if digest and source:
                     return await self._bytes(request, source, digest)
         return _nothing(404)
@@ -165,31 +168,34 @@ class Offer:
         return ModelName(self.name.host, f"{self.name.namespace}-old", self.name.model, self.name.tag)
 
 
-class LoopbackRegistry:
-    """Serves what is offered, to this machine alone, from `start` to `stop`."""
+class RegistryServer:
+    """Listens on every place of ``listen`` (0: any port), which are `ports` once it is started."""
 
-    def __init__(self, address: RegistryAddress = LOOPBACK, *, crumb_s: float = CRUMB_S) -> None:
-        self._address = address
-        self._crumb_s = crumb_s
-        self._offers: dict[str, Offer] = {}
+    def __init__(
+        self,
+        handler: Handler,
+        listen: Sequence[tuple[str, int]],
+    ) -> None:
+        self._handler = handler
+        self._listen = listen
         self._runner: web.ServerRunner | None = None
-        self._ports: list[int] = []
+        self.ports: list[int] = []
 
     async def start(self) -> None:
         """Raises `ConfigError` where one of its sockets cannot be had."""
-        front = RegistryFront(self, lambda _request: self._bytes_at, crumb_s=self._crumb_s)
-        server = web.Server(front, access_log=None, handler_cancellation=True, auto_decompress=False)
+        server = web.Server(self._handler, access_log=None, handler_cancellation=True, auto_decompress=False)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
-        for host, port in self._address.listen:
+        for host, port in self._listen:
             try:
-                bound = socket.create_server((host, port), backlog=128)
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                bound = socket.create_server((host, port), family=family, backlog=128)
             except OSError as error:
                 await self.stop()
                 raise ConfigError(
                     f"the registry cannot listen on {host}:{port}: {error.strerror or error}"
                 ) from error
-            self._ports.append(bound.getsockname()[1])
+            self.ports.append(bound.getsockname()[1])
             await web.SockSite(self._runner, bound).start()
 
     async def stop(self) -> None:
@@ -197,11 +203,29 @@ class LoopbackRegistry:
         if runner is not None:
             await runner.cleanup()
 
+
+class LoopbackRegistry:
+    """Serves what is offered, to this machine alone, from `start` to `stop`."""
+
+    def __init__(self, address: RegistryAddress = LOOPBACK, *, crumb_s: float = CRUMB_S) -> None:
+        self._address = address
+        self._offers: dict[str, Offer] = {}
+        self._takers: dict[str, Handler] = {}
+        self._front = RegistryFront(self, lambda _request: self._bytes_at, crumb_s=crumb_s)
+        self._server = RegistryServer(self._answer, address.listen)
+
+    async def start(self) -> None:
+        """Raises `ConfigError` where one of its sockets cannot be had."""
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop()
+
     @contextmanager
     def offer(self, source: BlobSource, name: ModelName) -> Iterator[Offer]:
         """While inside, the local Ollama can pull the model by the name of the offer."""
         namespace = f"{TRANSFER_NAMESPACE}{secrets.token_hex(16)}"
-        host = _authority(self._address.name_host, self._ports[0])
+        host = _authority(self._address.name_host, self._server.ports[0])
         offer = Offer(ModelName(host, namespace, name.model, name.tag), source)
         self._offers[namespace] = offer
         try:
@@ -209,13 +233,29 @@ class LoopbackRegistry:
         finally:
             del self._offers[namespace]
 
+    @contextmanager
+    def take(self, name: ModelName, taker: Handler) -> Iterator[ModelName]:
+        """While inside, what the local Ollama pushes to the name this gives goes to ``taker``."""
+        namespace = f"{TRANSFER_NAMESPACE}{secrets.token_hex(16)}"
+        self._takers[namespace] = taker
+        host = _authority(self._address.name_host, self._server.ports[0])
+        try:
+            yield ModelName(host, namespace, name.model, name.tag)
+        finally:
+            del self._takers[namespace]
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        parts = request.path.split("/", 3)
+        taker = self._takers.get(parts[2].casefold()) if len(parts) == 4 and parts[1] == "v2" else None
+        return await (taker or self._front)(request)
+
     @property
     def _bytes_at(self) -> str:
-        return f"http://{_authority(self._address.bytes_host, self._ports[-1])}"
+        return f"http://{_authority(self._address.bytes_host, self._server.ports[-1])}"
 
     # `Shelf`
 
-    def find(self, namespace: str, model: str, tag: str) -> BlobSource | None:
+    async def find(self, namespace: str, model: str, tag: str) -> BlobSource | None:
         offer = self._offers.get(namespace.casefold())
         if offer is None or (offer.name.model.casefold(), offer.name.tag.casefold()) != (
             model.casefold(),
@@ -224,12 +264,12 @@ class LoopbackRegistry:
             return None
         return offer.source
 
-    def within(self, namespace: str, model: str, digest: Digest) -> BlobSource | None:
+    async def within(self, namespace: str, model: str, digest: Digest) -> BlobSource | None:
         offer = self._offers.get(namespace.casefold())
         has_it = offer is not None and offer.name.model.casefold() == model.casefold()
         return offer.source if offer and has_it and digest in offer.source.manifest.blobs else None
 
-    def holding(self, digest: Digest) -> BlobSource | None:
+    async def holding(self, digest: Digest) -> BlobSource | None:
         """Any offer's: an Ollama that pulls a blob under two names keeps to the first one's address."""
         having = [offer for offer in self._offers.values() if digest in offer.source.manifest.blobs]
         return having[-1].source if having else None

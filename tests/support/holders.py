@@ -15,10 +15,12 @@ from ollama_dist.api.peer_listener import Home, PeerListener
 from ollama_dist.backends.target import Target
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import parse_model_name
+from ollama_dist.core.view import ClusterView
 from ollama_dist.replication.fetching import PeerSource, open_peers
 from ollama_dist.replication.giving import Giver
 from ollama_dist.replication.pace import Pace
 from ollama_dist.replication.pieces import PieceLists
+from ollama_dist.replication.turns import Turns
 from tests.support.model_store import ModelStore
 from tests.support.views import node_id
 
@@ -48,6 +50,7 @@ class Holder:
         self.is_present = True
         self.lists = PieceLists(folder / "pieces")
         self.giver = _FaultyGiver(self)
+        self.turns = Turns()
         self._passthrough = Passthrough()
         front = PeerListener(cast(Home, self), self._passthrough, lambda _: None)
 
@@ -62,6 +65,9 @@ class Holder:
 
         self._listener = Listener(counted, bind("127.0.0.1", [0]))
         self.target = Target(self.id, *self._listener.address)
+
+    def view(self) -> ClusterView:
+        raise AssertionError("a holder alone sees nobody")
 
     async def start(self) -> None:
         await self._listener.start()

@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 
 from ollama_dist.backends.local import Snapshot
-from ollama_dist.core.view import Engine, EngineKind, EngineState, MemberState
-from ollama_dist.node.problems import Seeds, find_problems
+from ollama_dist.core.names import ModelKey
+from ollama_dist.core.view import Engine, EngineKind, EngineState, InstalledModel, MemberState
+from ollama_dist.node.problems import Moving, Seeds, find_problems
 from tests.support.views import node, view
 
 FINE = Snapshot(Engine(EngineKind.OLLAMA, "0.33.0-rc2", EngineState.READY))
@@ -95,3 +96,14 @@ def test_a_model_whose_files_rotted_is_an_error_with_a_way_out() -> None:
     assert (found.severity, found.code) == ("error", "model_corrupt")
     assert "tiny:latest" in found.message
     assert "pull it again" in found.fix
+
+
+def test_what_keeps_models_from_moving_is_named_with_a_way_out() -> None:
+    moving = Moving(unreadable="/srv/models cannot be read: Permission denied", closed="port 80 is taken")
+    tiny = InstalledModel("tiny:latest", "0" * 64, 1)
+    engine = replace(FINE, models={ModelKey("tiny"): tiny})
+    found = find_problems(view(node(1)), engine, moving=moving)
+    assert [each.code for each in found] == ["registry_closed", "store_unreadable"]
+    assert "Permission denied" in found[1].message
+    assert "--registry-listen" in found[0].fix
+    assert codes(engine=engine) == codes(engine=FINE) == []

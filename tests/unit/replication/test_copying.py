@@ -17,6 +17,7 @@ from ollama_dist.replication.copying import OllamaCopier
 from ollama_dist.replication.journal import Journal
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.ollama_calls import DiskFull, OllamaCalls, PullFailed
+from ollama_dist.replication.passing import Passing
 from ollama_dist.replication.registry import LoopbackRegistry, RegistryAddress
 from ollama_dist.replication.sources import BlobLost, Progress
 from tests.support.fake_ollama import FakeOllama, Fault
@@ -37,8 +38,8 @@ class Bench:
     fake: FakeOllama
     source: StoreSource
     copier: OllamaCopier
+    passing: Passing
     journal: Journal
-    registry: LoopbackRegistry
     told: list[Progress]
     target: Target
 
@@ -88,8 +89,9 @@ async def bench(
         timing = fake.catalogue.puller.timing
         timing.part_bytes, timing.backoff_s, timing.line_s, timing.stall_s = 100_000, 0.01, 0.005, 0.3
         journal = Journal(folder / "journal.json")
-        copier = OllamaCopier(lambda: target, registry, journal, OpenedStore(source), room)
-        yield Bench(fake, source, copier, journal, registry, [], target)
+        passing = Passing(lambda: target, journal)
+        copier = OllamaCopier(passing, registry, OpenedStore(source), room)
+        yield Bench(fake, source, copier, passing, journal, [], target)
         target.close()
     await registry.stop()
 
@@ -245,14 +247,7 @@ async def test_names_left_by_a_killed_node_are_taken_away_and_no_others(tmp_path
     mine, other = "127.0.0.1:9/ollama-dist-1/tiny:1b", "127.0.0.1:9/ollama-dist-2/tiny:1b"
     async with bench(tmp_path, models={mine: "tiny", other: "tiny", "plain": "tiny"}) as at:
         await at.journal.add(mine, "127.0.0.1:9/ollama-dist-1-old/tiny:1b")
-        again = OllamaCopier(
-            lambda: at.target,
-            at.registry,
-            Journal(tmp_path / "journal.json"),
-            OpenedStore(at.source),
-            any_room,
-        )
-        await again.tidy()
+        await Passing(lambda: at.target, Journal(tmp_path / "journal.json")).tidy()
         assert await at.names() == [other, "plain:latest"]
         assert Journal(tmp_path / "journal.json").names == ()
 
@@ -263,7 +258,7 @@ async def test_names_stay_in_the_journal_while_ollama_is_away(tmp_path: Path) ->
         await at.copy()
         assert len(Journal(tmp_path / "journal.json").names) == 2
         at.fake.clear_faults()
-        await at.copier.tidy()
+        await at.passing.tidy()
         assert at.journal.names == ()
         assert await at.names() == [NAME.short]
 
