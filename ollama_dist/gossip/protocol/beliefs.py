@@ -64,7 +64,7 @@ class Beliefs:
         else:
             self._lives(row, claim)
         self._context.rumours.add(claim)
-        self._own.persist_if_changed()
+        self._own.peers_changed()
 
     def _meet(self, claim: Claim) -> None:
         row = Row(claim.subject, claim.standing, claim, since=self._context.now, reason="joined")
@@ -91,6 +91,8 @@ class Beliefs:
 
     def _is_genuine(self, claim: Claim) -> bool:
         contact = claim.contact
+        if not self._context.config.rules.signatures:
+            return contact is not None
         return contact is not None and self._context.verify(
             claim.subject, contact.public_key, claim.signed_part(), claim.signature
         )
@@ -102,7 +104,8 @@ class Beliefs:
 
     def _hear_accusation(self, claim: Claim, teller: NodeId, *, by_sync: bool) -> None:
         row = self._context.members.get(claim.subject)
-        if row is None or claim.standing.life > row.signed.standing.life:
+        is_unheard_of = row is not None and claim.standing.life > row.signed.standing.life
+        if row is None or (is_unheard_of and self._context.config.rules.floor):
             self._context.count("accused_unknown")
             self._lacking(teller)
         elif claim.standing.life < row.standing.life:
@@ -119,7 +122,10 @@ class Beliefs:
             return
         self.suspect(row, accuser, f"said to be dead by {accuser}")
         row.is_condemned = True
-        self._look(row)
+        if self._context.config.rules.hearsay:
+            self._look(row)
+        else:
+            self._declare(row, row.reason)
 
     def suspect(self, row: Row, accuser: NodeId, reason: str) -> None:
         """``accuser`` has not reached the member. Our own failure condemns whom others call dead."""
@@ -148,6 +154,7 @@ class Beliefs:
             context.config.suspicion_max_mult,
             min(context.config.confirmations, others),
             context.rng,
+            must_ask=context.config.rules.ask_once,
         )
         row.standing = Standing(row.standing.generation, row.standing.incarnation, Rank.SUSPECT)
         row.since, row.reason = context.now, reason
@@ -193,7 +200,7 @@ class Beliefs:
         )
         self._goes(row, claim, reason, EventKind.DEAD)
         self._context.rumours.add(claim)
-        self._own.persist_if_changed()
+        self._own.peers_changed()
 
     def _goes(self, row: Row, claim: Claim, reason: str, event: EventKind) -> None:
         was_living = row.is_living

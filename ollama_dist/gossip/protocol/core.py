@@ -223,6 +223,16 @@ class Membership:
         row = self._context.members.get(member)
         return self._view(row) if row is not None else None
 
+    @property
+    def wake_number(self) -> int:
+        """Of the last wish to be woken."""
+        return self._wake_number
+
+    @property
+    def inside(self) -> Context:
+        """What the parts share, for checks and measurements to look at; nobody outside changes it."""
+        return self._context
+
     def members(self) -> tuple[MemberView, ...]:
         """All members as they are believed to be, the dead of the last day among them."""
         return tuple(self._view(row) for row in self._context.members)
@@ -307,6 +317,7 @@ class Membership:
             case "round":
                 self._detector.begin_round()
                 self._bury()
+                self._own.persist_if_changed()
             case "gossip":
                 self._exchange.gossip()
             case "sync":
@@ -340,6 +351,8 @@ class Membership:
 
     def _bury(self) -> None:
         """Forget who died long ago."""
+        if not self._context.members.gone_count:
+            return
         oldest = self._context.now - self._context.config.dead_kept
         gone = [row for row in self._context.members if not row.is_living]
         gone.sort(key=lambda row: row.since)

@@ -7,6 +7,7 @@ with a digest of what he has (scuttlebutt); loads of others ride along while the
 from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.protocol.context import Context, Purpose
 from ollama_dist.gossip.protocol.effects import EventKind, Respond
+from ollama_dist.gossip.protocol.fresh import FreshLoads
 from ollama_dist.gossip.protocol.members import Row
 from ollama_dist.gossip.protocol.messages import (
     Claim,
@@ -38,6 +39,7 @@ class Exchange:
         self._in_vain: dict[NodeId, tuple[int, int]] = {}
         """Fingerprints (ours, theirs) with which a synchronisation brought nothing."""
         self._spread_ticks = 0
+        self._loads = FreshLoads()
 
     # Envelopes
 
@@ -105,14 +107,15 @@ class Exchange:
     def _fresh_loads(self, to: Row | None) -> tuple[MemberDelta, ...]:
         """The newest loads of others, for somebody who may not have heard them yet."""
         context = self._context
-        limit = context.now - FRESH_PERIODS * context.period
-        fresh = [
-            row
-            for row in context.others()
-            if row.hot is not None and row.hot_at > limit and (to is None or row.id != to.id)
-        ]
-        fresh.sort(key=lambda row: -row.hot_at)
-        return tuple(self._load_delta(row) for row in fresh[: context.config.hot_piggyback])
+        deltas: list[MemberDelta] = []
+        for time, member in self._loads.newest(context.now - FRESH_PERIODS * context.period):
+            row = context.members.get(member)
+            if row is None or not row.is_living or row.hot_at != time or row is to:
+                continue
+            deltas.append(self._load_delta(row))
+            if len(deltas) == context.config.hot_piggyback:
+                break
+        return tuple(deltas)
 
     def _load_delta(self, row: Row) -> MemberDelta:
         assert row.hot is not None
@@ -186,6 +189,7 @@ class Exchange:
         if row.hot is None or hot.version > row.hot.version:
             row.hot = Hot(hot.version, hot.data)
             row.hot_at = self._context.now - max(0.0, hot.age)
+            self._loads.add(row.hot_at, row.id)
             self._context.event(EventKind.UPDATED, row.id)
 
     # Spreading
@@ -224,7 +228,7 @@ class Exchange:
     def want(self, member: NodeId) -> None:
         """Ask ``member`` for what we lack, as soon as the pace allows."""
         context = self._context
-        if member == context.me:
+        if member == context.me or not context.config.rules.anti_entropy:
             return
         self._wanted[member] = None
         if not context.alarms.is_set("sync"):

@@ -88,6 +88,7 @@ class Members:
 
     def __init__(self) -> None:
         self._rows: dict[NodeId, Row] = {}
+        self._living: dict[NodeId, Row] = {}
         self._hashes: dict[NodeId, int] = {}
         self.fingerprint = 0
         """Of the lives and the slow state of all living members; without load, which changes all the time."""
@@ -105,11 +106,15 @@ class Members:
         return self._rows.get(member)
 
     def living(self) -> list[Row]:
-        return [row for row in self._rows.values() if row.is_living]
+        return list(self._living.values())
 
     @property
     def living_count(self) -> int:
-        return len(self._hashes)
+        return len(self._living)
+
+    @property
+    def gone_count(self) -> int:
+        return len(self._rows) - len(self._living)
 
     def add(self, row: Row) -> None:
         self._rows[row.id] = row
@@ -117,14 +122,18 @@ class Members:
 
     def drop(self, member: NodeId) -> None:
         self._rows.pop(member, None)
+        self._living.pop(member, None)
         self.fingerprint ^= self._hashes.pop(member, 0)
 
     def touch(self, row: Row) -> None:
         """The row changed: bring the fingerprint up to date."""
         self.fingerprint ^= self._hashes.pop(row.id, 0)
         if row.is_living:
+            self._living[row.id] = row
             self._hashes[row.id] = fresh = _hash(row)
             self.fingerprint ^= fresh
+        else:
+            self._living.pop(row.id, None)
 
 
 def _hash(row: Row) -> int:

@@ -23,6 +23,7 @@ class Own:
         self._contact = contact
         self._sign = sign
         self._peers: tuple[str, ...] = ()
+        self._may_differ = False
         self.row: Row
         self.is_announced = False
         """Whether others are told of us: not before we have looked whether somebody else is us."""
@@ -55,7 +56,7 @@ class Own:
         """Somebody says something about us: contradict an accusation, outlive an older life."""
         mine, said = self.claim.standing, claim.standing
         if claim.rank in (Rank.SUSPECT, Rank.DEAD):
-            if said.life == mine.life and not mine.rank.is_gone:
+            if said.life == mine.life and not mine.rank.is_gone and self._context.config.rules.refutation:
                 self._context.health.worse()
                 self._context.count("refuted")
                 self._renew(mine.generation, mine.incarnation + 1)
@@ -91,9 +92,16 @@ class Own:
         self._peers = self._living_addresses()
         self._context.effects.append(Persist(self.claim.standing.generation, self._peers))
 
+    def peers_changed(self) -> None:
+        """Others came, went or moved: `persist_if_changed` will look."""
+        self._may_differ = True
+
     def persist_if_changed(self) -> None:
-        if self._living_addresses() != self._peers:
-            self.persist()
+        """Once a period: who is where matters to the next start, not to the next moment."""
+        if self._may_differ:
+            self._may_differ = False
+            if self._living_addresses() != self._peers:
+                self.persist()
 
     def _living_addresses(self) -> tuple[str, ...]:
         return tuple(sorted({address for row in self._context.others() for address in row.addresses}))
