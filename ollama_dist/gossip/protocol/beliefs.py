@@ -48,7 +48,7 @@ class Beliefs:
     def _hear_signed(self, claim: Claim) -> None:
         row = self._context.members.get(claim.subject)
         if row is not None and not _is_news(claim, row):
-            if claim.standing.life < row.standing.life or not row.is_living:
+            if claim.standing.life < row.standing.life or not row.is_living or _is_other_start(claim, row):
                 self._context.answers.extend(row.claims())
             return
         if row is None and claim.rank is Rank.ALIVE and self._is_full():
@@ -104,8 +104,7 @@ class Beliefs:
 
     def _hear_accusation(self, claim: Claim, teller: NodeId, *, by_sync: bool) -> None:
         row = self._context.members.get(claim.subject)
-        is_unheard_of = row is not None and claim.standing.life > row.signed.standing.life
-        if row is None or (is_unheard_of and self._context.config.rules.floor):
+        if row is None or claim.standing.life > row.signed.standing.life:
             self._context.count("accused_unknown")
             self._lacking(teller)
         elif claim.standing.life < row.standing.life:
@@ -221,6 +220,16 @@ class Beliefs:
         row.is_condemned = False
         self._context.alarms.cancel(("ask", row.id))
         self._context.alarms.cancel(("verdict", row.id))
+
+
+def _is_other_start(claim: Claim, row: Row) -> bool:
+    """Whether two starts of a member used one generation: it must hear of that, and go beyond."""
+    known = row.signed
+    if claim.contact is None or known.contact is None:
+        return False
+    return (
+        claim.standing.generation == known.standing.generation and claim.contact.nonce != known.contact.nonce
+    )
 
 
 def _is_news(claim: Claim, row: Row) -> bool:

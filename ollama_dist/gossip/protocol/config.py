@@ -21,9 +21,6 @@ class Rules:
     hearsay: bool = True
     """A death that others tell of is only a reason to look (rule 4)."""
 
-    floor: bool = True
-    """An accusation that carries a number its subject never signed changes nothing."""
-
     signatures: bool = True
     """What a member says of itself is signed by it."""
 

@@ -104,7 +104,7 @@ class Membership:
             if pending.purpose is Purpose.CLONE_CHECK:
                 self._joining.clone_answered(sender)
             elif pending.purpose is Purpose.JOIN:
-                self._joining.failed(pending)  # an address of our own by another name
+                self._joining.met_oneself(pending, envelope.claim)
             return self._done()
         before = self._context.members.fingerprint
         self._hear(sender, envelope)

@@ -49,7 +49,10 @@ class Exchange:
         own = self._own
         differs = to is None or to.fingerprint != context.members.fingerprint
         carries_digest = kind is Kind.SYNC or (
-            kind is Kind.PING and differs and context.size <= context.config.inline_digest_max
+            kind is Kind.PING
+            and differs
+            and context.config.rules.anti_entropy
+            and context.size <= context.config.inline_digest_max
         )
         return Envelope(
             kind=kind,

@@ -130,13 +130,18 @@ class Joining:
             self._context.call_address(address, envelope, deadline, Purpose.CLONE_CHECK)
         return True
 
+    def met_oneself(self, pending: Pending, claim: Claim | None) -> None:
+        """Who answered is us: an address of our own by another name, or the one that we are a copy of."""
+        contact = claim.contact if claim is not None else None
+        if contact is not None and contact.nonce != self._own.nonce and not self._has_joined:
+            self._yield()
+        self.failed(pending)
+
     def clone_answered(self, sender: NodeId) -> None:
         """Who answered where we are said to live: if it is we, we are the copy and have to yield."""
         self._clone_checks -= 1
         if sender == self._context.me:
-            if not self._is_clone:
-                self._context.event(EventKind.CLONE, sender, "another node runs under this identity")
-            self._is_clone = True
+            self._yield()
         elif not self._clone_checks:
             self.join()
 
@@ -146,6 +151,12 @@ class Joining:
             self.join()
 
     # Shared
+
+    def _yield(self) -> None:
+        if not self._is_clone:
+            me = self._context.me
+            self._context.event(EventKind.CLONE, me, "another node runs under this identity")
+        self._is_clone = True
 
     def _belongs_to_the_living(self, address: str) -> bool:
         return any(address in row.addresses for row in self._context.others())

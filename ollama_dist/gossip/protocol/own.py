@@ -62,10 +62,16 @@ class Own:
                 self._renew(mine.generation, mine.incarnation + 1)
             elif said.life < mine.life:
                 self._context.answers.append(self.claim)
-        elif said.life > mine.life and said.generation < GENERATION_LIMIT - 1 and verified(claim):
+        elif self._is_of_my_past(claim) and said.generation < GENERATION_LIMIT - 1 and verified(claim):
             self._context.count("outlived_own_past")
             self._renew(said.generation + 1, 0)
             self.persist()
+
+    def _is_of_my_past(self, claim: Claim) -> bool:
+        """Whether we said that in another life that this one does not outlive, for an older disk was used."""
+        said, mine = claim.standing, self.claim.standing
+        is_same_start = claim.contact is not None and claim.contact.nonce == self.nonce
+        return said.life > mine.life or (said.generation == mine.generation and not is_same_start)
 
     def leave(self) -> None:
         standing = Standing(self.claim.standing.generation, self.claim.standing.incarnation, Rank.LEFT)

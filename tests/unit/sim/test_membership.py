@@ -270,6 +270,14 @@ def test_a_node_with_a_copied_identity_yields_to_the_one_that_runs() -> None:
     assert deaths(nodes) == 0
 
 
+def test_a_copy_whose_only_seed_is_its_original_yields_too() -> None:
+    network, _, _ = settled(3)
+    copy = network.add("n0-copy", seeds=["n0"], identity="n0")
+    network.run(5)
+    assert [event.kind for _, event in copy.events].count(EventKind.CLONE) == 1
+    assert not copy.core.is_member
+
+
 # Everything at once
 
 

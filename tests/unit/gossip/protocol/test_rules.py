@@ -6,8 +6,16 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
 from ollama_dist.gossip.protocol.config import LAN
 from ollama_dist.gossip.protocol.effects import EventKind, Failure
-from ollama_dist.gossip.protocol.messages import GENERATION_LIMIT, Claim, Kind, MemberDelta, Rank, Standing
-from ollama_dist.sim.network import virtual_id
+from ollama_dist.gossip.protocol.messages import (
+    GENERATION_LIMIT,
+    Claim,
+    Contact,
+    Kind,
+    MemberDelta,
+    Rank,
+    Standing,
+)
+from ollama_dist.sim.network import sign_as, virtual_id
 from tests.support.bench import ME, Bench, accused, signed
 
 ALIVE, SUSPECT, DEAD, LEFT = MemberState.ALIVE, MemberState.SUSPECT, MemberState.DEAD, MemberState.LEFT
@@ -91,6 +99,24 @@ def test_a_member_that_lost_its_disk_outlives_its_own_past() -> None:
     answer = bench.say(bench.others[0], from_before)
     assert answer.claim is not None
     assert answer.claim.standing.generation == 42
+
+
+def test_a_member_with_an_older_disk_outlives_a_past_of_the_same_generation() -> None:
+    bench = Bench()
+    from_before = signed(ME, generation=1)  # under another nonce than this life's
+    answer = bench.say(bench.others[0], from_before)
+    assert answer.claim is not None
+    assert answer.claim.standing.generation == 2
+
+
+def test_who_claims_a_life_that_another_start_had_is_shown_that_one() -> None:
+    bench = Bench()
+    other = bench.others[0]
+    contact = Contact((f"{other}:1",), other.encode(), nonce=2)
+    bare = Claim(other, Standing(1, 0, Rank.ALIVE), contact)
+    again = Claim(other, bare.standing, contact, sign_as(other)(bare.signed_part()))
+    answer = bench.say(other, claim=again)
+    assert signed(other) in answer.rumours
 
 
 # 1. Every answer carries the word of who answers
