@@ -154,7 +154,7 @@ class Restart(Fault):
     def strike(self, world: World) -> None:
         for node in world.some(self.count):
             world.measures.unreachable(node)
-            old = max(1, node.generation - 2) if self.disk == "old" else None
+            old = node.generation if self.disk == "old" else None  # what was written down is one start older
             world.up(node, keeps_disk=self.disk != "lost", generation=old)
 
 

@@ -125,6 +125,8 @@ class Invariants:
     """Every so manyth message is put into bytes, to be measured and mangled."""
     trusts_rumours: bool = True
     """False when somebody lies: then what is said of a death proves nothing (14)."""
+    sees_beginnings: bool = True
+    """False when members know each other from before anything was watched."""
     checks: int = 0
     violations: list[Violation] = field(default_factory=list)
     states_seen: set[MemberState] = field(default_factory=set)
@@ -196,8 +198,8 @@ class Invariants:
         table = node.core.inside.members
         for member in members:
             row = table.get(member)
-            if row is None:
-                continue
+            if row is None or (member == node.id and not node.core.is_member):
+                continue  # of itself it has told nobody anything yet
             self.states_seen.add(row.state)
             seen = opinion.rows.get(member)
             cold = row.cold.gc, row.cold.version
@@ -274,7 +276,7 @@ class Invariants:
             return
         allowed, becomes = _WORDS[event.kind]
         was = opinion.words.get(event.member)
-        if was not in allowed:
+        if was not in allowed and (was is not None or self.sees_beginnings):
             self._violated(15, node, f"{event.kind} of {event.member}, which was {was}")
         if becomes is not None:
             opinion.words[event.member] = becomes

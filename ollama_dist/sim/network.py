@@ -36,6 +36,10 @@ STALL_PERIODS: Final = 2
 """A process that did not run for so many probe periods tells its state machine, as the driver does."""
 
 
+FIRST_GENERATION: Final = 1000
+"""A start that finds nothing written down takes the time, as the driver does: a number surely new."""
+
+
 class Input(Enum):
     """What was handed to a state machine."""
 
@@ -103,8 +107,8 @@ class VirtualNode:
     is_up: bool = True
     is_paused: bool = False
     is_silent: bool = False
-    held: list[Callable[[], None]] = field(default_factory=list)
-    """What happens to it as soon as it is not paused any more."""
+    held: list[tuple[bool, Callable[[], None]]] = field(default_factory=list)
+    """What happens to it as soon as it is not paused any more, and whether that is a timer."""
     events: list[tuple[float, Event]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     life: int = 0
@@ -148,8 +152,6 @@ class VirtualNetwork:
         self.calls = 0
         self.tells_stalls = True
         """Whether a process that stood still notices (rule 8)."""
-        self.keeps_disks = True
-        """Whether what is written down is there after a restart."""
         self.observers = list(observers)
         self._keeps_events = keeps_events
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -217,13 +219,13 @@ class VirtualNetwork:
             self.crash(node)
         node.is_up, node.is_silent, node.is_paused = True, False, False
         node.held.clear()
-        keeps_disk = keeps_disk and self.keeps_disks
         if seeds is not None:
             node.seeds = tuple(f"{seed}:1" for seed in seeds)
         if not keeps_disk:
             node.peers = ()
         node.core = self._core(node.id, node.address)
-        self.begin(node, generation or (node.generation + 1 if keeps_disk else 1))
+        first = FIRST_GENERATION + int(self.now * 1000)
+        self.begin(node, generation or (node.generation + 1 if keeps_disk else first))
 
     def pause(self, node: VirtualNode, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after ``seconds``."""
@@ -237,11 +239,12 @@ class VirtualNetwork:
             return
         node.is_paused = False
         node.troubled_at = self.now
-        held, node.held = node.held, []
+        # Timers that are due run before what has piled up in sockets: the order that misleads most.
+        held, node.held = sorted(node.held, key=lambda each: not each[0]), []
         gap = self.now - began
         if self.tells_stalls and gap > STALL_PERIODS * self.config.period(len(self.nodes)):
             self.do(node, node.core.stall(self.now, gap), STALL)
-        for event in held:
+        for _, event in held:
             event()
 
     def part(self, one: Iterable[VirtualNode], other: Iterable[VirtualNode]) -> None:
@@ -336,7 +339,7 @@ class VirtualNetwork:
             if not node.is_up or node.life != life:
                 return
             if node.is_paused:
-                node.held.append(event)
+                node.held.append((given is TICK, event))
             else:
                 self.do(node, happen(), given)
 

@@ -19,11 +19,9 @@ RULES: Final[Mapping[str, str]] = {
     "stall-guard": "who stood still blames nobody for what it missed",
     "ask-once": "the accused is asked directly before it is declared dead",
     "hearsay": "a death told by others only makes us look ourselves",
-    "floor": "an accusation beyond what its subject signed changes nothing",
     "signatures": "only a member itself says that it lives or leaves",
     "anti-entropy": "who differs synchronises",
     "dead-contact": "the dead are greeted now and then",
-    "persistence": "generation and peers outlive a restart",
 }
 
 
@@ -39,7 +37,7 @@ def without(config: GossipConfig, rules: Iterable[str]) -> GossipConfig:
                 config = replace(config, suspicion_max_mult=1)
             case "health":
                 config = replace(config, local_health_max=0)
-            case "stall-guard" | "persistence":
+            case "stall-guard":
                 pass  # the network's business: see `scenario`
             case _:
                 config = replace(config, rules=replace(config.rules, **{rule.replace("-", "_"): False}))

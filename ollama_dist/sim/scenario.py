@@ -10,8 +10,9 @@ from random import Random
 from typing import Final
 
 from ollama_dist.gossip.protocol.config import LAN, WAN, GossipConfig
-from ollama_dist.gossip.protocol.effects import Respond
+from ollama_dist.gossip.protocol.effects import Persist, WakeAt
 from ollama_dist.gossip.protocol.messages import Envelope, Kind, MemberDelta
+from ollama_dist.gossip.protocol.rumours import Rumours
 from ollama_dist.sim import faults
 from ollama_dist.sim.faults import Fault, World
 from ollama_dist.sim.invariants import Invariants
@@ -89,9 +90,10 @@ def play(scenario: Scenario) -> Report:
 def _prepared(scenario: Scenario) -> _Run:
     nodes, config = scenario.nodes, scenario.config
     invariants = Invariants(
-        config,
+        WAN if scenario.wide else LAN,  # what holds with all rules in force
         raises=False,
         sweep_every=max(1.0, nodes / 30),
+        sees_beginnings=nodes <= JOINS_UP_TO,
         encode_every=1 if nodes <= JOINS_UP_TO else 64,
         trusts_rumours=not any(fault.lies for fault in scenario.faults),
     )
@@ -103,7 +105,6 @@ def _prepared(scenario: Scenario) -> _Run:
         keeps_events=False,
     )
     network.tells_stalls = "stall-guard" not in scenario.without
-    network.keeps_disks = "persistence" not in scenario.without
     invariants.watch(network)
     measures = Measures(network, measure_every=1 if nodes <= JOINS_UP_TO else 64)
     network.observers.append(measures)
@@ -142,9 +143,8 @@ def _introduce(network: VirtualNetwork, nodes: list[VirtualNode]) -> None:
     for node in nodes:
         teller = nodes[0] if node is not nodes[0] else nodes[-1]
         effects = node.core.message(network.now, 0, teller.id, Envelope(Kind.GOSSIP, None, deltas=deltas))
-        network.do(node, [effect for effect in effects if not isinstance(effect, Respond)])
-        for row in node.core.inside.members:
-            node.core.inside.rumours.forget(row.id)
+        node.core.inside.rumours = Rumours(node.id)
+        network.do(node, [effect for effect in effects if isinstance(effect, WakeAt | Persist)])
 
 
 # What happens
