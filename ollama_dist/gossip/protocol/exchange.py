@@ -136,13 +136,17 @@ class Exchange:
         return tuple(
             row.digest()
             for row in self._context.members
-            if (row.is_living or row.since > oldest) and (row is not self._own.row or self._own.is_announced)
+            if (row.is_living or row.since > oldest) and self._may_be_told(row)
         )
 
     def deltas_for(self, digest: tuple[DigestEntry, ...], budget: int) -> tuple[MemberDelta, ...]:
         """What the owner of ``digest`` lacks: members never heard of first, then the smallest pieces."""
         known = {entry.subject: entry for entry in digest}
-        lacking = [row for row in self._context.members if _has_news(row, known.get(row.id))]
+        lacking = [
+            row
+            for row in self._context.members
+            if _has_news(row, known.get(row.id)) and self._may_be_told(row)
+        ]
         lacking.sort(key=lambda row: (row.id in known, row.cold.size))
         deltas = []
         for row in lacking:
@@ -152,6 +156,10 @@ class Exchange:
             budget -= cost
             deltas.append(delta)
         return tuple(deltas)
+
+    def _may_be_told(self, row: Row) -> bool:
+        """Of us nothing before we are announced: we may be a copy of somebody who runs."""
+        return row is not self._own.row or self._own.is_announced
 
     def _delta(self, row: Row, entry: DigestEntry | None, budget: int) -> tuple[MemberDelta, int]:
         standing = row.standing

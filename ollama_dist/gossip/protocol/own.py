@@ -60,7 +60,7 @@ class Own:
                 self._context.health.worse()
                 self._context.count("refuted")
                 self._renew(mine.generation, mine.incarnation + 1)
-            elif said.life < mine.life:
+            elif said.life < mine.life and self.is_announced:
                 self._context.answers.append(self.claim)
         elif self._is_of_my_past(claim) and said.generation < GENERATION_LIMIT - 1 and verified(claim):
             self._context.count("outlived_own_past")

@@ -5,17 +5,18 @@ import pytest
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
 from ollama_dist.gossip.protocol.config import LAN
-from ollama_dist.gossip.protocol.effects import EventKind, Failure
+from ollama_dist.gossip.protocol.effects import EventKind, Failure, Respond
 from ollama_dist.gossip.protocol.messages import (
     GENERATION_LIMIT,
     Claim,
     Contact,
+    Envelope,
     Kind,
     MemberDelta,
     Rank,
     Standing,
 )
-from ollama_dist.sim.network import sign_as, virtual_id
+from ollama_dist.sim.network import VirtualNetwork, sign_as, virtual_id
 from tests.support.bench import ME, Bench, accused, signed
 
 ALIVE, SUSPECT, DEAD, LEFT = MemberState.ALIVE, MemberState.SUSPECT, MemberState.DEAD, MemberState.LEFT
@@ -117,6 +118,20 @@ def test_who_claims_a_life_that_another_start_had_is_shown_that_one() -> None:
     again = Claim(other, bare.standing, contact, sign_as(other)(bare.signed_part()))
     answer = bench.say(other, claim=again)
     assert signed(other) in answer.rumours
+
+
+def test_who_has_not_announced_itself_tells_nobody_of_itself() -> None:
+    """It may be a copy: the one that runs must not hear of a later life of its own."""
+    network = VirtualNetwork()
+    newcomer = network.prepare("newcomer", seeds=["nowhere"])
+    network.begin(newcomer, generation=5)
+    accusation = accused(newcomer.id, Rank.DEAD, STRANGER, generation=4)
+    question = Envelope(Kind.SYNC, signed(STRANGER), rumours=(accusation,))
+    effects = newcomer.core.message(0.0, 1, STRANGER, question)
+    [answer] = [effect.envelope for effect in effects if isinstance(effect, Respond)]
+    assert answer.claim is None
+    assert all(delta.subject != newcomer.id for delta in answer.deltas)
+    assert all(claim.subject != newcomer.id for claim in answer.rumours)
 
 
 # 1. Every answer carries the word of who answers
