@@ -253,7 +253,7 @@ class Leave(Fault):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clone(Fault):
     name = "clone"
-    says = "a node starts from a copy of another one's disk: it has to yield"
+    says = "a node starts from a copy of another one's disk, and is there for `seconds` unless it yields"
 
     def strike(self, world: World) -> None:
         for node in world.some(self.count):
@@ -262,6 +262,7 @@ class Clone(Fault):
             name = f"copy{world.joined}-of-{node.name}"
             copy = world.network.prepare(name, seeds=["n0"], identity=identity)
             world.network.begin(copy, node.generation + 1)
+            world.after(self.seconds, partial(world.network.crash, copy))
 
 
 # The network

@@ -200,10 +200,12 @@ class Invariants:
             row = table.get(member)
             if row is None or (member == node.id and not node.core.is_member):
                 continue  # of itself it has told nobody anything yet
-            self.states_seen.add(row.state)
             seen = opinion.rows.get(member)
             cold = row.cold.gc, row.cold.version
             hot = row.hot.version if row.hot else 0
+            if seen is not None and seen.standing is row.standing and (seen.hot, seen.cold) == (hot, cold):
+                continue
+            self.states_seen.add(row.state)
             if seen is not None:
                 self._follows(node, row, seen, hot, cold)
             if seen is None or seen.standing.generation != row.standing.generation or seen.cold != cold:
@@ -295,8 +297,9 @@ class Invariants:
         too_early = self._now - suspected < 0.95 * patience and life not in self._declared
         if too_early and self.trusts_rumours:
             self._violated(14, node, f"{member} declared dead {self._now - suspected:.2f} s after suspicion")
-        # The failed call may be the one with which the suspicion began.
-        if opinion.failed_at.get(member, float("-inf")) < suspected - self.config.period_high:
+        # The failed call may be the first of the probe with which the suspicion began.
+        probe = self.config.period(node.core.inside.size) * (1 + self.config.local_health_max)
+        if opinion.failed_at.get(member, float("-inf")) < suspected - probe:
             self._violated(14, node, f"{member} declared dead without a failed call of its own")
         self._declared.add(life)
 

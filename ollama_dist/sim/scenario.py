@@ -5,7 +5,7 @@ The parameters are all there is: the same ones give the same report.
 
 import shlex
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
@@ -60,6 +60,9 @@ class Scenario:
         words += [word for fault in self.faults for word in ("--fault", str(fault))]
         words += [word for rule in self.without for word in ("--without", rule)]
         return shlex.join(words)
+
+    def without_rule(self, rule: str) -> "Scenario":
+        return replace(self, without=(*self.without, rule))
 
     @property
     def config(self) -> GossipConfig:
@@ -202,8 +205,9 @@ def _calm(run: _Run) -> None:
     links.slow.clear()
     links.latency = LATENCIES[run.scenario.latency]
     for node in list(network.nodes.values()):
-        is_copy = network.by_id.get(node.id) is not node
-        if not is_copy and (not node.is_up or not node.core.is_member):
+        if network.by_id.get(node.id) is not node:
+            network.crash(node)
+        elif not node.is_up or not node.core.is_member:
             network.restart(node)
     end = network.now + CALM_S
     while not run.invariants.is_calm(network) and network.now < end:

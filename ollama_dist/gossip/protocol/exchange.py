@@ -198,8 +198,7 @@ class Exchange:
 
     def take_load(self, row: Row, hot: Hot) -> None:
         if row.hot is None or hot.version > row.hot.version:
-            row.hot = Hot(hot.version, hot.data)
-            row.hot_at = self._context.now - max(0.0, hot.age)
+            row.load(Hot(hot.version, hot.data), self._context.now - max(0.0, hot.age))
             self._loads.add(row.hot_at, row.id)
             self._context.event(EventKind.UPDATED, row.id)
 
@@ -285,6 +284,8 @@ class Exchange:
 def _has_news(row: Row, entry: DigestEntry | None) -> bool:
     if entry is None:
         return row.is_living
+    if entry == row.digest():
+        return False
     if row.standing.life > (entry.generation, entry.incarnation):
         return True
     if row.standing.life < (entry.generation, entry.incarnation):

@@ -11,15 +11,11 @@ from dataclasses import dataclass, field
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
 from ollama_dist.gossip.protocol.cold import ColdState
-from ollama_dist.gossip.protocol.messages import Claim, DigestEntry, Hot, Rank, Standing
+from ollama_dist.gossip.protocol.messages import Claim, DigestEntry, Hot, Standing
 from ollama_dist.gossip.protocol.suspicion import Suspicion
 
-STATES = {
-    Rank.ALIVE: MemberState.ALIVE,
-    Rank.SUSPECT: MemberState.SUSPECT,
-    Rank.DEAD: MemberState.DEAD,
-    Rank.LEFT: MemberState.LEFT,
-}
+STATES = (MemberState.ALIVE, MemberState.SUSPECT, MemberState.DEAD, MemberState.LEFT)
+"""By rank."""
 
 
 @dataclass(slots=True)
@@ -48,6 +44,8 @@ class Row:
     hot_at: float = float("-inf")
     """When its owner published `hot`, as far as can be told."""
     cold: ColdState = field(default_factory=ColdState)
+    _digest: DigestEntry | None = None
+    """As it was made last, until something in it changes."""
 
     @property
     def is_living(self) -> bool:
@@ -67,16 +65,27 @@ class Row:
         self.cold = ColdState()
         self.fingerprint = None
 
+    def load(self, hot: Hot, at: float) -> None:
+        """It told this load, published ``at`` that time."""
+        self.hot, self.hot_at = hot, at
+        self._digest = None
+
+    def changed(self) -> None:
+        """Its life or its slow state did."""
+        self._digest = None
+
     def digest(self) -> DigestEntry:
-        return DigestEntry(
-            subject=self.id,
-            generation=self.standing.generation,
-            incarnation=self.standing.incarnation,
-            is_gone=not self.is_living,
-            hot=self.hot.version if self.hot else 0,
-            cold=self.cold.version,
-            gc=self.cold.gc,
-        )
+        if self._digest is None:
+            self._digest = DigestEntry(
+                subject=self.id,
+                generation=self.standing.generation,
+                incarnation=self.standing.incarnation,
+                is_gone=not self.is_living,
+                hot=self.hot.version if self.hot else 0,
+                cold=self.cold.version,
+                gc=self.cold.gc,
+            )
+        return self._digest
 
     def claims(self) -> tuple[Claim, ...]:
         """All that somebody who knows nothing of it needs to believe what we do."""
@@ -127,6 +136,7 @@ class Members:
 
     def touch(self, row: Row) -> None:
         """The row changed: bring the fingerprint up to date."""
+        row.changed()
         self.fingerprint ^= self._hashes.pop(row.id, 0)
         if row.is_living:
             self._living[row.id] = row

@@ -79,8 +79,7 @@ class Own:
 
     def publish_load(self, data: bytes) -> None:
         version = self.row.hot.version + 1 if self.row.hot else 1
-        self.row.hot = Hot(version, data)
-        self.row.hot_at = self._context.now
+        self.row.load(Hot(version, data), self._context.now)
 
     def publish_reach(self, unreachable: list[NodeId]) -> bool:
         """Tell whom we cannot talk to; False when that is no news."""
