@@ -1,5 +1,7 @@
 """``sim``: the membership of a cluster under virtual time, with faults, measured and checked."""
 
+import sys
+
 from ollama_dist.cli.arguments import Arguments
 from ollama_dist.cli.failures import Exit, Failure
 from ollama_dist.cli.output import print_json, print_lines
@@ -57,10 +59,10 @@ def _campaign(arguments: Arguments) -> int:
     for entry, report in run_campaign(CAMPAIGN, seeds=arguments.seeds, first_seed=arguments.seed):
         reports.append(report)
         if not arguments.json:
-            print_lines([f"{entry.title:<28} {entry.line(report)}"])
-            print_lines(f"  {violation}" for violation in report.violations[:5])
-            if not report.holds:
-                print_lines([f"  again: {report.command}"])
+            lines = [f"{entry.title:<28} {entry.line(report)}"]
+            lines += [f"  {violation}" for violation in report.violations[:5]]
+            print_lines(lines if report.holds else [*lines, f"  again: {report.command}"])
+            sys.stdout.flush()  # it takes long: who waits for the next line shall see this one
     if arguments.json:
         print_json("sim.campaign", {"runs": [report.as_json() for report in reports]})
     return Exit.OK if all(report.holds for report in reports) else Exit.FAILED

@@ -132,12 +132,12 @@ class Exchange:
 
         Before we have announced ourselves, nothing of us: others shall say what they know under our identity.
         """
-        oldest = self._context.now - self._context.config.dead_in_digest
-        return tuple(
-            row.digest()
-            for row in self._context.members
-            if (row.is_living or row.since > oldest) and self._may_be_told(row)
-        )
+        context = self._context
+        told = [row for row in context.members.living() if self._own.is_announced or row is not self._own.row]
+        if context.members.gone_count:
+            oldest = context.now - context.config.dead_in_digest
+            told += [row for row in context.members if not row.is_living and row.since > oldest]
+        return tuple([row.digest() for row in told])
 
     def deltas_for(self, digest: tuple[DigestEntry, ...], budget: int) -> tuple[MemberDelta, ...]:
         """What the owner of ``digest`` lacks: members never heard of first, then the smallest pieces."""
@@ -145,7 +145,9 @@ class Exchange:
         lacking = [
             row
             for row in self._context.members
-            if _has_news(row, known.get(row.id)) and self._may_be_told(row)
+            if (entry := known.get(row.id)) != row.digest()
+            and _has_news(row, entry)
+            and (self._own.is_announced or row is not self._own.row)
         ]
         lacking.sort(key=lambda row: (row.id in known, row.cold.size))
         deltas = []
@@ -156,10 +158,6 @@ class Exchange:
             budget -= cost
             deltas.append(delta)
         return tuple(deltas)
-
-    def _may_be_told(self, row: Row) -> bool:
-        """Of us nothing before we are announced: we may be a copy of somebody who runs."""
-        return row is not self._own.row or self._own.is_announced
 
     def _delta(self, row: Row, entry: DigestEntry | None, budget: int) -> tuple[MemberDelta, int]:
         standing = row.standing
@@ -284,8 +282,6 @@ class Exchange:
 def _has_news(row: Row, entry: DigestEntry | None) -> bool:
     if entry is None:
         return row.is_living
-    if entry == row.digest():
-        return False
     if row.standing.life > (entry.generation, entry.incarnation):
         return True
     if row.standing.life < (entry.generation, entry.incarnation):

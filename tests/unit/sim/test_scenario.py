@@ -36,7 +36,7 @@ QUICK = [
 ]
 
 
-def run(*faults: str, nodes: int = 5, minutes: float = 0.4, seed: int = 3, loss: float = 0.0) -> Report:
+def run(*faults: str, nodes: int = 5, minutes: float = 0.3, seed: int = 3, loss: float = 0.0) -> Report:
     """A short run; that the invariants hold is part of it."""
     scenario = Scenario(nodes=nodes, minutes=minutes, seed=seed, loss=loss, faults=tuple(map(parse, faults)))
     report = play(scenario)
