@@ -16,7 +16,16 @@ from ollama_dist.gossip.protocol.effects import (
     Respond,
     WakeAt,
 )
-from ollama_dist.gossip.protocol.messages import Claim, Contact, Envelope, Kind, MemberDelta, Rank, Standing
+from ollama_dist.gossip.protocol.messages import (
+    Claim,
+    Contact,
+    Envelope,
+    Hot,
+    Kind,
+    MemberDelta,
+    Rank,
+    Standing,
+)
 from ollama_dist.sim.network import sign_as, verify, virtual_id
 
 ME = virtual_id("me")
@@ -100,11 +109,12 @@ class Bench:
         kind: Kind = Kind.GOSSIP,
         claim: Claim | None = None,
         deltas: tuple[MemberDelta, ...] = (),
+        hot: Hot | None = None,
     ) -> Envelope:
         """``sender`` sends a message; the answer it gets."""
         self._request += 1
         own = claim if claim is not None else self._known_claim(sender)
-        envelope = Envelope(kind, own, rumours=rumours, deltas=deltas)
+        envelope = Envelope(kind, own, rumours=rumours, deltas=deltas, hot=hot)
         self.do(self.core.message(self.now, self._request, sender, envelope))
         return self.responses[self._request]
 

@@ -109,6 +109,8 @@ class Beliefs:
             self._lacking(teller)
         elif claim.standing.life < row.standing.life:
             self._context.answers.extend(row.claims())
+        elif claim.accuser == self._context.me:
+            self._context.count("own_echo")  # only a failure of our own is one, not somebody's telling of it
         elif row.is_living and claim.accuser is not None:
             if claim.rank is Rank.SUSPECT or by_sync:
                 self.suspect(row, claim.accuser, f"suspected by {claim.accuser}")

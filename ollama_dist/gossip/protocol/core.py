@@ -26,7 +26,7 @@ from ollama_dist.gossip.protocol.effects import (
 from ollama_dist.gossip.protocol.exchange import Exchange
 from ollama_dist.gossip.protocol.joining import Joining
 from ollama_dist.gossip.protocol.members import Row
-from ollama_dist.gossip.protocol.messages import Contact, Envelope, Kind, Rank
+from ollama_dist.gossip.protocol.messages import Claim, Contact, Envelope, Kind, Rank
 from ollama_dist.gossip.protocol.own import REACH_KEY, Own, unreachable_of
 
 
@@ -275,7 +275,7 @@ class Membership:
         row = self._context.members.get(sender)
         if row is not None and row.is_living:
             row.heard_at = self._context.now
-            if envelope.hot is not None and envelope.claim is not None:
+            if envelope.hot is not None and _is_of_this_life(envelope.claim, row):
                 self._exchange.take_load(row, envelope.hot)
         for claim in envelope.rumours:
             self._beliefs.hear(claim, teller=sender)
@@ -378,6 +378,11 @@ class Membership:
         context.answers.clear()
         effects, context.effects = context.effects, []
         return effects
+
+
+def _is_of_this_life(claim: Claim | None, row: Row) -> bool:
+    """Whether who says ``claim`` of itself is not a message from before its last start, that came late."""
+    return claim is not None and claim.standing.generation == row.standing.generation
 
 
 def _nack(reply: Envelope) -> Envelope:

@@ -11,6 +11,7 @@ from ollama_dist.gossip.protocol.messages import (
     Claim,
     Contact,
     Envelope,
+    Hot,
     Kind,
     MemberDelta,
     Rank,
@@ -132,6 +133,26 @@ def test_who_has_not_announced_itself_tells_nobody_of_itself() -> None:
     assert answer.claim is None
     assert all(delta.subject != newcomer.id for delta in answer.deltas)
     assert all(claim.subject != newcomer.id for claim in answer.rumours)
+
+
+def test_what_others_say_in_our_own_name_is_no_failure_of_ours() -> None:
+    bench = Bench(others=6)
+    bench.quiet()
+    victim, liar = bench.others[:2]
+    bench.say(liar, accused(victim, Rank.DEAD, liar), accused(victim, Rank.SUSPECT, ME))
+    bench.say(liar, accused(victim, Rank.DEAD, ME))
+    assert bench.state(victim) is not DEAD
+
+
+def test_a_load_that_comes_late_from_an_earlier_life_is_not_the_load_of_this_one() -> None:
+    bench = Bench()
+    other = bench.others[0]
+    bench.say(other, claim=signed(other, generation=2))
+    bench.say(other, claim=signed(other, generation=1), hot=Hot(57, b"old"))
+    bench.say(other, claim=signed(other, generation=2), hot=Hot(1, b"new"))
+    view = bench.core.member(other)
+    assert view is not None
+    assert view.hot == b"new"
 
 
 # 1. Every answer carries the word of who answers
