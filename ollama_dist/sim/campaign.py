@@ -40,7 +40,7 @@ MIX: Final = (
     "vanish:at=11,every=31",
     "restart:at=7,every=29",
     "restart:at=13,every=41,disk=lost",
-    "restart:at=17,every=43,disk=old",
+    "restart:at=17,every=43,disk=older",
     "pause:at=19,every=37,seconds=12",
     "starve:at=40,every=97",
     "slow:at=20,every=53",

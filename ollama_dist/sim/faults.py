@@ -148,14 +148,15 @@ class Vanish(Fault):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restart(Fault):
     name = "restart"
-    says = "started again at once; disk=kept, lost, or old (what it says of generations is stale)"
+    says = "started again at once; disk=kept, lost, old or older (by one start, or two)"
     disk: str = "kept"
 
     def strike(self, world: World) -> None:
         for node in world.some(self.count):
             world.measures.unreachable(node)
-            old = node.generation if self.disk == "old" else None  # what was written down is one start older
-            world.up(node, keeps_disk=self.disk != "lost", generation=old)
+            # What was written down is as it was one start before, or two.
+            says = {"old": node.generation, "older": max(1, node.generation - 1)}.get(self.disk)
+            world.up(node, keeps_disk=self.disk != "lost", generation=says)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

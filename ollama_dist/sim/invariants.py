@@ -87,6 +87,10 @@ class Broken(AssertionError):
     """An invariant does not hold."""
 
 
+_Start = tuple[NodeId, int, int]
+"""One start of one member: its generation, and its nonce, for an older disk may use a generation twice."""
+
+
 @dataclass(slots=True)
 class _Seen:
     """What an observer, in one of its lives, last believed of a member."""
@@ -104,7 +108,8 @@ class _Opinion:
     rows: dict[NodeId, _Seen] = field(default_factory=dict)
     words: dict[NodeId, MemberState] = field(default_factory=dict)
     """The states that the events tell of."""
-    suspected_at: dict[NodeId, float] = field(default_factory=dict)
+    suspected: dict[NodeId, tuple[float, float]] = field(default_factory=dict)
+    """When a member was suspected, and how long that has to last at least."""
     failed_at: dict[NodeId, float] = field(default_factory=dict)
     """When a call of its own to a member last failed."""
     open: dict[int, Call] = field(default_factory=dict)
@@ -135,13 +140,14 @@ class Invariants:
     """The largest sizes seen: rumours, open calls, alarms, bytes of a message."""
     network: VirtualNetwork | None = None
     _opinions: dict[str, _Opinion] = field(default_factory=dict)
-    _written: dict[tuple[NodeId, int, str, int], bytes | None] = field(default_factory=dict)
-    """What owners wrote: by generation, key and version."""
-    _last_write: dict[tuple[NodeId, int, str], int] = field(default_factory=dict)
-    _loads: dict[tuple[NodeId, int, int], bytes] = field(default_factory=dict)
+    _written: dict[tuple[_Start, str, int], bytes | None] = field(default_factory=dict)
+    """What owners wrote: by start, key and version."""
+    _last_write: dict[_Start, dict[str, int]] = field(default_factory=dict)
+    _loads: dict[tuple[_Start, int], bytes] = field(default_factory=dict)
     _answered: set[tuple[str, int]] = field(default_factory=set)
     _declared: set[tuple[NodeId, int, int]] = field(default_factory=set)
     """Lives that somebody declared dead."""
+    _met: int = 0
     _messages: int = 0
     _rng: Random = field(default_factory=lambda: Random(0))
     _history: "hashlib._Hash" = field(default_factory=hashlib.sha256)
@@ -157,6 +163,7 @@ class Invariants:
         opinion = self._opinion(node)
         if given.token:
             self._ended(node, opinion, given)
+        self._met = sum(isinstance(each, Event) and each.kind is EventKind.JOINED for each in effects)
         changed: dict[NodeId, None] = {node.id: None}
         for effect in effects:
             match effect:
@@ -211,7 +218,7 @@ class Invariants:
             if seen is None or seen.standing.generation != row.standing.generation or seen.cold != cold:
                 self._reads(node, row)
             if row.hot is not None and (seen is None or seen.hot != hot):
-                key = member, row.standing.generation, hot
+                key = _start_of(row), hot
                 if self._loads.setdefault(key, row.hot.data) != row.hot.data:
                     self._violated(6, node, f"load {hot} of {member} differs")
             opinion.rows[member] = _Seen(row.standing, hot, cold)
@@ -236,12 +243,12 @@ class Invariants:
 
     def _reads(self, node: VirtualNode, row: Row) -> None:
         """What it has of a member's slow state is what that member wrote, all of it."""
-        own, generation = row.id == node.id, row.standing.generation
+        own, start = row.id == node.id, _start_of(row)
         for entry in row.cold.entries():
-            key = row.id, generation, entry.key, entry.version
+            key = start, entry.key, entry.version
             if own:
                 self._written.setdefault(key, entry.value)
-                self._last_write[row.id, generation, entry.key] = entry.version
+                self._last_write.setdefault(start, {})[entry.key] = entry.version
             if key not in self._written:
                 self._violated(7, node, f"{row.id} never wrote {entry.key} as version {entry.version}")
             elif self._written[key] != entry.value:
@@ -254,11 +261,11 @@ class Invariants:
     def _missing(self, row: Row) -> str:
         """A key whose last version is covered by what the reader has read, but not there."""
         have = {entry.key for entry in row.cold.entries()}
-        for (member, generation, key), version in self._last_write.items():
-            if (member, generation) == (row.id, row.standing.generation) and key not in have:
-                value = self._written[member, generation, key, version]
-                if version <= row.cold.version and value is not None:
-                    return key
+        start = _start_of(row)
+        for key, version in self._last_write.get(start, {}).items():
+            is_covered = key not in have and version <= row.cold.version
+            if is_covered and self._written[start, key, version] is not None:
+                return key
         return ""
 
     def _pruned(self, node: VirtualNode, opinion: _Opinion) -> None:
@@ -283,7 +290,7 @@ class Invariants:
         if becomes is not None:
             opinion.words[event.member] = becomes
         if event.kind is EventKind.SUSPECT:
-            opinion.suspected_at[event.member] = now
+            opinion.suspected[event.member] = now, self._patience(node)
         elif event.kind is EventKind.DEAD:
             self._died(node, opinion, event.member)
 
@@ -292,9 +299,8 @@ class Invariants:
         if row is None:
             return
         life = (member, *row.standing.life)
-        suspected = opinion.suspected_at.get(member, float("inf"))
-        patience = self.config.suspicion_min(node.core.inside.size)
-        too_early = self._now - suspected < 0.95 * patience and life not in self._declared
+        suspected, patience = opinion.suspected.get(member, (float("inf"), 0.0))
+        too_early = self._now - suspected < patience and life not in self._declared
         if too_early and self.trusts_rumours:
             self._violated(14, node, f"{member} declared dead {self._now - suspected:.2f} s after suspicion")
         # The failed call may be the first of the probe with which the suspicion began.
@@ -302,6 +308,10 @@ class Invariants:
         if opinion.failed_at.get(member, float("-inf")) < suspected - probe:
             self._violated(14, node, f"{member} declared dead without a failed call of its own")
         self._declared.add(life)
+
+    def _patience(self, node: VirtualNode) -> float:
+        """The shortest suspicion at the size the node knew of; who it met by this input may not count yet."""
+        return 0.99 * self.config.suspicion_min(node.core.inside.size - self._met)
 
     # Calls
 
@@ -415,6 +425,11 @@ class Invariants:
             raise Broken(str(violation))
         if len(self.violations) < 100:
             self.violations.append(violation)
+
+
+def _start_of(row: Row) -> _Start:
+    contact = row.signed.contact
+    return row.id, row.standing.generation, contact.nonce if contact is not None else 0
 
 
 def _key(row: Row) -> bytes:

@@ -27,7 +27,8 @@ JOINS_UP_TO: Final = 64
 
 SETTLES_WITHIN_S: Final = 60.0
 CALM_S: Final = 60.0
-"""After all faults everybody must see the same within so long."""
+CALM_PER_NODE_S: Final = 0.2
+"""After all faults everybody must see the same, and have told all there is to tell, within so long."""
 
 PAUSE_BETWEEN_WRITES_S: Final = 2.0
 PAUSE_BETWEEN_LOADS_S: Final = 4.0
@@ -209,7 +210,7 @@ def _calm(run: _Run) -> None:
             network.crash(node)
         elif not node.is_up or not node.core.is_member:
             network.restart(node)
-    end = network.now + CALM_S
+    end = network.now + CALM_S + CALM_PER_NODE_S * run.scenario.nodes
     while not run.invariants.is_calm(network) and network.now < end:
         network.run(0.5)
     run.invariants.calm(network)

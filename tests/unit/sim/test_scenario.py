@@ -16,6 +16,7 @@ QUICK = [
     "restart",
     "restart:disk=lost",
     "restart:disk=old",
+    "restart:disk=older",
     "rolling:seconds=10",
     "pause:seconds=2",
     "pause:seconds=12",
