@@ -40,7 +40,6 @@ MIX: Final = (
     "vanish:at=11,every=31",
     "restart:at=7,every=29",
     "restart:at=13,every=41,disk=lost",
-    "restart:at=17,every=43,disk=older",
     "pause:at=19,every=37,seconds=12",
     "starve:at=40,every=97",
     "slow:at=20,every=53",
@@ -54,7 +53,8 @@ MIX: Final = (
     "stall:at=15,every=47",
     "duplicate:at=55,every=101",
 )
-"""Everything that can happen to honest members, over and over, at periods that fall together in all ways."""
+"""What can happen to honest members, over and over, at periods that fall together in all ways (for old disks see
+docs/membership.md)."""
 
 CAMPAIGN: Final = (
     _entry("rest", minutes=10),

@@ -13,6 +13,7 @@ from ollama_dist.gossip.protocol.effects import (
     Event,
     EventKind,
     Failure,
+    Persist,
     Respond,
     WakeAt,
 )
@@ -50,6 +51,7 @@ class Bench:
         self.now = 100.0
         self.config = config
         self.events: list[Event] = []
+        self.persisted: list[Persist] = []
         self.counts: dict[str, int] = {}
         self.open: dict[int, Call] = {}
         self.responses: dict[int, Envelope] = {}
@@ -76,6 +78,8 @@ class Bench:
                     self.responses[request] = envelope
                 case WakeAt():
                     self._wake = effect
+                case Persist():
+                    self.persisted.append(effect)
                 case Event():
                     self.events.append(effect)
                 case Count(what):

@@ -199,6 +199,7 @@ class Membership:
         """Say good-bye; `EventKind.DEPARTED` follows when enough have heard it, or soon anyway."""
         self._context.now = now
         self._own.leave()
+        self._own.persist_if_changed(at_once=True)
         others = self._context.others()
         count = min(len(others), max(8, 3 * len(others).bit_length()))
         self._leaving_for = min(self._context.config.leave_acks, len(others))
@@ -317,7 +318,6 @@ class Membership:
             case "round":
                 self._detector.begin_round()
                 self._bury()
-                self._own.persist_if_changed()
             case "gossip":
                 self._exchange.gossip()
             case "sync":
@@ -368,6 +368,7 @@ class Membership:
         for effect in context.effects:
             if isinstance(effect, Event) and effect.kind is EventKind.JOINED and effect.member != context.me:
                 self._detector.add(effect.member)
+        self._own.persist_if_changed()
         if self._own.is_announced:
             self._exchange.wake()
         wake = context.alarms.next()

@@ -24,6 +24,7 @@ class Own:
         self._sign = sign
         self._peers: tuple[str, ...] = ()
         self._may_differ = False
+        self._persisted_at = float("-inf")
         self.row: Row
         self.is_announced = False
         """Whether others are told of us: not before we have looked whether somebody else is us."""
@@ -101,12 +102,14 @@ class Own:
         """Others came, went or moved: `persist_if_changed` will look."""
         self._may_differ = True
 
-    def persist_if_changed(self) -> None:
-        """Once a period: who is where matters to the next start, not to the next moment."""
-        if self._may_differ:
+    def persist_if_changed(self, *, at_once: bool = False) -> None:
+        """Keep where the others are, once a period at most: when many come, each is not worth a write."""
+        is_due = at_once or self._context.now - self._persisted_at >= self._context.period
+        if self._may_differ and is_due:
             self._may_differ = False
             if self._living_addresses() != self._peers:
                 self.persist()
+                self._persisted_at = self._context.now
 
     def _living_addresses(self) -> tuple[str, ...]:
         return tuple(sorted({address for row in self._context.others() for address in row.addresses}))

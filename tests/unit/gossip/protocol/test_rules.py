@@ -155,6 +155,18 @@ def test_a_load_that_comes_late_from_an_earlier_life_is_not_the_load_of_this_one
     assert view.hot == b"new"
 
 
+def test_where_others_are_is_kept_at_once_and_then_once_a_period() -> None:
+    bench = Bench()
+    bench.quiet()
+    kept = len(bench.persisted)
+    for number in range(5):
+        bench.say(bench.others[0], signed(virtual_id(f"newcomer {number}")))
+    assert len(bench.persisted) == kept + 1
+    bench.advance(2 * LAN.period_low, answering=True)
+    assert f"{virtual_id('newcomer 4')}:1" in bench.persisted[-1].peers
+    assert len(bench.persisted) <= kept + 3
+
+
 # 1. Every answer carries the word of who answers
 
 
