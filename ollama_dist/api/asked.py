@@ -18,6 +18,11 @@ class Nothing(Asked):
     """Routes whose path says it all."""
 
 
+class InviteRequest(Asked):
+    lifetime_s: Annotated[float, Field(gt=0, le=600, strict=False, allow_inf_nan=False)] = 600.0
+    """Seconds for which the code lets a machine in."""
+
+
 class ModeChange(Asked):
     mode: Annotated[Mode, Field(strict=False)]
 
@@ -31,6 +36,16 @@ class JoinRequest(Asked):
     """What `ollama-dist invite` printed."""
     replace: bool = False
     """Leave the cluster this node is in, with other members."""
+
+
+class RotateRequest(Asked):
+    overlap_s: Annotated[float, Field(ge=0, le=3600, strict=False, allow_inf_nan=False)] = 600.0
+    """Seconds for which the old key is accepted after every living member has the new one."""
+
+
+class NodeNamed(Asked):
+    node: Annotated[str, Field(min_length=1, max_length=64)]
+    """Its name or id."""
 
 
 _Body = TypeVar("_Body", bound=Asked)

@@ -28,17 +28,23 @@ ATTEMPTS_PER_S: Final = 0.2
 ATTEMPTS_AT_ONCE: Final = 10.0
 """Wrong keys from one address before it has to wait."""
 
-_FORWARDED: Final = (
-    "forwarded",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
-    "x-client-ip",
-    "true-client-ip",
-    "cf-connecting-ip",
+_FORWARDED: Final = frozenset(
+    {
+        "cdn-loop",
+        "client-ip",
+        "fastly-client-ip",
+        "forwarded",
+        "forwarded-for",
+        "true-client-ip",
+        "via",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-real-ip",
+        "x-remote-addr",
+        "x-remote-ip",
+    }
 )
+_FORWARDED_PREFIXES: Final = ("cf-", "tailscale-", "x-envoy-", "x-forwarded", "x-original-", "x-proxy")
 """Somebody else's request, passed on by a proxy on this machine."""
 
 
@@ -51,14 +57,17 @@ class Caller:
     address: str
     """IP address of the connection."""
     is_forwarded: bool = False
-    host: str = "localhost"
-    """The host it believes to talk to, without a port."""
+    host: str | None = "localhost"
+    """The host it believes to talk to, without a port; None where it names none."""
 
     @property
     def is_here(self) -> bool:
-        """A program on this machine that means this machine: a proxy in between says another name."""
+        """A program on this machine that means this machine: a proxy in between says another."""
         return (
-            not self.is_forwarded and is_loopback(self.address) and (is_loopback(self.host) or not self.host)
+            not self.is_forwarded
+            and is_loopback(self.address)
+            and self.host is not None
+            and is_loopback(self.host)
         )
 
 
@@ -66,8 +75,12 @@ def caller_of(request: web.BaseRequest) -> Caller:
     headers = request.headers
     kind, _, token = headers.get("Authorization", "").partition(" ")
     shown = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "").strip()
-    is_forwarded = any(name in headers for name in _FORWARDED)
+    is_forwarded = any(_tells_of_a_proxy(name.lower()) for name in headers)
     return Caller(shown, request.remote or "", is_forwarded, host_of(headers.get("Host", "")))
+
+
+def _tells_of_a_proxy(name: str) -> bool:
+    return name in _FORWARDED or name.startswith(_FORWARDED_PREFIXES)
 
 
 NO_END: Final = Share()
@@ -139,9 +152,10 @@ class Authorizer:
         return Identity(key.digest, key.share or self._policy.share)
 
     def _is_admin(self, credential: str) -> bool:
+        if not credential or self._admin is None:
+            return False
         # Digests are of one length, so the comparison takes the same time however wrong the token is.
-        matches = hmac.compare_digest(_digest(credential), self._admin or _digest(""))
-        return self._admin is not None and matches
+        return hmac.compare_digest(_digest(credential), self._admin)
 
 
 def _refusal(dialect: Dialect, text: str) -> DistError:

@@ -20,12 +20,18 @@ class TooSlow(BadRequest):
     code = "too_slow"
 
 
+class BrokenBody(BadRequest):
+    """What came is no part of a body."""
+
+    code = "broken_body"
+
+
 class PacedBody:
     """The client's body as it comes, for whoever sends it on: `trouble` is why it ended early, if it did."""
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
-        self.trouble: TooSlow | None = None
+        self.trouble: BadRequest | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         waited = 0.0
@@ -36,10 +42,13 @@ class PacedBody:
             patience = PATIENCE_S + received / SLOWEST_BYTES_PER_S - waited
             try:
                 async with asyncio.timeout(patience):
-                    part = await self._request.content.readany()
+                    part = await _next_part(self._request)
             except TimeoutError as error:
                 self.trouble = TooSlow("the body came in too slowly")
                 raise self.trouble from error
+            except BrokenBody as error:
+                self.trouble = error
+                raise
             if not part:
                 return
             waited += asyncio.get_running_loop().time() - asked_at
@@ -59,15 +68,25 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     began = asyncio.get_running_loop().time()
     parts: list[bytes] = []
     received = 0
+    content = request.content
     try:
-        while True:
-            async with asyncio.timeout_at(began + PATIENCE_S + received / SLOWEST_BYTES_PER_S):
-                part = await request.content.readany()
-            if not part:
-                return parts[0] if len(parts) == 1 else b"".join(parts)
+        while not content.at_eof():
+            if content.is_eof():  # the rest is here, as most bodies are with their heads: no timer is needed
+                part = content.read_nowait()
+            else:
+                async with asyncio.timeout_at(began + PATIENCE_S + received / SLOWEST_BYTES_PER_S):
+                    part = await _next_part(request)
             parts.append(part)
             received += len(part)
             if received > limit:
                 raise TooLarge(f"the body is larger than {limit} bytes")
     except TimeoutError as error:
         raise TooSlow("the body came in too slowly") from error
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _next_part(request: web.BaseRequest) -> bytes:
+    try:
+        return await request.content.readany()
+    except RuntimeError as error:  # aiohttp's for a connection that is no more
+        raise ConnectionResetError("the client left before its body came") from error

@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from ollama_dist.api.exchange import JSON, Exchange
+from ollama_dist.api.hearing import HEARD_S, until_heard
 from ollama_dist.api.listing import Surroundings
 from ollama_dist.backends.fetch import fetch
 from ollama_dist.backends.target import Target
@@ -28,10 +29,6 @@ CHANGE_S: Final = 60.0
 """For one engine to copy or delete a model: files are removed, nothing is moved."""
 
 ANSWER_LIMIT: Final = 2**20
-HEARD_S: Final = 2.0
-"""How long the change is waited for to come back by gossip; it takes a tenth of that when all is well."""
-
-_STEP_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,9 @@ class Changes:
         self._node.engine.nudge()
         if any(each.is_done for each in told):
             done = {each.node for each in told if each.is_done}
-            await self._until_heard(change, [node for node in holders if node.name in done])
+            changed = [node for node in holders if node.name in done]
+            if not await until_heard(lambda: change.is_visible(self._node.view(), changed)):
+                log.info("change_not_heard_of_yet", model=change.model, waited_s=HEARD_S)
         status, answer, content_type = verdict(told, is_deletion=change.is_deletion)
         response = exchange.reply(answer, status=status, content_type=content_type)
         response.headers["X-Ollama-Node"] = ", ".join(each.node for each in told if each.is_done)
@@ -96,13 +95,6 @@ class Changes:
             log.warning("change_not_told", route=exchange.route.path, node=node.name, error=str(failure))
             return _untold(node, str(failure))
         return Told(node.name, answer.status, answer.body, answer.content_type or JSON)
-
-    async def _until_heard(self, change: "Change", nodes: Sequence[NodeView]) -> None:
-        for _ in range(round(HEARD_S / _STEP_S)):
-            if change.is_visible(self._node.view(), nodes):
-                return
-            await asyncio.sleep(_STEP_S)
-        log.info("change_not_heard_of_yet", model=change.model, waited_s=HEARD_S)
 
 
 @dataclass(frozen=True, slots=True)

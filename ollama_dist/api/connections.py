@@ -11,9 +11,14 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpVersion10, RawRequestMessage
+from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
+from ollama_dist.api.bodies import BrokenBody
 from ollama_dist.api.exchange import Response
+from ollama_dist.api.framing import refusal
 
 log = structlog.get_logger()
 
@@ -51,11 +56,46 @@ class Gate:
             del self._open[address]
 
 
+def refused(status: int) -> web.Response:
+    """What Go's server says to what is no request: the status in words, and the connection is over."""
+    response = Response(status=status, text=f"{status} {HTTPStatus(status).phrase}")
+    response.force_close()
+    return response
+
+
+class Request(web.BaseRequest):
+    """A request of aiohttp's. ``refusal`` is the status that turns it away for its head."""
+
+    refusal: int | None = None
+
+
+def _request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: RequestHandler,
+    writer: AbstractStreamWriter,
+    task: "asyncio.Task[None]",
+) -> Request:
+    """The last request on its connection where what follows it could not be told from it.
+
+    The parser takes the trailers of a chunked body for headers of the next request; and it drops what follows
+    a wish for another protocol, which nobody here speaks.
+    """
+    status = refusal(message.version, message.headers.items())
+    if message.chunked or message.upgrade:
+        message = message._replace(should_close=True)
+    if status == HTTPStatus.HTTP_VERSION_NOT_SUPPORTED:
+        message = message._replace(version=HttpVersion10)  # the answer is written in it
+    request = Request(message, payload, protocol, writer, task, asyncio.get_running_loop())
+    request.refusal = status
+    return request
+
+
 class Server(web.Server):
     """aiohttp's, with a `Gate` before it. ``head_s`` is how long a head may take."""
 
     def __init__(self, *arguments: Any, gate: Gate | None, head_s: float, **more: Any) -> None:
-        super().__init__(*arguments, **more)
+        super().__init__(*arguments, request_factory=_request, **more)
         self.gate = gate
         self.head_s = head_s
 
@@ -66,13 +106,14 @@ class Server(web.Server):
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_address", "_head_timer", "_server")
+    __slots__ = ("_address", "_head_timer", "_last_body", "_server")
 
     def __init__(self, server: Server, **more: Any) -> None:
         super().__init__(server, **more)
         self._server = server
         self._address: str | None = None
         self._head_timer: asyncio.TimerHandle | None = None
+        self._last_body: StreamReader | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         gate = self._server.gate
@@ -95,8 +136,17 @@ class Connection(RequestHandler):
         super().data_received(data)
         if self._request_count != before:
             self._head_came()
+            self._end_broken_body()
         elif self._head_timer is None and self._current_request is None and not self._messages:
             self._expect_head()
+
+    def _end_broken_body(self) -> None:
+        """Tell whoever reads a body that what came is no part of one: the parser keeps it for the next."""
+        message, body = self._messages[-1]
+        if isinstance(message, RawRequestMessage):
+            self._last_body = body
+        elif self._last_body is not None and not self._last_body.is_eof():
+            self._last_body.set_exception(BrokenBody("the body is not framed as it says"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._head_came()
@@ -112,15 +162,13 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """What Go's server says to what is no request: the status in words, and the connection is over."""
+        """Answer what is no request, and what we failed to answer."""
         del message  # tells of parsers and bytes
         if request.writer.output_size > 0:
             raise ConnectionError("an answer was begun already")
         tell = log.exception if status >= 500 else log.info
         tell("no_request", address=request.remote, status=status, error=str(exc)[:200])
-        response = Response(status=status, text=f"{status} {HTTPStatus(status).phrase}")
-        response.force_close()
-        return response
+        return refused(status)
 
     def _expect_head(self) -> None:
         loop = asyncio.get_running_loop()

@@ -8,9 +8,9 @@ from urllib.parse import quote
 import orjson
 from aiohttp import web
 
-from ollama_dist.api.bodies import read_body
+from ollama_dist.api.bodies import BrokenBody, TooSlow, read_body
 from ollama_dist.api.routes import Route
-from ollama_dist.core.errors import BadRequest, DistError
+from ollama_dist.core.errors import BadRequest, DistError, TooLarge
 from ollama_dist.core.ids import RequestId
 from ollama_dist.core.requests import Place
 from ollama_dist.wire.errors import error_body
@@ -128,6 +128,8 @@ class Exchange:
                 self.route.dialect, error.status, str(error), code=error.code, request_id=self.id
             )
             response = self.reply(body, status=error.status, content_type=content_type)
+        if isinstance(error, (TooLarge, TooSlow, BrokenBody)):
+            response.force_close()  # the rest of the body is not waited for, or nobody knows where it ends
         if error.retry_after_s is not None:
             response.headers["Retry-After"] = str(error.retry_after_s)
         return response

@@ -1,6 +1,6 @@
 """The public listener's handler: from a request line to whatever answers it.
 
-In order: redirects, browser guard, route table, key, then the row's own handler. Whatever goes wrong on the
+In order: browser guard, redirects, route table, key, then the row's own handler. Whatever goes wrong on the
 way ends here and is told in the caller's dialect.
 """
 
@@ -13,6 +13,7 @@ import structlog
 from aiohttp import web
 
 from ollama_dist.api.auth import Authorizer, caller_of
+from ollama_dist.api.connections import refused
 from ollama_dist.api.exchange import Exchange, Header, Response
 from ollama_dist.api.guard import Guard, Judgement, Verdict
 from ollama_dist.api.routes import Route, Where
@@ -61,10 +62,18 @@ class Front:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         found = self._table.find(request.method, request.raw_path)
-        if isinstance(found, Elsewhere):
-            return _redirect(request, found)
         headers = request.headers
-        verdict = self._guard.judge(request.method, headers.get("Host", ""), headers.get("Origin", ""))
+        verdict = self._guard.judge(
+            request.method,
+            headers.get("Host"),
+            ", ".join(headers.getall("Origin", ())),
+            target=request.raw_path,
+            site=headers.get("Sec-Fetch-Site", ""),
+        )
+        if verdict.judgement is Judgement.BAD_HOST:
+            return refused(400)
+        if isinstance(found, Elsewhere) and verdict.judgement is Judgement.PASS:
+            return _redirect(request, found)
         exchange = Exchange(
             request,
             found.route if isinstance(found, Matched) else _UNKNOWN,

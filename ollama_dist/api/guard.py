@@ -1,11 +1,14 @@
 """Who may speak to the public listener from a browser: the Origin and Host checks, as Ollama makes them.
 
-Pure. Ollama's own: ``server/routes.go`` (allowedHostsMiddleware) and gin-contrib/cors. Ours differ in one
-thing: the Host check holds on every bind, not only on loopback, since a page in any browser on the network
-can rebind its name to our address.
+Pure. Ollama's own: ``server/routes.go`` (allowedHostsMiddleware) and gin-contrib/cors. Ours differ in three
+things. The Host check holds on every bind, not only on loopback, since a page in any browser on the network
+can rebind its name to our address. A Host that is no host is refused as malformed, the empty one included:
+Go reads as much of it as it can, and a proxy in front may have read something else. And a request that would
+change something, of which the browser says that another site caused it, needs an Origin to be let in for.
 """
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
@@ -19,6 +22,8 @@ DEFAULT_ORIGINS: Final = tuple(
 """Origins always let in; one ``*`` stands for anything."""
 
 _LOCAL_SUFFIXES: Final = (".localhost", ".local", ".internal")
+
+_SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
 
 _PREFLIGHT_HEADERS: Final = (
     (
@@ -42,6 +47,8 @@ class Judgement(Enum):
     """Answer 204 with the headers; the request goes no further."""
     WRONG_ORIGIN = auto()
     WRONG_HOST = auto()
+    BAD_HOST = auto()
+    """The Host header is none, or the request line names another host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +71,15 @@ class Guard:
     addresses: frozenset[str] = frozenset()
     origins: tuple[str, ...] = DEFAULT_ORIGINS
 
-    def judge(self, method: str, host: str, origin: str) -> Verdict:
-        """``host`` and ``origin`` are the headers as sent, "" where absent."""
+    def judge(
+        self, method: str, host: str | None, origin: str, *, target: str = "/", site: str = ""
+    ) -> Verdict:
+        """``host``, ``origin`` and ``site`` (Sec-Fetch-Site) are the headers as sent.
+
+        A ``host`` of None is none at all, as HTTP/1.0 allows; ``target`` is what the request line asks for.
+        """
+        if (host is not None and host_of(host) is None) or _names_another(target, host):
+            return Verdict(Judgement.BAD_HOST)
         cross = origin and origin not in (f"http://{host}", f"https://{host}")
         headers: tuple[tuple[str, str], ...] = ()
         if cross:
@@ -75,22 +89,24 @@ class Guard:
             if method == "OPTIONS":
                 return Verdict(Judgement.PREFLIGHT, (allow, *_PREFLIGHT_HEADERS))
             headers = (allow, ("Vary", "Origin"))
-        if not self._knows_host(host):
+        elif not origin and site == "cross-site" and method not in _SAFE_METHODS:
+            # Browsers name the origin of whatever is not safe: here something on the way took it out.
+            return Verdict(Judgement.WRONG_ORIGIN)
+        if host is not None and not self._knows_host(host):
             return Verdict(Judgement.WRONG_HOST)
         return Verdict(Judgement.PASS, headers)
 
     def _knows_origin(self, origin: str) -> bool:
-        return any(_matches(pattern, origin) for pattern in self.origins)
+        is_one = not {" ", ","} & set(origin)  # a pattern's star would take a second one in
+        return is_one and any(_matches(pattern, origin) for pattern in self.origins)
 
     def _knows_host(self, header: str) -> bool:
         host = host_of(header)
-        if host in ("", "localhost") or host in self.hosts or host.endswith(_LOCAL_SUFFIXES):
-            return True
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
+        if host is None:
             return False
-        return address.is_loopback or _is_private(address) or address.is_unspecified or host in self.addresses
+        if host == "localhost" or host in self.hosts or host.endswith(_LOCAL_SUFFIXES):
+            return True
+        return _is_near(host, self.addresses)
 
 
 def _matches(pattern: str, origin: str) -> bool:
@@ -100,13 +116,44 @@ def _matches(pattern: str, origin: str) -> bool:
     return len(origin) >= len(before) + len(after) and origin.startswith(before) and origin.endswith(after)
 
 
+_HOST: Final = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]{2,45})\]|(?P<name>(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63})\.?)(?::(?P<port>[0-9]{0,5}))?"
+)
+"""RFC 9110 §7.2, of a registered name only what DNS knows: no user, no escapes, no zone, no list."""
+
+
 @lru_cache(maxsize=256)
-def host_of(header: str) -> str:
-    """The host in a Host header, lower case, without port and brackets."""
-    if header.startswith("[") and "]" in header:
-        return header[1:].partition("]")[0].lower()
-    host, colon, port = header.rpartition(":")
-    return (host if colon and port.isdigit() else header).lower()
+def host_of(header: str) -> str | None:
+    """The host in a Host header, lower case, without port, brackets and final dot; None where it is none."""
+    found = _HOST.fullmatch(header)
+    if found is None or len(header) > 300 or int(found["port"] or 0) > 65535:
+        return None
+    if found["v6"] is None:
+        return found["name"].lower()
+    try:
+        return str(ipaddress.IPv6Address(found["v6"]))
+    except ValueError:
+        return None
+
+
+def _names_another(target: str, host: str | None) -> bool:
+    """Whether a request line that names a host itself (RFC 9112 §3.2.2) names another than ``host``."""
+    if target.startswith("/") or target == "*":
+        return False
+    authority = re.split("[/?#]", target.partition("://")[2] or target, maxsplit=1)[0]
+    return host is None or authority.lower() != host.lower()
+
+
+@lru_cache(maxsize=256)
+def _is_near(host: str, own: frozenset[str]) -> bool:
+    """Whether it is the address of no machine that everybody can reach, or one of our ``own``."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    is_near = address.is_loopback or _is_private(address) or address.is_unspecified
+    return is_near or str(address) in own
 
 
 _PRIVATE: Final = tuple(

@@ -57,8 +57,7 @@ class Inference:
 
     def _pinned(self, exchange: Exchange, body: bytes) -> tuple[bytes, Inspection]:
         """The body as it travels on, and what it says: with the context length that its model is to keep."""
-        path, encoding = exchange.route.path, exchange.header("Content-Encoding") or None
-        found = inspect(path, body, encoding=encoding)
+        path, found = exchange.route.path, inspected(exchange, body)
         tokens = pinned_context(self._contexts, found.model)
         if tokens is None or found.dialect is not Dialect.OLLAMA:
             return body, found
@@ -72,6 +71,12 @@ class Inference:
             return None
         said = canonical(request, body, is_zstd=exchange.header("Content-Encoding").lower() == "zstd")
         return None if said is None else Asking(exchange.tenant, said)
+
+
+def inspected(exchange: Exchange, body: bytes) -> Inspection:
+    """What the body says, read as its headers say it is written."""
+    encoding, content_type = exchange.header("Content-Encoding") or None, exchange.header("Content-Type")
+    return inspect(exchange.route.path, body, encoding=encoding, content_type=content_type)
 
 
 def whole(exchange: Exchange, status: int, body: bytes, headers: Iterable[Header]) -> web.Response:
@@ -100,4 +105,7 @@ def _about(served: Served) -> list[Header]:
 
 def priority_of(text: str) -> Priority:
     """What the caller asked for; what is not one of the words is as if nothing was said."""
-    return Priority(text) if text in set(Priority) else Priority.NORMAL
+    return Priority(text) if text in _PRIORITIES else Priority.NORMAL
+
+
+_PRIORITIES: Final = frozenset(Priority)

@@ -6,15 +6,21 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+import structlog
 from aiohttp import web
 
-from ollama_dist.api.connections import HEAD_S, Gate, Server
+from ollama_dist.api.connections import HEAD_S, Gate, Request, Server, refused
 from ollama_dist.core.errors import ConfigError
+
+log = structlog.get_logger()
 
 BACKLOG: Final = 1024
 KEEP_ALIVE_S: Final = 75.0
 DRAIN_S: Final = 30.0
 """How long answers under way may take to end once the listener is stopped."""
+
+LINGER_S: Final = 2.0
+"""How long the rest of an unwanted body is read: a sender that is hung up on at once loses the answer."""
 
 _CLIENT_LEFT: Final = 499
 """Never sent, for nobody is there; nginx's number for it."""
@@ -62,12 +68,16 @@ class Listener:
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=KEEP_ALIVE_S,
+            lingering_time=LINGER_S,
         )
         self._runner = web.ServerRunner(self._server, shutdown_timeout=DRAIN_S)
         self._tls = tls
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """A client that left while it was written to has ended its request; that is nobody's error."""
+        if isinstance(request, Request) and request.refusal is not None:
+            log.info("no_request", address=request.remote, status=request.refusal)
+            return refused(request.refusal)
         try:
             return await self._handler(request)
         except ConnectionError:

@@ -9,8 +9,9 @@ import structlog
 from aiohttp import web
 
 from ollama_dist.api import union
-from ollama_dist.api.exchange import JSON, Exchange
-from ollama_dist.api.passthrough import Passthrough
+from ollama_dist.api.exchange import JSON, Exchange, Header
+from ollama_dist.api.passthrough import Passthrough, unchanged
+from ollama_dist.api.relay import Source
 from ollama_dist.backends.fetch import fetch, get
 from ollama_dist.backends.local import LocalEngine
 from ollama_dist.backends.poller import installed_models, loaded_models
@@ -26,7 +27,7 @@ log = structlog.get_logger()
 OWN_TIMEOUT_S: Final = 2.0
 """For this node's own engine to list what it has; then what was last known is listed."""
 
-PEER_TIMEOUT_S: Final = 0.08
+PEER_TIMEOUT_S: Final = 0.05
 """For a peer to list what it runs; then what it last told by gossip is listed."""
 
 SHOW_TIMEOUT_S: Final = 30.0
@@ -64,14 +65,15 @@ class Listing:
         return exchange.reply(gojson.encode({"version": version, "distributed": self._describe()}))
 
     async def tags(self, exchange: Exchange) -> web.StreamResponse:
-        raw, view = await self._own_tags()
-        if raw is not None and not _anybody_else_has_models(view):
+        raw = await self._own("/api/tags")
+        if raw is not None and not _anybody_else_has_models(self._node.view()):
             return exchange.reply(raw)
+        view = self._with_own(raw)
         _some_engine(view)
         return exchange.reply(gojson.encode({"models": union.tags(view)}))
 
     async def v1_models(self, exchange: Exchange) -> web.StreamResponse:
-        _, view = await self._own_tags()
+        view = self._with_own(await self._own("/api/tags"))
         _some_engine(view)
         return exchange.reply(gojson.encode_line(union.v1_models(union.tags(view))), content_type=OPENAI_JSON)
 
@@ -101,7 +103,7 @@ class Listing:
             return await self.own_engine(exchange, body)
         holders = view.serving_holders(key)
         if not holders:
-            raise NoCandidate(_gone(view, ids))
+            raise NoCandidate(gone(view, ids))
         if any(node.id == view.self_id for node in holders):
             return await self.own_engine(exchange, body)
         meant = view.content(key, holders).digest
@@ -112,15 +114,20 @@ class Listing:
         body = await exchange.body() if exchange.route.body_limit is not None else None
         return await self.own_engine(exchange, body)
 
-    async def own_engine(self, exchange: Exchange, body: bytes | None) -> web.StreamResponse:
-        """Answered by the engine here. What it changes is looked at again at once."""
+    async def own_engine(
+        self,
+        exchange: Exchange,
+        body: bytes | None,
+        more: Sequence[Header] = (),
+        through: Callable[[Source], Source] = unchanged,
+    ) -> web.StreamResponse:
+        """Answered by the engine here, as `Passthrough.send`. What it changes is looked at again at once."""
         target = self._node.engine.target
         if target is None:
             raise NoCandidate(f"this node has no engine: {self._node.engine.snapshot.error}")
         try:
-            return await self._passthrough.send(
-                exchange, f"http://{target.authority}", exchange.filled_path(), body
-            )
+            origin, path = f"http://{target.authority}", exchange.filled_path()
+            return await self._passthrough.send(exchange, origin, path, body, more=more, through=through)
         finally:
             if not exchange.route.idempotent:
                 self._node.engine.nudge()
@@ -163,12 +170,12 @@ class Listing:
             return None
         return body if status == 200 else None
 
-    async def _own_tags(self) -> tuple[bytes | None, ClusterView]:
-        """The own engine's answer, and the view with it in place of what was last known."""
-        raw, view = await self._own("/api/tags"), self._node.view()
-        return raw, view if raw is None else view.with_node(
-            replace(view.me, models=_parsed(raw, view.me.models))
-        )
+    def _with_own(self, raw: bytes | None) -> ClusterView:
+        """The view, with the own engine's answer in place of what was last known."""
+        view = self._node.view()
+        if raw is None:
+            return view
+        return view.with_node(replace(view.me, models=_parsed(raw, view.me.models)))
 
     async def _running_at(self, peer: NodeView) -> Mapping[ModelKey, Any]:
         target = self._node.target(peer.id)
@@ -210,6 +217,7 @@ def _asked_for(exchange: Exchange, body: bytes) -> ModelKey | None:
     return model_key(text) if isinstance(text, str) else None
 
 
-def _gone(view: ClusterView, holders: Sequence[NodeId]) -> str:
+def gone(view: ClusterView, holders: Sequence[NodeId]) -> str:
+    """Why a model that is known cannot be asked."""
     names = ", ".join(f"{view.nodes[node].name} ({view.nodes[node].state})" for node in holders)
     return f"the model is on {names}, which cannot be reached now"

@@ -6,7 +6,16 @@ import orjson
 from aiohttp import web
 
 from ollama_dist.api import reports
-from ollama_dist.api.asked import FallbackChange, JoinRequest, ModeChange, Nothing, read_asked
+from ollama_dist.api.asked import (
+    FallbackChange,
+    InviteRequest,
+    JoinRequest,
+    ModeChange,
+    NodeNamed,
+    Nothing,
+    RotateRequest,
+    read_asked,
+)
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.core.errors import BadRequest, NotFound
 from ollama_dist.core.view import ClusterView
@@ -34,11 +43,17 @@ class Operated(Protocol):
 
     def statistics(self) -> dict[str, Any]: ...
 
-    async def invite(self) -> dict[str, Any]: ...
+    async def invite(self, lifetime_s: float) -> dict[str, Any]: ...
 
     async def join(self, code: str, *, replace_cluster: bool) -> dict[str, Any]: ...
 
     async def leave(self) -> dict[str, Any]: ...
+
+    async def rotate(self, overlap_s: float) -> dict[str, Any]: ...
+
+    async def revoke(self, name: str) -> dict[str, Any]: ...
+
+    async def forget(self, name: str) -> dict[str, Any]: ...
 
 
 class OwnRoutes:
@@ -84,8 +99,8 @@ class OwnRoutes:
         return exchange.reply_json({"decisions": [record.render()]})
 
     async def invite(self, exchange: Exchange) -> web.StreamResponse:
-        read_asked(Nothing, await exchange.json())
-        return exchange.reply_json(await self._node.invite())
+        asked = read_asked(InviteRequest, await exchange.json())
+        return exchange.reply_json(await self._node.invite(asked.lifetime_s))
 
     async def join(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(JoinRequest, await exchange.json())
@@ -94,6 +109,18 @@ class OwnRoutes:
     async def leave(self, exchange: Exchange) -> web.StreamResponse:
         read_asked(Nothing, await exchange.json())
         return exchange.reply_json(await self._node.leave())
+
+    async def rotate(self, exchange: Exchange) -> web.StreamResponse:
+        asked = read_asked(RotateRequest, await exchange.json())
+        return exchange.reply_json(await self._node.rotate(asked.overlap_s))
+
+    async def revoke(self, exchange: Exchange) -> web.StreamResponse:
+        asked = read_asked(NodeNamed, await exchange.json())
+        return exchange.reply_json(await self._node.revoke(asked.node))
+
+    async def forget(self, exchange: Exchange) -> web.StreamResponse:
+        asked = read_asked(NodeNamed, await exchange.json())
+        return exchange.reply_json(await self._node.forget(asked.node))
 
     async def mode(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(ModeChange, await exchange.json())

@@ -1,15 +1,20 @@
 """Requests that belong to this node's own engine, handed over as they are and answered as it answers."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import aiohttp
+import structlog
 from aiohttp import web
+from yarl import URL
 
-from ollama_dist.api.bodies import PacedBody, TooSlow
-from ollama_dist.api.exchange import Exchange
-from ollama_dist.api.relay import relay
-from ollama_dist.core.errors import UpstreamCut, UpstreamRefused
+from ollama_dist.api.bodies import PacedBody
+from ollama_dist.api.exchange import Exchange, Header
+from ollama_dist.api.relay import Source, relay
+from ollama_dist.core.errors import BadRequest, UpstreamCut, UpstreamRefused
+
+log = structlog.get_logger()
 
 PASSED_BACK: Final = frozenset({"allow", "cache-control", "content-type", "location"})
 """Headers of the engine's answer that a client sees; framing is ours."""
@@ -28,6 +33,11 @@ class _Body:
             return await self._response.content.readany()
         except aiohttp.ClientError as error:
             raise UpstreamCut(f"the engine broke off its answer: {error}") from error
+
+
+def unchanged(source: Source) -> Source:
+    """An answer that is passed on as it comes."""
+    return source
 
 
 class Passthrough:
@@ -49,11 +59,21 @@ class Passthrough:
         await self._session.close()
 
     async def send(
-        self, exchange: Exchange, origin: str, path: str, body: bytes | None
+        self,
+        exchange: Exchange,
+        origin: str,
+        path: str,
+        body: bytes | None,
+        *,
+        more: Sequence[Header] = (),
+        through: Callable[[Source], Source] = unchanged,
+        explain: bool = True,
     ) -> web.StreamResponse:
         """Relay the request to ``path`` at ``origin`` (``http://host:port``).
 
-        A ``body`` of None streams the client's own. Raises `UpstreamRefused` when no engine answers.
+        A ``body`` of None streams the client's own. ``more`` are headers for the answer, and ``through`` has
+        its bytes pass through something; for ``explain`` see `relay`. Raises `UpstreamRefused` when no engine
+        answers.
         """
         headers = exchange.passed_on()
         data: bytes | PacedBody | None = body
@@ -63,22 +83,30 @@ class Passthrough:
                 headers.append(("Content-Length", str(exchange.request.content_length)))
         try:
             response = await self._session.request(
-                exchange.request.method, origin + path, data=data, headers=headers, allow_redirects=False
+                exchange.request.method,
+                URL(origin + path, encoded=True),  # sent as it was authorised, not as a library tidies it
+                data=data,
+                headers=headers,
+                allow_redirects=False,
             )
-        except (aiohttp.ClientError, TimeoutError, TooSlow) as error:
+        except (aiohttp.ClientError, TimeoutError, BadRequest) as error:
             if isinstance(data, PacedBody) and data.trouble is not None:
                 raise data.trouble from error
-            raise UpstreamRefused(f"this node's engine does not answer: {error}") from error
+            log.info("engine_refused", path=path, error=str(error))
+            refused = UpstreamRefused("this node's engine does not answer")
+            refused.is_sent = not isinstance(error, aiohttp.ClientConnectorError)
+            raise refused from error
         try:
             passed = [
                 (name, value) for name, value in response.headers.items() if name.lower() in PASSED_BACK
             ]
             return await relay(
                 exchange,
-                _Body(response),
+                through(_Body(response)),
                 status=response.status,
-                headers=passed,
+                headers=(*passed, *more),
                 length=response.content_length,
+                explain=explain,
             )
         finally:
             response.close()
@@ -89,4 +117,5 @@ class Passthrough:
             async with asyncio.timeout(timeout), self._session.get(origin + path) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise UpstreamRefused(f"this node's engine does not answer: {error}") from error
+            log.info("engine_refused", path=path, error=str(error))
+            raise UpstreamRefused("this node's engine does not answer") from error

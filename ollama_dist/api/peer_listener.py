@@ -10,30 +10,30 @@ import structlog
 from aiohttp import web
 
 from ollama_dist.api.exchange import JSON, Exchange
-from ollama_dist.api.inference import priority_of, whole
+from ollama_dist.api.inference import inspected, priority_of, whole
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.relay import relay
 from ollama_dist.api.routes import OLLAMA_ROUTES, Route, Where
 from ollama_dist.api.table import Matched, RouteTable
 from ollama_dist.backends.local import LocalEngine
-from ollama_dist.core.errors import DistError, NoCandidate, Unauthorized
+from ollama_dist.core.errors import Busy, DistError, NoCandidate, Unauthorized, UpstreamFailed
 from ollama_dist.core.ids import RequestId, is_request_id
 from ollama_dist.core.outcomes import Result
 from ollama_dist.core.scopes import Scope
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.dispatch import Dispatcher
-from ollama_dist.wire import gojson
-from ollama_dist.wire.inspection import inspect
 from ollama_dist.wire.places import HEADER, wants_place, write_place
 from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL, REQUEST_ID
 
 log = structlog.get_logger()
 
+_SENT_ON: Final = (Where.SCHEDULED, Where.HOLDER, Where.SOURCE, Where.HOLDERS)
+
 PEER_ROUTES: Final = (
-    *(route for route in OLLAMA_ROUTES if route.where in (Where.SCHEDULED, Where.HOLDER, Where.HOLDERS)),
+    *(route for route in OLLAMA_ROUTES if route.where in _SENT_ON),
     Route("GET", "/api/ps", Where.ENTRY, Scope.MODELS_READ),
 )
-"""Inference, questions about a model, copying and deleting one, and what runs here."""
+"""Inference, questions about a model, making, pushing, copying and deleting one, and what runs here."""
 
 
 class Home(Protocol):
@@ -76,13 +76,12 @@ class PeerListener:
                 log.warning("stranger_refused", reason=str(stranger))
                 return _refuse(exchange, AttemptFailed(Result.REFUSED, str(stranger)))
             except DistError as error:
-                return exchange.failure(error)
+                return _excuse(exchange, error)
 
     async def _serve(self, exchange: Exchange) -> web.StreamResponse:
         body = await exchange.body()
         path = exchange.route.path
-        encoding = exchange.header("Content-Encoding") or None
-        request = inspect(path, body, encoding=encoding).request(
+        request = inspected(exchange, body).request(
             exchange.id, path, priority=priority_of(exchange.header(PRIORITY))
         )
         on_place = exchange.tell_place if wants_place(exchange.header(HEADER)) else None
@@ -109,18 +108,28 @@ class PeerListener:
         body = await exchange.body()
         path = exchange.filled_path()
         try:
-            return await self._passthrough.send(exchange, f"http://{target.authority}", path, body)
+            origin = f"http://{target.authority}"
+            return await self._passthrough.send(exchange, origin, path, body, explain=False)
         finally:
             if not exchange.route.idempotent:
                 self._node.engine.nudge()
 
 
+def _excuse(exchange: Exchange, error: DistError) -> web.Response:
+    """Tell of ``error``, and where the engine has seen nothing of the request, that another may take it."""
+    response = exchange.failure(error)
+    if isinstance(error, NoCandidate) or (isinstance(error, UpstreamFailed) and not error.is_sent):
+        response.headers[REFUSAL] = Result.REFUSED
+    return response
+
+
 def _refuse(exchange: Exchange, failed: AttemptFailed) -> web.Response:
-    """Say why the request was not served here, in the engine's own words where it had some."""
+    """Say why the request was not served here: in the engine's own words, else in the caller's dialect."""
     said = failed.said
-    body = said.first if said else gojson.encode({"error": str(failed)})
-    status = said.status if said else 503 if failed.result is Result.BUSY else 502
-    headers = dict(said.headers) if said else {}
-    response = exchange.reply(body, status=status, content_type=headers.get("Content-Type", JSON))
+    if said is not None:
+        content_type = dict(said.headers).get("Content-Type", JSON)
+        response = exchange.reply(said.first, status=said.status, content_type=content_type)
+    else:
+        response = exchange.failure(Busy(str(failed)) if failed.result is Result.BUSY else failed)
     response.headers[REFUSAL] = failed.result
     return response

@@ -6,6 +6,8 @@ and then an unclean end of the transport, so that no client can take the torso f
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import Iterable
 from typing import Final, Protocol
 
@@ -13,6 +15,7 @@ from aiohttp import web
 
 from ollama_dist.api.exchange import Exchange, Header, StreamResponse
 from ollama_dist.core.errors import DistError, UpstreamFailed
+from ollama_dist.core.outcomes import Result
 from ollama_dist.node.answers import BrokenOff
 from ollama_dist.wire.errors import stream_error
 
@@ -64,25 +67,29 @@ async def relay(
         response.content_length = length
     elif request.version >= (1, 1):
         response.enable_chunked_encoding()
+    else:
+        response.force_close()  # the connection's end is the answer's
     await response.prepare(request)
     data = first
     try:
         while data or (data := await source.more()):
             await response.write(data)
-            await _keep_pace(request)
+            if (transport := request.transport) and transport.get_write_buffer_size() > HIGH_WATER_BYTES:
+                await _keep_pace(request, transport)
             data = b""
     except UpstreamFailed as failure:
+        if not explain and isinstance(failure, BrokenOff) and failure.result is Result.GAVE_OUT:
+            # The engine ended this in due form, and the node that relays on can tell the reason only then.
+            await response.write_eof()
+            return response
         await _end_as_failure(exchange, response, failure, explain=explain)
     else:
         await response.write_eof()
     return response
 
 
-async def _keep_pace(request: web.BaseRequest) -> None:
+async def _keep_pace(request: web.BaseRequest, transport: asyncio.Transport) -> None:
     """Wait for a client that reads more slowly than the engine writes."""
-    transport = request.transport
-    if transport is None or transport.get_write_buffer_size() <= HIGH_WATER_BYTES:
-        return
     try:
         async with asyncio.timeout(STALL_S):
             await request.writer.drain()
@@ -96,8 +103,11 @@ async def _end_as_failure(
 ) -> None:
     transport = exchange.request.transport
     broken = failure if isinstance(failure, BrokenOff) else None
+    is_for_words = response.content_type in STREAMS and not (
+        broken is not None and (broken.is_told or broken.lacks_only_a_line_end)
+    )
     with contextlib.suppress(ConnectionError):  # the client may have left meanwhile: then nobody is deceived
-        if explain and response.content_type in STREAMS and not (broken and broken.is_told):
+        if explain and is_for_words:
             await response.write(
                 stream_error(
                     exchange.route.dialect,
@@ -107,4 +117,13 @@ async def _end_as_failure(
                 )
             )
         if transport is not None:
+            if not (response.chunked or response.content_length is not None):
+                _reset_on_close(transport)
             transport.close()  # what is written goes out first; the terminating chunk is never sent
+
+
+def _reset_on_close(transport: asyncio.Transport) -> None:
+    """Where the connection's end is the answer's, only a reset tells a torso from a whole."""
+    handle = transport.get_extra_info("socket")
+    if handle is not None:
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView, Engine, MemberState, NodeView
 from ollama_dist.node.reports import Problem, SelfReport
@@ -61,7 +62,8 @@ def status(
 def nodes(view: ClusterView) -> Json:
     """The body of ``nodes``: this node first, then by name."""
     ordered = sorted(view.nodes.values(), key=lambda node: (node.id != view.self_id, node.name, node.id))
-    return {"nodes": [_node(node, is_self=node.id == view.self_id) for node in ordered]}
+    names = {node.id: node.name for node in view.nodes.values()}
+    return {"nodes": [_node(node, names, is_self=node.id == view.self_id) for node in ordered]}
 
 
 def models(view: ClusterView) -> Json:
@@ -92,8 +94,9 @@ def _model(view: ClusterView, key: ModelKey, holders: Sequence[NodeView]) -> Jso
     }
 
 
-def _node(node: NodeView, *, is_self: bool) -> Json:
-    resources = node.resources
+def _node(node: NodeView, names: Mapping[NodeId, str], *, is_self: bool) -> Json:
+    resources, standing = node.resources, node.standing
+    accuser = NodeId(standing.accuser)
     return {
         "id": node.id,
         "name": node.name,
@@ -105,6 +108,12 @@ def _node(node: NodeView, *, is_self: bool) -> Json:
         "version": node.version,
         "engine": _engine(node.engine),
         "reachable": node.reachable,
+        "reach": {"to": standing.reached, "from": standing.reaches_us},
+        "accused_by": names.get(accuser, accuser) or None,
+        "generation": standing.generation,
+        "incarnation": standing.incarnation,
+        "protocol": {"min": standing.protocol[0], "max": standing.protocol[1]},
+        "labels": dict(node.labels),
         "rtt_ms": None if node.rtt_s is None else round(node.rtt_s * 1000, 2),
         "age_s": round(node.age_s, 2),
         "draining": node.draining,

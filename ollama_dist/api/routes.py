@@ -13,6 +13,9 @@ from ollama_dist.core.scopes import Scope
 JSON_LIMIT: Final = 64 * 2**20
 """Bytes of a JSON body: pictures travel inside them as base64."""
 
+AUDIO_LIMIT: Final = 64 * 2**20
+"""Bytes of a form with a recording: OpenAI takes 25 MiB, and it is kept whole to be sent again elsewhere."""
+
 ADMIN_LIMIT: Final = 2**20
 """Bytes of a JSON body on our own routes."""
 
@@ -28,6 +31,8 @@ class Where(StrEnum):
     """This process, from what all nodes have."""
     HOLDER = "holder"
     """A node that has the model: this one if it can."""
+    SOURCE = "source"
+    """A node that has the model it begins with: this one if it can, or if what it takes was given to it."""
     HOLDERS = "holders"
     """Every node that has the model; this one's engine where nobody has."""
     ENTRY = "entry"
@@ -60,14 +65,18 @@ class Route:
         return self.path.startswith(("/api/distributed", "/admin", "/healthz"))
 
 
-def _inference(path: str, dialect: Dialect) -> Route:
-    return Route("POST", path, Where.SCHEDULED, Scope.CHAT, dialect, body_limit=JSON_LIMIT)
+def _inference(path: str, dialect: Dialect, limit: int = JSON_LIMIT) -> Route:
+    return Route("POST", path, Where.SCHEDULED, Scope.CHAT, dialect, body_limit=limit)
 
 
 def _entry(
     method: str, path: str, scope: Scope, *, limit: int | None = JSON_LIMIT, idempotent: bool = False
 ) -> Route:
     return Route(method, path, Where.ENTRY, scope, idempotent=idempotent, body_limit=limit)
+
+
+def _at_source(path: str) -> Route:
+    return Route("POST", path, Where.SOURCE, Scope.MODELS_WRITE, idempotent=False, body_limit=JSON_LIMIT)
 
 
 def _on_holders(method: str, path: str) -> Route:
@@ -98,10 +107,10 @@ OLLAMA_ROUTES: Final = (
     _inference("/v1/embeddings", Dialect.OPENAI),
     _inference("/v1/responses", Dialect.RESPONSES),
     _inference("/v1/messages", Dialect.ANTHROPIC),
-    Route("POST", "/v1/audio/transcriptions", Where.ENTRY, Scope.CHAT, Dialect.OPENAI, body_limit=None),
+    _inference("/v1/audio/transcriptions", Dialect.OPENAI, AUDIO_LIMIT),
     _entry("POST", "/api/pull", Scope.MODELS_WRITE),
-    _entry("POST", "/api/push", Scope.MODELS_WRITE),
-    _entry("POST", "/api/create", Scope.MODELS_WRITE),
+    _at_source("/api/push"),
+    _at_source("/api/create"),
     _on_holders("POST", "/api/copy"),
     _on_holders("DELETE", "/api/delete"),
     _entry("HEAD", "/api/blobs/{digest}", Scope.MODELS_WRITE, limit=0, idempotent=True),
@@ -129,6 +138,9 @@ DISTRIBUTED_ROUTES: Final = (
     _ours("POST", "/api/distributed/invite", "invite", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/api/distributed/join", "join", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/api/distributed/leave", "leave", Scope.ADMIN, limit=ADMIN_LIMIT),
+    _ours("POST", "/api/distributed/rotate", "rotate", Scope.ADMIN, limit=ADMIN_LIMIT),
+    _ours("POST", "/api/distributed/revoke", "revoke", Scope.ADMIN, limit=ADMIN_LIMIT),
+    _ours("POST", "/api/distributed/forget", "forget", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/admin/mode", "mode", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/admin/fallback", "fallback", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("GET", "/admin/stats", "stats", Scope.ADMIN),

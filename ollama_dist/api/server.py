@@ -17,6 +17,7 @@ from ollama_dist.api.front import Front, Handler
 from ollama_dist.api.guard import DEFAULT_ORIGINS, Guard
 from ollama_dist.api.inference import Inference
 from ollama_dist.api.listing import Listing
+from ollama_dist.api.making import Making
 from ollama_dist.api.own_routes import OwnRoutes
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_listener import PeerListener
@@ -45,6 +46,7 @@ def public_front(
     handlers: dict[str, Handler] = {
         Where.SCHEDULED: Inference(node.dispatcher, node.options.contexts, node.options.cached_routes),
         Where.HOLDER: listing.holder,
+        Where.SOURCE: Making(node, listing.own_engine),
         Where.HOLDERS: Changes(node, listing.own_engine),
         Where.ENTRY: listing.entry,
         **{name: getattr(listing, name) for name in ("root", "version", "tags", "ps", "v1_models")},

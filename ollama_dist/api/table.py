@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from ollama_dist.api.routes import Route
 
 _DOUBLED = re.compile("/{2,}")
+_BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,8 @@ class RouteTable:
             return rows, {}
         prefix, slash, last = path.rpartition("/")
         pattern = self._patterns.get(prefix + slash)
-        value = unquote(last)
-        if pattern is None or not value or "/" in value or value in (".", ".."):
+        value = _parameter(last) if pattern is not None else None
+        if pattern is None or value is None:
             return None, {}
         name, rows = pattern
         return rows, {name: value}
@@ -89,3 +90,18 @@ class RouteTable:
         if bare != path and bare and self._lookup(bare)[0] is not None:
             return Elsewhere(301 if method == "GET" else 307, bare + query)
         return NoRoute()
+
+
+def _parameter(segment: str) -> str | None:
+    """What ``segment`` spells, read once; None for what some program behind could read as another path.
+
+    Bytes that are no UTF-8 are none: written again they would be others.
+    """
+    if _BAD_ESCAPE.search(segment):
+        return None
+    try:
+        value = unquote(segment, errors="strict")
+    except UnicodeDecodeError:
+        return None
+    is_one_name = value not in ("", ".", "..") and value.isprintable() and not {"/", "\\"} & set(value)
+    return value if is_one_name else None

@@ -5,6 +5,7 @@ as its framing promised or merely stopped. Parsing is llhttp's (through httptool
 """
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,8 +18,14 @@ from ollama_dist.core.errors import UpstreamCut, UpstreamFailed, UpstreamRefused
 MAX_HEAD_BYTES: Final = 64 * 1024
 """An answer whose head is longer is refused: no engine needs it, and it must not grow without bound."""
 
-HIGH_WATER_BYTES: Final = 64 * 1024
+HIGH_WATER_BYTES: Final = 32 * 1024
 """Unread bytes of one answer at which reading from the network pauses."""
+
+READ_BYTES: Final = 32 * 1024
+"""Taken from the network at once: loops left to themselves take eight times as much, past any high water."""
+
+_TICK_S: Final = 0.001
+"""Clocks of event loops are no finer: a timer may be early by so much."""
 
 Header = tuple[str, str]
 
@@ -39,15 +46,28 @@ class Head:
 
 
 def request_bytes(method: str, path: str, host: str, headers: Iterable[Header], body: bytes) -> bytes:
-    """A complete request in wire form; the framing is ours, whatever the caller's was."""
+    """A complete request in wire form; the framing is ours, whatever the caller's was.
+
+    Values of headers are what aiohttp makes of a client's bytes, and become the same bytes again.
+    """
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
     lines += [f"{name}: {value}" for name, value in headers]
     if body or method not in ("GET", "HEAD"):
         lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+    return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape") + body
 
 
-class Connection(asyncio.Protocol):
+class _Scratch(threading.local):
+    """Where a loop puts what it has read; it is empty again before the loop reads anything else."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(READ_BYTES)
+
+
+_SCRATCH: Final = _Scratch()
+
+
+class Connection(asyncio.BufferedProtocol):
     """A connection that carries one exchange after another.
 
     ``verify`` is called with the transport before anything is sent and may raise to refuse the other side.
@@ -58,7 +78,9 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_buffered",
+        "_complaint",
         "_complete",
+        "_deadline",
         "_failure",
         "_head",
         "_head_bytes",
@@ -68,6 +90,8 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_paused",
         "_refusal",
+        "_timer",
+        "_timer_at",
         "_transport",
         "_until_close",
         "_verify",
@@ -82,6 +106,10 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._refusal: Exception | None = None
+        self._deadline = 0.0
+        self._complaint = ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self.exchanges = 0
         """How many exchanges were begun on this connection."""
         self._reset()
@@ -157,21 +185,39 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Drop the connection now; the other side sees it at once and stops working for us."""
+        self._until_close = False  # an end of our making says nothing of the answer's
         if self._transport is not None:
             self._transport.abort()
 
     async def _wait(self, deadline: float, complaint: str) -> None:
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        timer = loop.call_at(deadline, self._time_out, complaint)
+        """Until something comes in; at ``deadline`` the exchange fails with ``complaint``.
+
+        Making a timer costs as much as passing a chunk on. So one that is set stays, whatever comes in, and
+        looks how late it may become once it is due.
+        """
+        self._deadline, self._complaint = deadline, complaint
+        if self._timer is None or self._timer_at > deadline:
+            self._set_timer(deadline)
+        self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
         finally:
-            timer.cancel()
             self._waiter = None
 
-    def _time_out(self, complaint: str) -> None:
-        self._fail(UpstreamTimeout(complaint))
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_at(at, self._look_at_deadline)
+
+    def _look_at_deadline(self) -> None:
+        self._timer = None
+        if self._waiter is None:
+            return  # between two exchanges, or what came in is being dealt with
+        if self._deadline - asyncio.get_running_loop().time() > _TICK_S:
+            self._set_timer(self._deadline)
+            return
+        self._fail(UpstreamTimeout(self._complaint))
         self.close()
 
     def _wake(self) -> None:
@@ -183,7 +229,7 @@ class Connection(asyncio.Protocol):
             self._failure = failure
         self._wake()
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
@@ -199,7 +245,13 @@ class Connection(asyncio.Protocol):
         if self._refusal is not None:
             raise UpstreamRefused(str(self._refusal)) from self._refusal
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002
+        return _SCRATCH.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._received(bytes(memoryview(_SCRATCH.buffer)[:nbytes]))
+
+    def _received(self, data: bytes) -> None:
         if self._complete or self._parser is None or not self.exchanges:
             self.close()  # bytes nobody asked for: whatever comes next could not be told from an answer
             return
@@ -227,6 +279,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._parser = None  # it holds on to our callbacks: let go of the circle
         if self._until_close and exc is None:
             self._complete = True

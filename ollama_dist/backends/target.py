@@ -1,13 +1,14 @@
 """Where requests can be sent, and the connections kept open to each place."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ollama_dist.backends.http1 import Connection, Head, Header, OnInterim, request_bytes
-from ollama_dist.core.errors import UpstreamRefused, UpstreamTimeout
+from ollama_dist.core.errors import UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from ollama_dist.core.ids import NodeId
 
 CONNECT_TIMEOUT_S: Final = 1.0
@@ -39,6 +40,8 @@ class Target:
         self._security = security
         self._idle: list[tuple[float, Connection]] = []
         self._busy: set[Connection] = set()
+        self._outdated: set[Connection] = set()
+        """Of those, the ones secured in a way that is not to be used again."""
 
     @property
     def authority(self) -> str:
@@ -53,16 +56,18 @@ class Target:
         *,
         head_timeout: float,
         on_interim: OnInterim | None = None,
+        is_fresh: bool = False,
     ) -> tuple[Connection, Head]:
         """Send a request and wait for the head of its answer, at most ``head_timeout`` seconds.
 
         An idle connection that turns out to be dead before a byte of the answer is replaced, once, by a fresh
-        one: it was closed before the request was seen. Raises `UpstreamRefused`, `UpstreamTimeout` or
-        `UpstreamFailed`; nothing is left open then, nor when the caller is cancelled.
+        one: it was closed before the request was seen. With ``is_fresh`` none is used, for that can be
+        guessed but not known. Raises `UpstreamRefused`, `UpstreamTimeout` or `UpstreamFailed`; nothing is
+        left open then, nor when the caller is cancelled.
         """
         data = request_bytes(method, path, self.authority, headers, body)
         while True:
-            connection = self._take_idle() or await self._connect()
+            connection = (None if is_fresh else self._take_idle()) or await self._connect()
             self._busy.add(connection)
             try:
                 connection.send(data)
@@ -82,9 +87,11 @@ class Target:
         """The exchange is over: keep the connection if another may follow on it, else close it."""
         now = asyncio.get_running_loop().time()
         self._busy.discard(connection)
+        is_outdated = connection in self._outdated
+        self._outdated.discard(connection)
         while self._idle and self._idle[0][0] < now - IDLE_LIMIT_S:
             self._idle.pop(0)[1].close()
-        if connection.is_reusable and len(self._idle) < IDLE_CONNECTIONS:
+        if connection.is_reusable and not is_outdated and len(self._idle) < IDLE_CONNECTIONS:
             self._idle.append((now, connection))
         else:
             connection.close()
@@ -92,7 +99,15 @@ class Target:
     def drop(self, connection: Connection) -> None:
         """Close a connection whose exchange is not read to its end."""
         self._busy.discard(connection)
+        self._outdated.discard(connection)
         connection.close()
+
+    def renew(self, security: Security | None) -> None:
+        """Secure later connections so. Exchanges under way end by themselves; theirs are not used again."""
+        if security is not self._security:
+            self._security = security
+            self._outdated |= self._busy
+            self.close()
 
     def fail(self) -> None:
         """The place is gone: break off what is under way there, so that nobody waits for it."""
@@ -117,17 +132,30 @@ class Target:
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
-        verify = self._security.verify if self._security else None
-        context = self._security.context if self._security else None
-        name = self._security.server_name if self._security else None
+        security = self._security
+        verify = security.verify if security else None
+        context = security.context if security else None
+        name = security.server_name if security else None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await loop.create_connection(
                     lambda: Connection(verify), self.host, self.port, ssl=context, server_hostname=name
                 )
+            connection.raise_refusal()
         except TimeoutError as error:
-            raise UpstreamTimeout(f"{self.authority} did not take a connection in time") from error
+            late = UpstreamTimeout(f"{self.authority} did not take a connection in time")
+            raise _unsent(late) from error
         except OSError as error:
-            raise UpstreamRefused(f"{self.authority} refused the connection: {error}") from error
-        connection.raise_refusal()
+            # Of the library's words only what the system says: callers read this.
+            reason = os.strerror(error.errno) if error.errno else "it was broken off"
+            raise _unsent(UpstreamRefused(f"{self.authority} refused the connection: {reason}")) from error
+        except UpstreamRefused as refusal:
+            raise _unsent(refusal) from refusal.__cause__
+        if security is not self._security:
+            self._outdated.add(connection)
         return connection
+
+
+def _unsent(failure: UpstreamFailed) -> UpstreamFailed:
+    failure.is_sent = False
+    return failure

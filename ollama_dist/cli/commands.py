@@ -55,8 +55,22 @@ def _yes(parser: "ArgumentParser") -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def _new(parser: "ArgumentParser") -> None:
-    parser.add_argument("action", choices=("new",), metavar="new")
+def _new_rotate(parser: "ArgumentParser") -> None:
+    parser.add_argument("action", choices=("new", "rotate"), metavar="new|rotate")
+    parser.add_argument(
+        "--overlap",
+        metavar="SECONDS",
+        help="with rotate: how long the old key is accepted once all have the new one, at most 3600 (600)",
+    )
+
+
+def _node(parser: "ArgumentParser") -> None:
+    parser.add_argument("node", metavar="NODE", help="its name or id, as `ollama-dist nodes` shows it")
+
+
+def _node_yes(parser: "ArgumentParser") -> None:
+    _node(parser)
+    _yes(parser)
 
 
 def _show_check_init(parser: "ArgumentParser") -> None:
@@ -176,16 +190,33 @@ COMMANDS: Final = (
     ),
     Command(
         "cluster-key",
-        "make a cluster key, for machines that are set up by machines",
+        "make a cluster key, or replace the running cluster's",
         "cluster_key",
         (
             (
                 "ollama-dist cluster-key new > cluster.key",
                 "give it to every node by OLLAMA_DIST_CLUSTER_KEY_FILE",
             ),
+            ("ollama-dist cluster-key rotate", "every node gets a new key; no request fails"),
         ),
-        settings=(),
-        add_arguments=_new,
+        add_arguments=_new_rotate,
+        reads=True,
+    ),
+    Command(
+        "revoke",
+        "take a node out of the cluster, whether it likes it or not",
+        "revoke",
+        (("ollama-dist revoke laptop", "all others get a new key, and the old one is void at once"),),
+        add_arguments=_node_yes,
+        reads=True,
+    ),
+    Command(
+        "forget",
+        "list a dead node no more",
+        "forget",
+        (("ollama-dist forget laptop", "should it come back alive, it is listed again"),),
+        add_arguments=_node,
+        reads=True,
     ),
     Command(
         "key",

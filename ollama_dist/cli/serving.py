@@ -24,7 +24,7 @@ from ollama_dist.api.server import peer_front, plain_front, public_front
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import EngineState, MemberState
 from ollama_dist.gossip.cluster import GossipCluster
-from ollama_dist.gossip.tls import server_context, verified_peer
+from ollama_dist.gossip.tls import peer_certificate
 from ollama_dist.node.assembly import make_cluster, make_engine, make_node
 from ollama_dist.node.banner import Banner, SeenCluster, banner_text
 from ollama_dist.node.client_keys import KeyFile, Share, new_key
@@ -149,7 +149,7 @@ class _Relay:
     def __init__(
         self, node: Node, cluster: GossipCluster, passthrough: Passthrough, membership: Listen
     ) -> None:
-        self._front = peer_front(node, passthrough, _admit)
+        self._front = peer_front(node, passthrough, self._admit)
         self._cluster = cluster
         self._membership = membership
         self._socket: socket.socket | None = None
@@ -166,7 +166,7 @@ class _Relay:
 
     async def start(self) -> None:
         assert self._socket is not None
-        self._listener = Listener(self._front, self._socket, server_context(self._cluster.identity))
+        self._listener = Listener(self._front, self._socket, self._cluster.credentials.server_context())
         await self._listener.start()
 
     async def stop(self) -> None:
@@ -180,11 +180,10 @@ class _Relay:
         self.bind()
         await self.start()
 
-
-def _admit(request: web.BaseRequest) -> None:
-    """Raises `Unauthorized` unless the other side is a member: its certificate is its own."""
-    if request.transport is not None:
-        verified_peer(request.transport)
+    def _admit(self, request: web.BaseRequest) -> None:
+        """Raises `Unauthorized` unless the other side is a member now, whenever it connected."""
+        if request.transport is not None:
+            self._cluster.credentials.admit(peer_certificate(request.transport))
 
 
 class _RuntimeFile:

@@ -23,8 +23,12 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
         "/v1/chat/completions": Dialect.OPENAI,
         "/v1/completions": Dialect.OPENAI,
         "/v1/embeddings": Dialect.OPENAI,
+        "/v1/audio/transcriptions": Dialect.OPENAI,
         "/v1/responses": Dialect.RESPONSES,
         "/v1/messages": Dialect.ANTHROPIC,
     }
 )
 """The inference routes and the dialect spoken on each."""
+
+FORMS: Final = frozenset({"/v1/audio/transcriptions"})
+"""Those that take a multipart form instead of JSON, and may answer with a bare text."""

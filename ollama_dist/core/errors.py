@@ -77,6 +77,13 @@ class NodeNotFound(NotFound):
     code = "node_not_found"
 
 
+class StillThere(DistError):
+    """What is to be removed is in use; nothing was changed."""
+
+    status = 409
+    code = "still_there"
+
+
 class TooLarge(DistError):
     """The body is larger than the route allows."""
 
@@ -108,6 +115,8 @@ class UpstreamFailed(DistError):
     status = 502
     code = "upstream_failed"
     retryable = True
+    is_sent: bool = True
+    """Whether the request may have got there; if not, even one that changes something may go elsewhere."""
 
 
 class UpstreamRefused(UpstreamFailed):

@@ -65,7 +65,7 @@ class InferenceRequest:
     gathers: bool = False
     """It brings tools or asks for a format: the engine may hold text back for long before it streams."""
     pin: str | None = None
-    """A node's name or id: nowhere else will do."""
+    """A node's name or id, or labels (`core.labels`): nowhere else will do."""
     priority: Priority = Priority.NORMAL
     local_only: bool = False
     """The name ended in ``:local`` or ``:cloud``: the entry node's own engine reads that suffix."""

@@ -107,6 +107,24 @@ class LoadedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What membership holds of a node, for operators."""
+
+    generation: int = 0
+    """How often it was started, from an arbitrary number on."""
+    incarnation: int = 0
+    """How often it had to contradict somebody since."""
+    reached: bool = True
+    """Whether this node reaches it by itself."""
+    reaches_us: bool | None = None
+    """Whether it says it reaches this node; None as long as it has said nothing of itself."""
+    accuser: str = ""
+    """Who accuses it, where it is suspect or dead: an id."""
+    protocol: tuple[int, int] = (0, 0)
+    """The oldest and newest version of the membership protocol it speaks."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeView:
     """What is known of one node, ourselves included."""
 
@@ -134,6 +152,9 @@ class NodeView:
     load_version: int = 0
     """Rises with every load the node publishes: tells which of our own requests it has already counted."""
     draining: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What its operator says of it."""
+    standing: Standing = Standing()
 
     @property
     def is_routable(self) -> bool:

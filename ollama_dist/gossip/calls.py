@@ -22,6 +22,12 @@ MAX_MESSAGE: Final = 64 * 1024
 class CallFailed(Exception):
     """A call that got no reply, and why."""
 
-    def __init__(self, kind: Failure, detail: str) -> None:
+    def __init__(
+        self, kind: Failure, detail: str, *, is_rotated: bool = False, is_stale: bool = False
+    ) -> None:
         super().__init__(detail)
         self.kind = kind
+        self.is_rotated = is_rotated
+        """Whether it is this node that has an older key of the cluster than is valid there."""
+        self.is_stale = is_stale
+        """Whether the connection was made by a key that is valid no more: a new one may do."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import grpc
@@ -10,11 +10,11 @@ import structlog
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.calls import MAX_MESSAGE, METHODS, SERVICE, CallFailed
-from ollama_dist.gossip.dialing import HTTP2, Met, meet, meet_peer
-from ollama_dist.gossip.identity import Identity, node_name
+from ollama_dist.gossip.credentials import Credentials, Pass
+from ollama_dist.gossip.dialing import Met, meet, meet_peer
 from ollama_dist.gossip.protocol.effects import Failure
 from ollama_dist.gossip.protocol.messages import Kind
-from ollama_dist.gossip.tls import client_context, grpc_channel_credentials
+from ollama_dist.gossip.tls import grpc_channel_credentials
 from ollama_dist.runtime.tasks import Tasks
 
 log = structlog.get_logger()
@@ -22,6 +22,9 @@ log = structlog.get_logger()
 MAX_CHANNELS: Final = 64
 MAX_REMEMBERED: Final = 1024
 CONNECT_S: Final = 1.0
+GRACE_S: Final = 2.0
+"""For calls under way on a connection that another one replaces."""
+
 QUIET_CALLS: Final = 2
 """Calls in a row without an answer after which a connection is taken for stuck, and a new one is made."""
 
@@ -59,10 +62,9 @@ class Channels:
     """
 
     def __init__(
-        self, identity: Identity, lost: Callable[[NodeId], None], *, limit: int = MAX_CHANNELS
+        self, credentials: Credentials, lost: Callable[[NodeId], None], *, limit: int = MAX_CHANNELS
     ) -> None:
-        self._identity = identity
-        self._context = client_context(identity, protocols=[HTTP2])
+        self._credentials = credentials
         self._lost = lost
         self._limit = limit
         self._channels: OrderedDict[NodeId, _Channel] = OrderedDict()
@@ -76,29 +78,49 @@ class Channels:
 
     async def meet(self, address: str, timeout: float) -> NodeId:
         """Who is at ``address``; a channel to it is kept if there was none. Raises `CallFailed`."""
-        met = await meet(address, self._context, timeout)
+        met, shown = await self._showing(lambda each: meet(address, each, timeout))
         if met.node not in self._channels:
-            await self._keep(met)
+            await self._keep(met, shown)
         return met.node
 
     async def call(
         self, peer: NodeId, addresses: Sequence[str], kind: Kind, payload: bytes, timeout: float
     ) -> bytes:
         """The peer's reply. Raises `CallFailed`; a connection that turns out broken is made anew, once."""
+        return await self.ask(peer, addresses, f"/{SERVICE}/{METHODS[kind]}", payload, timeout)
+
+    async def ask(
+        self, peer: NodeId, addresses: Sequence[str], method: str, payload: bytes, timeout: float
+    ) -> bytes:
+        """The same for any method (``/service/name``) of the peer's listener."""
         deadline = asyncio.get_running_loop().time() + timeout
         channel = await self._channel(peer, addresses, timeout)
         try:
-            return await self._ask(channel, kind, payload, timeout)
+            return await self._ask(channel, method, payload, timeout)
         except CallFailed as failure:
-            if failure.kind is not Failure.UNREACHABLE:
+            if failure.kind is not Failure.UNREACHABLE and not failure.is_stale:
                 raise
         left = deadline - asyncio.get_running_loop().time()
         channel = await self._channel(peer, addresses, left)
-        return await self._ask(channel, kind, payload, left)
+        return await self._ask(channel, method, payload, left)
 
     def working_address(self, peer: NodeId) -> str | None:
         """The address of ``peer`` that answered last."""
         return self._working.get(peer)
+
+    def renew(self) -> None:
+        """Other credentials are valid: later calls are by new connections, those under way may end."""
+        for peer in list(self._channels):
+            self.renew_to(peer)
+
+    def renew_to(self, peer: NodeId) -> None:
+        """``peer`` takes our newest certificate now: show that, if it was shown the older one."""
+        channel = self._channels.get(peer)
+        if channel is not None and channel.shown.identity is not self._credentials.newest:
+            self._let_go(peer)
+
+    def _let_go(self, peer: NodeId) -> None:
+        self._tasks.start(self._channels.pop(peer).close(GRACE_S), name=f"close {peer}")
 
     async def stop(self) -> None:
         """Close all channels; calls under way and later ones fail."""
@@ -107,13 +129,24 @@ class Channels:
         for peer in list(self._channels):
             await self._drop(peer)
 
-    async def _ask(self, channel: "_Channel", kind: Kind, payload: bytes, timeout: float) -> bytes:
+    async def _showing(self, go: Callable[[Pass], Awaitable[Met]]) -> tuple[Met, Pass]:
+        """Whom we met, and by which certificate: the newest, else the one before. Raises `CallFailed`."""
+        *newer, last = self._credentials.passes
+        for each in newer:
+            try:
+                return await go(each), each
+            except CallFailed as failure:
+                if failure.kind is not Failure.REJECTED:
+                    raise
+        return await go(last), last
+
+    async def _ask(self, channel: "_Channel", method: str, payload: bytes, timeout: float) -> bytes:
         try:
-            reply = await channel.call(kind, payload, timeout)
+            reply = await channel.call(method, payload, timeout)
         except CallFailed as failure:
             channel.quiet = channel.quiet + 1 if failure.kind is Failure.TIMEOUT else 0
             is_stuck = channel.quiet >= QUIET_CALLS or failure.kind is Failure.UNREACHABLE
-            if is_stuck and self._channels.get(channel.peer) is channel:
+            if (is_stuck or failure.is_stale) and self._channels.get(channel.peer) is channel:
                 await self._drop(channel.peer)
             raise
         channel.quiet = 0
@@ -139,23 +172,24 @@ class Channels:
             raise CallFailed(Failure.UNREACHABLE, "this node is stopping")
         outcome = opening.result()
         if isinstance(outcome, CallFailed):
-            raise CallFailed(outcome.kind, str(outcome)) from outcome
+            raise CallFailed(outcome.kind, str(outcome), is_rotated=outcome.is_rotated) from outcome
         return outcome
 
     async def _open(self, peer: NodeId, addresses: Sequence[str]) -> "_Channel | CallFailed":
         working = self._working.get(peer)
         ordered = sorted(addresses, key=lambda address: address != working)
         try:
-            return await self._keep(await meet_peer(peer, ordered, self._context, CONNECT_S))
+            met, shown = await self._showing(lambda each: meet_peer(peer, ordered, each, CONNECT_S))
+            return await self._keep(met, shown)
         except CallFailed as failure:
             return failure
 
-    async def _keep(self, met: Met) -> "_Channel":
+    async def _keep(self, met: Met, shown: Pass) -> "_Channel":
         if met.node in self._channels:
             await self._drop(met.node)
         while len(self._channels) >= self._limit:
             await self._drop(next(iter(self._channels)))
-        channel = _Channel(self._identity, met)
+        channel = _Channel(met, shown)
         self._channels[met.node] = channel
         self._note_working(met)
         self._tasks.start(self._watch(channel), name=f"watch {met.node}")
@@ -181,29 +215,32 @@ class Channels:
 class _Channel:
     """One gRPC channel to one peer at one address."""
 
-    def __init__(self, identity: Identity, met: Met) -> None:
+    def __init__(self, met: Met, shown: Pass) -> None:
         self.peer = met.node
         self.met = met
+        self.shown = shown
         self.quiet = 0
         """Calls in a row that got no answer in time."""
         scheme, host = ("ipv6", f"[{met.host}]") if ":" in met.host else ("ipv4", met.host)
         self._channel = grpc.aio.secure_channel(
             f"{scheme}:{host}:{met.port}",
-            grpc_channel_credentials(identity, met.certificate),
-            options=[*_OPTIONS, ("grpc.ssl_target_name_override", node_name(met.node))],
+            grpc_channel_credentials(shown.identity, met.certificate),
+            options=[*_OPTIONS, ("grpc.ssl_target_name_override", met.server_name)],
         )
-        self._calls: dict[Kind, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {
-            kind: self._channel.unary_unary(f"/{SERVICE}/{method}") for kind, method in METHODS.items()
-        }
+        self._calls: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
         self._is_closed = False
 
-    async def call(self, kind: Kind, payload: bytes, timeout: float) -> bytes:
+    async def call(self, method: str, payload: bytes, timeout: float) -> bytes:
         """Raises `CallFailed`."""
+        if method not in self._calls:
+            self._calls[method] = self._channel.unary_unary(method)
         try:
-            reply: bytes = await self._calls[kind](payload, timeout=max(timeout, 0.0))
+            reply: bytes = await self._calls[method](payload, timeout=max(timeout, 0.0))
         except grpc.aio.AioRpcError as error:
             failure = _FAILURES.get(error.code(), Failure.REJECTED)
-            raise CallFailed(failure, f"{kind} to {self.peer}: {error.details()}") from error
+            is_stale = error.code() is grpc.StatusCode.UNAUTHENTICATED
+            told = f"{method.rpartition('/')[2]} to {self.peer}: {error.details()}"
+            raise CallFailed(failure, told, is_stale=is_stale) from error
         except asyncio.CancelledError as error:
             if self._is_closed and not _is_being_cancelled():
                 raise CallFailed(Failure.UNREACHABLE, f"the channel to {self.peer} was closed") from error
@@ -219,9 +256,14 @@ class _Channel:
             await self._channel.wait_for_state_change(state)
             state = self._channel.get_state()
 
-    async def close(self) -> None:
-        self._is_closed = True
-        await self._channel.close()
+    async def close(self, grace_s: float | None = None) -> None:
+        """Calls under way get ``grace_s`` to end."""
+        try:
+            if grace_s is not None:
+                await self._channel.close(grace_s)
+        finally:
+            self._is_closed = True
+            await self._channel.close()
 
 
 def _is_being_cancelled() -> bool:

@@ -19,17 +19,26 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
 from ollama_dist.gossip import invite
 from ollama_dist.gossip.calls import CallFailed
+from ollama_dist.gossip.credentials import Credentials, Pass
 from ollama_dist.gossip.dialing import split_host_port
 from ollama_dist.gossip.driver import Driver, GossipSettings
 from ollama_dist.gossip.identity import Identity, set_aside_key
 from ollama_dist.gossip.invite_code import InviteCode
+from ollama_dist.gossip.keyring import Keyring, KeyringFile
 from ollama_dist.gossip.keys import ClusterKey, keep_cluster_key
 from ollama_dist.gossip.protocol.effects import Failure, MemberView
+from ollama_dist.gossip.rotation import Rotation, check_overlap
+from ollama_dist.runtime.private_files import make_private_folder
 
 log = structlog.get_logger()
 
 MEETING_S: Final = 5.0
 """How long somebody who joined waits to see a member before saying so."""
+
+_GIVEN: Final = (
+    "the cluster key was set from outside and has been replaced since; this node keeps the new one in its "
+    "state folder, but whoever sets keys up should take it from there (rotation.json)"
+)
 
 ADDRESSES_TOLD: Final = 16
 """Members' addresses that a newcomer is given."""
@@ -62,23 +71,24 @@ class GossipCluster:
     ) -> None:
         self._options = options
         self._services = services
-        self._key = key
         self._load: bytes | None = None
         self._state: dict[str, bytes] = {}
         self._subscribers: list[Callable[[], None]] = []
         self._moving = asyncio.Lock()
-        self._settle(key, options.gossip)
+        make_private_folder(options.folder)
+        self._ring_file = KeyringFile(options.folder / "rotation.json")
+        self._settle(self._ring_file.load(key), options.gossip)
 
-    def _settle(self, key: ClusterKey, gossip: GossipSettings) -> None:
-        self._key = key
-        self.identity = Identity.load(self._options.folder, key)
-        self._driver = Driver(self.identity, gossip, self._services)
+    def _settle(self, ring: Keyring, gossip: GossipSettings) -> None:
+        self._rotation = Rotation(self._options.folder, self._ring_file, ring, self._key_changed)
+        self._driver = Driver(self.credentials, gossip, (self._rotation.handler(), *self._services))
         self._driver.subscribe(self._yield_to_twin)
+        self._driver.subscribe(self._rotation.look)
         for changed in self._subscribers:
             self._driver.subscribe(changed)
         self._door = invite.Door(
             self.identity,
-            key,
+            ring.current,
             listen=(gossip.host, self._options.invite_ports),
             hosts=lambda: [split_host_port(address)[0] for address in self._driver.addresses],
             members=self._listeners,
@@ -93,13 +103,38 @@ class GossipCluster:
             self._driver.set_load(self._load)
         for key, value in self._state.items():
             self._driver.set_state(key, value)
+        self._rotation.start(self._driver)
 
     async def stop(self, *, leave: bool = True) -> None:
         """End taking part; with ``leave`` the others are told."""
+        await self._rotation.stop()
         await self._door.stop()
         await self._driver.stop(leave=leave)
 
     # What is known
+
+    @property
+    def credentials(self) -> Credentials:
+        """What this node shows and accepts, in the cluster it is in now."""
+        return self._rotation.credentials
+
+    @property
+    def identity(self) -> Identity:
+        return self.credentials.newest
+
+    @property
+    def epoch(self) -> int:
+        """How often the cluster's key was replaced, the first included."""
+        return self.identity.epoch
+
+    @property
+    def revoked_by(self) -> str:
+        """Who took this node out of its cluster; empty where nobody did."""
+        return self._rotation.ring.revoked_by
+
+    def pass_to(self, member: NodeId) -> Pass:
+        """How to come to a member with a request."""
+        return self._rotation.pass_to(member)
 
     @property
     def id(self) -> str:
@@ -129,7 +164,11 @@ class GossipCluster:
 
     def strangers(self) -> dict[str, str]:
         """Seeds where somebody of another cluster is: what was said there, by address."""
-        return self._seeds_that(lambda failure: failure.kind is Failure.REJECTED)
+        return self._seeds_that(lambda failure: failure.kind is Failure.REJECTED and not failure.is_rotated)
+
+    def rotated(self) -> dict[str, str]:
+        """Where this cluster is with a key that this node lacks: what is known of that, by address."""
+        return self._seeds_that(lambda failure: failure.is_rotated)
 
     def silent_seeds(self) -> dict[str, str]:
         """Seeds where nobody is: how that showed, by address."""
@@ -163,9 +202,9 @@ class GossipCluster:
 
     # From cluster to cluster
 
-    async def invite(self) -> dict[str, Any]:
-        """A code that lets one machine in for ten minutes. Raises `ConfigError` when no port can be had."""
-        invitation = await self._door.invite()
+    async def invite(self, lifetime_s: float = invite.LIFETIME_S) -> dict[str, Any]:
+        """A code that lets one machine in, for a while. Raises `ConfigError` when no port can be had."""
+        invitation = await self._door.invite(lifetime_s)
         expires_at = datetime.fromtimestamp(invitation.expires_at, UTC)
         return {
             "code": invitation.code,
@@ -178,12 +217,14 @@ class GossipCluster:
 
         Raises `InviteFailed`, `CodeMistyped`, `BadRequest` or `ConfigError`; nothing has changed then.
         """
-        key_file = self._own_key_file()
         async with self._moving:
-            if InviteCode.parse(code).cluster_id == self.id:
+            parsed = InviteCode.parse(code)
+            comes_back = parsed.cluster_id == self.id and not self._is_of(parsed)
+            if self._is_of(parsed) and not self.revoked_by:
                 raise BadRequest(f"this node is a member of cluster {self.id} already")
-            if not replace and len(self._living()) > 1:
+            if not replace and not comes_back and len(self._living()) > 1:
                 raise BadRequest(f"this node is in cluster {self.id} with other members; leave that first")
+            key_file = self._options.key_file if comes_back else self._own_key_file()
             joined = await invite.join(code)
             await self._move(key_file, ClusterKey.parse(joined.cluster_key), joined.addresses)
         await self._meet_somebody()
@@ -197,20 +238,55 @@ class GossipCluster:
             await self._move(key_file, ClusterKey.make(), ())
         return {"left": left, "cluster": self.id}
 
+    def is_own(self, code: str) -> bool:
+        """Whether an invitation is into this very cluster. Raises `CodeMistyped`."""
+        return InviteCode.parse(code).cluster_id == self.id
+
+    def _is_of(self, code: InviteCode) -> bool:
+        """Whether the code is from who has the key that this node has."""
+        return self.identity.authority.fingerprint.startswith(code.fingerprint)
+
+    async def rotate(self, overlap_s: float) -> dict[str, Any]:
+        """Replace the cluster's key. Raises `RotationUnderWay`."""
+        async with self._moving:
+            return {"cluster": self.id, **await self._rotation.rotate(check_overlap(overlap_s))}
+
+    async def revoke(self, member: NodeId, by: str) -> dict[str, Any]:
+        """Take a member out: the key is replaced for all others."""
+        async with self._moving:
+            return {"cluster": self.id, **await self._rotation.revoke(member, by)}
+
+    def forget(self, member: NodeId) -> None:
+        """List a dead member no more."""
+        self._driver.forget(member)
+
+    def _key_changed(self, ring: Keyring, identity: Identity) -> None:
+        """The node has another key: codes of the old one are void, and the next start needs it."""
+        self._door.renew(identity, ring.current)
+        if self._options.key_file is None:
+            log.warning("given_key_outdated", epoch=ring.current.epoch, note=_GIVEN)
+            return
+        try:
+            keep_cluster_key(self._options.key_file, ring.current)
+        except ConfigError as error:
+            log.error("key_not_saved", error=str(error))
+
     def _own_key_file(self) -> Path:
         if self._options.key_file is None:
             raise ConfigError("the cluster key is set from outside; change it there and start the node again")
         return self._options.key_file
 
-    async def _move(self, key_file: Path, key: ClusterKey, seeds: tuple[str, ...]) -> None:
+    async def _move(self, key_file: Path | None, key: ClusterKey, seeds: tuple[str, ...]) -> None:
         """End this life and begin one under ``key``, at the same port if it can be."""
-        keep_cluster_key(key_file, key)
+        if key_file is not None:
+            keep_cluster_key(key_file, key)
         gossip = self._options.gossip
         if self._driver.addresses:
             gossip = replace(gossip, ports=(self._driver.port, *gossip.ports))
         log.info("cluster_changed", left=self.id, joined=key.cluster_id)
         await self.stop()
-        self._settle(key, replace(gossip, seeds=seeds))
+        self._ring_file.save(Keyring(key))
+        self._settle(Keyring(key), replace(gossip, seeds=seeds))
         await self.start()
 
     async def _meet_somebody(self) -> None:

@@ -94,6 +94,19 @@ def decode(kind: Kind, data: bytes) -> Envelope:
     )
 
 
+def encode_claim(claim: Claim) -> bytes:
+    """One claim by itself, to keep it."""
+    return _claim_to(claim).SerializeToString()
+
+
+def decode_claim(data: bytes) -> Claim | None:
+    """None where it makes no sense."""
+    try:
+        return _claim_from(pb.Claim.FromString(data))
+    except (DecodeError, Malformed):
+        return None
+
+
 def _number(node: NodeId) -> int:
     return int(node, 16)
 

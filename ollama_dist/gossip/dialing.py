@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from cryptography import x509
+
 from ollama_dist.core.errors import Unauthorized
 from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.calls import CallFailed
+from ollama_dist.gossip.credentials import Pass
+from ollama_dist.gossip.keys import epoch_name, issued_by
 from ollama_dist.gossip.protocol.effects import Failure
-from ollama_dist.gossip.tls import peer_certificate, peer_id
+from ollama_dist.gossip.tls import peer_certificate
 
 STAGGER_S: Final = 0.1
 """How long one address is given before the next is tried beside it (RFC 8305 calls for 100 ms to 2 s)."""
-
-HTTP2: Final = "h2"
 
 _MOST_TELLING: Final = (Failure.REFUSED, Failure.REJECTED, Failure.UNREACHABLE, Failure.TIMEOUT)
 
@@ -31,6 +33,8 @@ class Met:
 
     node: NodeId
     certificate: bytes = field(repr=False)
+    server_name: str
+    """By which its owner shows this certificate, be it that it has another as well."""
     address: str
     """As it was asked for."""
     host: str
@@ -46,18 +50,18 @@ def split_host_port(address: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-async def meet(address: str, context: ssl.SSLContext, timeout: float) -> Met:
+async def meet(address: str, showing: Pass, timeout: float) -> Met:
     """Who is at ``address`` and takes us for a member too. Raises `CallFailed`."""
     greeting = _Greeting()
     try:
         host, port = split_host_port(address)
         async with asyncio.timeout(timeout):
             transport, _ = await asyncio.get_running_loop().create_connection(
-                lambda: greeting, host, port, ssl=context, server_hostname=""
+                lambda: greeting, host, port, ssl=showing.membership, server_hostname=showing.server_name
             )
             try:
                 certificate = peer_certificate(transport)
-                node = peer_id(certificate)
+                node = showing.admit(certificate)
                 # In TLS 1.3 a client is done before the server has looked at its certificate: what tells
                 # is that the server goes on to speak.
                 await greeting.heard
@@ -69,19 +73,21 @@ async def meet(address: str, context: ssl.SSLContext, timeout: float) -> Met:
     except ConnectionRefusedError as error:
         raise CallFailed(Failure.REFUSED, f"nobody listens at {address}") from error
     except (ssl.SSLError, Unauthorized) as error:
-        raise CallFailed(Failure.REJECTED, f"{address} is no member of this cluster: {error}") from error
+        rejection = f"{address} is no member of this cluster: {error}"
+        raise await _rejected(address, showing, timeout, rejection) from error
     except _HungUp as error:
-        raise CallFailed(Failure.REJECTED, f"{address} does not take this node for a member") from error
+        rejection = f"{address} does not take this node for a member"
+        raise await _rejected(address, showing, timeout, rejection) from error
     except (OSError, ValueError) as error:
         raise CallFailed(Failure.UNREACHABLE, f"{address} cannot be reached: {error}") from error
-    return Met(node, certificate, address, ip, port)
+    return Met(node, certificate, _name_of(certificate), address, ip, port)
 
 
-async def meet_peer(peer: NodeId, addresses: Sequence[str], context: ssl.SSLContext, timeout: float) -> Met:
+async def meet_peer(peer: NodeId, addresses: Sequence[str], showing: Pass, timeout: float) -> Met:
     """``peer`` at the first of ``addresses`` where it answers. Raises `CallFailed`, the most telling one."""
     tries = [
         asyncio.create_task(
-            _meet_one(peer, address, context, timeout, delay=STAGGER_S * number), name=f"dial {address}"
+            _meet_one(peer, address, showing, timeout, delay=STAGGER_S * number), name=f"dial {address}"
         )
         for number, address in enumerate(addresses)
     ]
@@ -101,14 +107,49 @@ async def meet_peer(peer: NodeId, addresses: Sequence[str], context: ssl.SSLCont
     raise min(failures, key=lambda failure: _MOST_TELLING.index(failure.kind))
 
 
-async def _meet_one(
-    peer: NodeId, address: str, context: ssl.SSLContext, timeout: float, *, delay: float
-) -> Met:
+async def _meet_one(peer: NodeId, address: str, showing: Pass, timeout: float, *, delay: float) -> Met:
     await asyncio.sleep(delay)
-    met = await meet(address, context, timeout)
+    met = await meet(address, showing, timeout)
     if met.node != peer:
         raise CallFailed(Failure.REJECTED, f"{met.node} is at {address}, not {peer}")
     return met
+
+
+def _name_of(certificate: bytes) -> str:
+    shown = issued_by(x509.load_der_x509_certificate(certificate))
+    return epoch_name(shown[1]) if shown is not None else ""
+
+
+async def _rejected(address: str, showing: Pass, timeout: float, rejection: str) -> CallFailed:
+    """Why there is no way to ``address``: another cluster is there, or this one with a newer key."""
+    identity = showing.identity
+    shown = await _issuer_at(address, timeout)
+    if shown is None or shown[0] != identity.cluster_id or shown[1] <= identity.epoch:
+        return CallFailed(Failure.REJECTED, rejection)
+    told = (
+        f"the cluster's key was rotated (epoch {shown[1]} at {address}, {identity.epoch} here), and the one "
+        "this node has is valid no more: it was away meanwhile, or was revoked"
+    )
+    return CallFailed(Failure.REJECTED, told, is_rotated=True)
+
+
+async def _issuer_at(address: str, timeout: float) -> tuple[str, int] | None:
+    """Cluster and epoch that whoever is at ``address`` says it is of: shown to anybody, and no proof."""
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anybody.check_hostname = False
+    anybody.verify_mode = ssl.CERT_NONE
+    try:
+        host, port = split_host_port(address)
+        async with asyncio.timeout(timeout):
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                asyncio.Protocol, host, port, ssl=anybody, server_hostname=""
+            )
+        try:
+            return issued_by(x509.load_der_x509_certificate(peer_certificate(transport)))
+        finally:
+            transport.abort()
+    except (OSError, ValueError, Unauthorized):
+        return None
 
 
 class _HungUp(OSError):

@@ -23,6 +23,7 @@ from ollama_dist.gossip import codec
 from ollama_dist.gossip.addresses import announced, interface_addresses
 from ollama_dist.gossip.calls import CallFailed
 from ollama_dist.gossip.channels import Channels
+from ollama_dist.gossip.credentials import Credentials
 from ollama_dist.gossip.dialing import split_host_port
 from ollama_dist.gossip.discovery import Discovery, SeenCluster, Sighting, join_host_port
 from ollama_dist.gossip.identity import Identity, verify
@@ -35,6 +36,7 @@ from ollama_dist.gossip.protocol.effects import (
     Event,
     EventKind,
     Failure,
+    Gone,
     MemberView,
     Persist,
     Respond,
@@ -54,6 +56,10 @@ GOODBYE_S: Final = 1.0
 """Saying good-bye takes no longer, whoever hears it."""
 
 
+TROUBLES_MAX: Final = 64
+"""Addresses of which it is remembered why nobody was met there."""
+
+
 @dataclass(frozen=True, slots=True)
 class GossipSettings:
     """What a node is told about its membership."""
@@ -69,6 +75,8 @@ class GossipSettings:
     mdns: bool = True
     mdns_interfaces: tuple[str, ...] = ()
     """Addresses of the interfaces to use; empty: all, or loopback alone for who listens on loopback alone."""
+    kept_state: tuple[str, ...] = ("node",)
+    """Keys of the slow state that is remembered of members that are gone."""
     memory: Path | None = None
     """The file that remembers the cluster; None remembers nothing."""
     config: GossipConfig = LAN
@@ -82,16 +90,16 @@ class Driver:
 
     def __init__(
         self,
-        identity: Identity,
+        credentials: Credentials,
         settings: GossipSettings,
         services: Sequence[grpc.GenericRpcHandler] = (),
     ) -> None:
-        self.identity = identity
+        self._credentials = credentials
         self._settings = settings
         self._core: Membership | None = None
         self._counters: Counter[str] = Counter()
-        self._channels = Channels(identity, self.hint)
-        self._server = Server(identity, self._answer, self._count, services)
+        self._channels = Channels(credentials, self.hint)
+        self._server = Server(credentials, self._answer, self._count, services)
         self._store = Store(settings.memory) if settings.memory is not None else None
         self._memory = Memory()
         self._discovery: Discovery | None = None
@@ -131,6 +139,7 @@ class Driver:
         )
         memory = self._memory = self._store.load() if self._store is not None else Memory()
         now = time.monotonic()
+        self._remember(core, now)
         for address in (*settings.seeds, *memory.peers_in(self.identity.cluster_id)):
             self._do(core.candidate(now, address, is_lasting=True))
         # A first start takes the time for a number that is surely new; it is never compared with a clock.
@@ -173,6 +182,11 @@ class Driver:
     # What the node may ask and say
 
     @property
+    def identity(self) -> Identity:
+        """By the newest key."""
+        return self._credentials.newest
+
+    @property
     def id(self) -> NodeId:
         return self.identity.id
 
@@ -206,6 +220,26 @@ class Driver:
         """A connection to ``member`` was lost or refused: have a look at once."""
         self._input(lambda core, now: core.hint(now, member))
 
+    def renew(self) -> None:
+        """The credentials have changed: connections are made anew."""
+        self._channels.renew()
+
+    def renew_to(self, member: NodeId) -> None:
+        """``member`` has the newest key now: the connection to it is made by that."""
+        self._channels.renew_to(member)
+
+    async def ask(self, member: MemberView, method: str, payload: bytes, timeout: float) -> bytes:
+        """A call beside membership, of a service of the member's listener. Raises `CallFailed`."""
+        return await self._channels.ask(member.id, member.addresses, method, payload, timeout)
+
+    def expel(self, member: NodeId, reason: str) -> None:
+        """``member`` is none any more; until the listener lets it in again, whoever speaks for it."""
+        self._input(lambda core, now: core.expel(now, member, reason))
+
+    def forget(self, member: NodeId) -> None:
+        """List a dead member no more."""
+        self._input(lambda core, now: core.forget(now, member))
+
     def add_seed(self, address: str) -> None:
         """Somebody of the cluster may be at ``address`` (``host:port``): try it, again and again."""
         self._add_candidate(address, is_lasting=True)
@@ -219,8 +253,10 @@ class Driver:
         return dict(self._seed_troubles)
 
     def counters(self) -> dict[str, int]:
-        """What happened how often since the start, and how many channels are open."""
-        return {**self._counters, "channels": len(self._channels)}
+        """What happened how often since the start, how many channels are open, how ill this member is."""
+        health = self._core.local_health if self._core is not None else 0
+        told = dict.fromkeys(_ALWAYS_COUNTED, 0) | self._counters
+        return {**told, "channels": len(self._channels), "local_health": health}
 
     # Inputs
 
@@ -261,6 +297,12 @@ class Driver:
     def _count(self, what: str) -> None:
         self._counters[what] += 1
 
+    def _count_traffic(self, way: str, envelope: Envelope, payload: bytes) -> None:
+        """News and synchronised state that came ``in`` or went ``out``."""
+        self._counters[f"rumours_{way}"] += len(envelope.rumours)
+        if envelope.kind is Kind.SYNC:
+            self._counters[f"sync_bytes_{way}"] += len(payload)
+
     # Effects
 
     def _do(self, effects: Sequence[Effect]) -> None:
@@ -276,12 +318,26 @@ class Driver:
                     self._set_wake(when, number)
                 case Event():
                     self._note(effect)
-                case Persist(generation, peers):
-                    self._memory = self._memory.renewed(generation, self.cluster_id, peers)
+                case Persist(generation, peers, gone):
+                    lost = tuple(self._to_keep(each) for each in gone)
+                    self._memory = self._memory.renewed(generation, self.cluster_id, peers, lost)
                     if self._store is not None:
                         self._tasks.start(self._store.save(self._memory), "save membership")
                 case Count(what):
                     self._count(what)
+
+    def _to_keep(self, gone: Gone) -> Gone:
+        """By the clock on the wall, which goes on while no node runs."""
+        since = time.time() - (time.monotonic() - gone.since)
+        state = {key: gone.state[key] for key in self._settings.kept_state if key in gone.state}
+        return replace(gone, since=since, state=state)
+
+    def _remember(self, core: Membership, now: float) -> None:
+        """Who was gone already, and not for longer than they are listed."""
+        for gone in self._memory.gone_from(self.cluster_id):
+            age = max(0.0, time.time() - gone.since)
+            if age < self._settings.config.dead_kept:
+                self._do(core.remember(now, replace(gone, since=now - age)))
 
     def _note(self, event: Event) -> None:
         self._count(f"event_{event.kind}")
@@ -321,6 +377,8 @@ class Driver:
             kind = failure.kind
             self._count(f"call_{kind}")
             log.debug("call_failed", kind=call.kind, peer=call.peer, failure=kind, detail=str(failure))
+            if failure.is_rotated:
+                self._note_trouble(call.addresses[0], failure)
             self._input(lambda core, now: core.call_failed(now, call.token, kind))
         else:
             self._input(lambda core, now: core.reply(now, call.token, sender, envelope))
@@ -329,29 +387,37 @@ class Driver:
         """Who replied, and what. Raises `CallFailed`."""
         try:
             payload = codec.encode(call.envelope)
+            self._count_traffic("out", call.envelope, payload)
             sender = call.peer
             if sender is None:
                 sender = await self._meet(call.addresses[0], self._left(call))
             reply = await self._channels.call(sender, call.addresses, call.kind, payload, self._left(call))
-            return sender, codec.decode(call.kind, reply)
+            envelope = codec.decode(call.kind, reply)
+            self._count_traffic("in", envelope, reply)
+            return sender, envelope
         except (codec.Malformed, codec.TooLong) as error:
             self._count("malformed" if isinstance(error, codec.Malformed) else "too_long")
             raise CallFailed(Failure.REJECTED, str(error)) from error
 
     async def _meet(self, address: str, timeout: float) -> NodeId:
         """Who is at ``address``. Raises `CallFailed`; where a person named the address, they are told."""
-        if address not in self._settings.seeds:
+        if address not in self._settings.seeds and address not in self._seed_troubles:
             return await self._channels.meet(address, timeout)
         try:
             met = await self._channels.meet(address, timeout)
         except CallFailed as failure:
-            known = self._seed_troubles.get(address)
-            if known is None or known.kind is not failure.kind:
-                log.warning("seed_not_met", address=address, failure=failure.kind, detail=str(failure))
-            self._seed_troubles[address] = failure
+            self._note_trouble(address, failure)
             raise
         self._seed_troubles.pop(address, None)
         return met
+
+    def _note_trouble(self, address: str, failure: CallFailed) -> None:
+        known = self._seed_troubles.get(address)
+        if known is None or (known.kind, known.is_rotated) != (failure.kind, failure.is_rotated):
+            log.warning("seed_not_met", address=address, failure=failure.kind, detail=str(failure))
+        while address not in self._seed_troubles and len(self._seed_troubles) >= TROUBLES_MAX:
+            del self._seed_troubles[next(iter(self._seed_troubles))]
+        self._seed_troubles[address] = failure
 
     def _left(self, call: Call) -> float:
         return call.deadline - time.monotonic()
@@ -366,13 +432,16 @@ class Driver:
         except codec.Malformed as error:
             self._count("malformed")
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT) from error
+        self._count_traffic("in", envelope, payload)
         self._request += 1
         request = self._request
         answer = self._requests[request] = asyncio.get_running_loop().create_future()
         self._input(lambda core, now: core.message(now, request, peer, envelope))
         try:
             async with asyncio.timeout(self._settings.config.sync_timeout):
-                return codec.encode(await answer)
+                reply = codec.encode(said := await answer)
+                self._count_traffic("out", said, reply)
+                return reply
         except TimeoutError as error:
             raise Refused(grpc.StatusCode.DEADLINE_EXCEEDED) from error
         except codec.TooLong as error:
@@ -409,5 +478,18 @@ class Driver:
         others = (address for address in view.addresses if address != working)
         return replace(view, addresses=(working, *others))
 
+
+_ALWAYS_COUNTED: Final = (
+    "probes",
+    "probes_failed",
+    "event_suspect",
+    "event_dead",
+    "refuted",
+    "rumours_in",
+    "rumours_out",
+    "sync_bytes_in",
+    "sync_bytes_out",
+)
+"""What operators look for, though it may not have happened yet."""
 
 _ALARMING: Final = (EventKind.REACH, EventKind.CLONE)

@@ -16,7 +16,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ollama_dist.core.errors import ConfigError
 from ollama_dist.core.ids import NodeId
-from ollama_dist.gossip.keys import VALID_FROM, VALID_UNTIL, Authority, ClusterKey, key_hash, key_usage
+from ollama_dist.gossip.keys import (
+    VALID_FROM,
+    VALID_UNTIL,
+    Authority,
+    ClusterKey,
+    epoch_name,
+    key_hash,
+    key_usage,
+)
 from ollama_dist.runtime.private_files import make_private_folder, read_private, write_private
 
 log = structlog.get_logger()
@@ -40,13 +48,14 @@ class Identity:
     certificate_file: Path
 
     @classmethod
-    def load(cls, folder: Path, cluster_key: ClusterKey) -> Self:
+    def load(cls, folder: Path, cluster_key: ClusterKey, certificate_name: str = "node.crt") -> Self:
         """The node whose key is in ``folder``; a first start makes one. Raises `ConfigError`.
 
-        The certificate is issued anew when it is missing or of another cluster key.
+        The certificate is issued anew when it is missing or of another cluster key. One of the key before
+        has a file of its own.
         """
         make_private_folder(folder)
-        key_file, certificate_file = folder / "node.key", folder / "node.crt"
+        key_file, certificate_file = folder / "node.key", folder / certificate_name
         key = _load_or_make_key(key_file)
         authority = cluster_key.authority()
         certificate = _load_certificate(certificate_file, key, authority)
@@ -58,6 +67,10 @@ class Identity:
     @property
     def cluster_id(self) -> str:
         return self.authority.cluster_id
+
+    @property
+    def epoch(self) -> int:
+        return self.authority.epoch
 
     @property
     def public_key(self) -> bytes:
@@ -100,6 +113,7 @@ def issue_certificate(key: ec.EllipticCurvePrivateKey, authority: Authority) -> 
     node = node_id_of(public)
     names = [
         x509.DNSName(node_name(node)),
+        x509.DNSName(epoch_name(authority.epoch)),
         x509.UniformResourceIdentifier(f"spiffe://{authority.cluster_id}/node/{node}"),
     ]
     both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -158,9 +172,11 @@ def _load_certificate(
     try:
         certificate = x509.load_pem_x509_certificate(data)
         certificate.verify_directly_issued_by(authority.certificate)
-    except (ValueError, TypeError, InvalidSignature):
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return None
-    return certificate if certificate.public_key() == key.public_key() else None
+    is_current = epoch_name(authority.epoch) in names.get_values_for_type(x509.DNSName)
+    return certificate if is_current and certificate.public_key() == key.public_key() else None
 
 
 def _keep(path: Path, data: bytes) -> None:

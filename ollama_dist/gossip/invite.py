@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ollama_dist.core.errors import ConfigError, DistError
 from ollama_dist.gossip.identity import Identity
 from ollama_dist.gossip.invite_code import FINGERPRINT_BYTES, MAX_HOSTS, SECRET_BYTES, InviteCode
-from ollama_dist.gossip.keys import ClusterKey, key_hash
+from ollama_dist.gossip.keys import ClusterKey, issued_by, key_hash
 from ollama_dist.gossip.tls import peer_certificate
 from ollama_dist.runtime.tasks import Tasks
 
@@ -89,6 +89,13 @@ class CodeForeign(InviteFailed):
     """Who answers belongs to another cluster than the code."""
 
     code = "invite_foreign"
+
+
+class CodeOutdated(InviteFailed):
+    """The cluster has another key than when the code was made. Said by who answers, and not proven."""
+
+    status = 410
+    code = "invite_outdated"
 
 
 class DoorUnreachable(InviteFailed):
@@ -161,6 +168,11 @@ class Door:
         self._guests = Tasks()
         self._doorkeeper = Tasks()
         self._socket: socket.socket | None = None
+
+    def renew(self, identity: Identity, key: ClusterKey) -> None:
+        """The cluster's key was replaced: whoever comes with a code of the old one is told so."""
+        self._identity = identity
+        self._key = key
 
     @property
     def is_open(self) -> bool:
@@ -281,7 +293,7 @@ async def join(code_text: str) -> Joined:
     for host in code.hosts:
         try:
             return await _knock(code, host)
-        except (CodeForeign, CodeUnknown, DoorUnreachable) as failure:
+        except (CodeForeign, CodeOutdated, CodeUnknown, DoorUnreachable) as failure:
             failures.append(failure)  # another machine may have this address here
     telling = next((each for each in failures if not isinstance(each, DoorUnreachable)), None)
     if telling is not None:
@@ -323,11 +335,21 @@ def _check_door(code: InviteCode, host: str, certificate: bytes, said: dict[str,
     """Raises `CodeForeign` unless the door's key was certified by the authority the code is for."""
     try:
         authority = x509.load_der_x509_certificate(b64decode(str(said.get("authority", ""))))
-        if key_hash(authority.public_key())[:FINGERPRINT_BYTES] != code.fingerprint:
+        shown = issued_by(authority)
+        if shown is not None and shown[0] == code.cluster_id and not _is_of(authority, code):
+            raise CodeOutdated(
+                "the cluster's key was rotated since this invitation was made; make another with "
+                "`ollama-dist invite`"
+            )
+        if not _is_of(authority, code):
             raise ValueError("another authority")
         x509.load_der_x509_certificate(certificate).verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature) as error:
         raise CodeForeign(f"the node at {host} is of another cluster than the invitation") from error
+
+
+def _is_of(authority: x509.Certificate, code: InviteCode) -> bool:
+    return key_hash(authority.public_key())[:FINGERPRINT_BYTES] == code.fingerprint
 
 
 def _admitted(code: InviteCode, host: str, said: dict[str, Any]) -> Joined:

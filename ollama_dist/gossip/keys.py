@@ -34,8 +34,22 @@ VALID_UNTIL: Final = datetime(2100, 1, 1, tzinfo=UTC)
 _CURVE_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 """Of P-256 (SEC 2, section 2.4.2)."""
 
+_AUTHORITY: Final = "ollama-dist"
 _FORM: Final = re.compile(r"odk1-([0-9a-f]{8})-([0-9]{1,6})-([0-9a-f]{64})-([0-9a-f]{8})")
+_ISSUER: Final = re.compile(rf"{_AUTHORITY} ([0-9a-f]{{8}}) ([0-9]{{1,6}})")
 _CLUSTER_ID: Final = re.compile(r"[0-9a-f]{8}")
+
+
+def epoch_name(epoch: int) -> str:
+    """The DNS name by which a client asks for a certificate of that epoch, where a member has two."""
+    return f"epoch-{epoch}.ollama-dist"
+
+
+def issued_by(certificate: x509.Certificate) -> tuple[str, int] | None:
+    """Cluster and epoch that a certificate says it is of, for telling people; it proves nothing."""
+    names = certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
+    match = _ISSUER.fullmatch(str(names[0].value)) if names else None
+    return (match[1], int(match[2])) if match else None
 
 
 def is_cluster_id(text: str) -> bool:
@@ -73,6 +87,22 @@ class ClusterKey:
             raise ConfigError("the cluster key is mistyped: its last part does not fit the rest")
         return cls(cluster_id, int(epoch), bytes.fromhex(secret))
 
+    def successor(self) -> Self:
+        """The key that replaces this one: another secret, the same cluster."""
+        return type(self)(self.cluster_id, self.epoch + 1, secrets.token_bytes(32))
+
+    def replaces(self, other: Self) -> bool:
+        """Whether all who have both keep this one: of two made at once, everybody picks the same."""
+        return self.cluster_id == other.cluster_id and self._rank() > other._rank()
+
+    def _rank(self) -> tuple[int, bytes]:
+        return self.epoch, sha256(self.secret).digest()
+
+    @property
+    def mark(self) -> str:
+        """What tells this key from others and gives nothing of it away."""
+        return f"{self.epoch}-{self.authority().fingerprint[:4].hex()}"
+
     @property
     def text(self) -> str:
         body = f"odk1-{self.cluster_id}-{self.epoch}-{self.secret.hex()}"
@@ -96,12 +126,13 @@ class Authority:
     """
 
     cluster_id: str
+    epoch: int
     key: ec.EllipticCurvePrivateKey = field(repr=False)
     certificate: x509.Certificate
 
     @classmethod
     def make(cls, cluster_id: str, epoch: int, key: ec.EllipticCurvePrivateKey) -> Self:
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ollama-dist {cluster_id} {epoch}")])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{_AUTHORITY} {cluster_id} {epoch}")])
         public = key.public_key()
         certificate = (
             x509.CertificateBuilder()
@@ -116,7 +147,7 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .sign(key, SHA256())
         )
-        return cls(cluster_id, key, certificate)
+        return cls(cluster_id, epoch, key, certificate)
 
     @property
     def pem(self) -> bytes:

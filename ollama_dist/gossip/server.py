@@ -3,7 +3,6 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache
 from typing import Any, Final
 
 import grpc
@@ -12,9 +11,8 @@ import structlog
 from ollama_dist.core.errors import ConfigError, Unauthorized
 from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.calls import MAX_MESSAGE, METHODS, SERVICE
-from ollama_dist.gossip.identity import Identity
+from ollama_dist.gossip.credentials import Credentials
 from ollama_dist.gossip.protocol.messages import Kind
-from ollama_dist.gossip.tls import grpc_server_credentials, peer_id
 from ollama_dist.runtime.rate import RateLimit
 
 log = structlog.get_logger()
@@ -54,17 +52,17 @@ class Refused(Exception):
 class Server:
     """Listens for members. ``count`` is told in a word of each call that was not taken.
 
-    ``services`` are served beside membership, behind the same proof of who calls (`peer_of`).
+    ``services`` are served beside membership, behind the same proof of who calls (`certificate_of`).
     """
 
     def __init__(
         self,
-        identity: Identity,
+        credentials: Credentials,
         answer: Answer,
         count: Callable[[str], None],
         services: Sequence[grpc.GenericRpcHandler] = (),
     ) -> None:
-        self._identity = identity
+        self._credentials = credentials
         self._answer = answer
         self._count = count
         self._services = tuple(services)
@@ -79,7 +77,7 @@ class Server:
             try:
                 bound = server.add_secure_port(
                     f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-                    grpc_server_credentials(self._identity),
+                    self._credentials.grpc_server_credentials(),
                 )
             except RuntimeError as error:
                 await server.stop(None)
@@ -107,7 +105,7 @@ class Server:
     def _handler(self, kind: Kind) -> Callable[[bytes, Any], Awaitable[bytes]]:
         async def handle(payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             try:
-                peer = peer_of(context)
+                peer = self._credentials.admit(certificate_of(context))
                 if not self._rate.allows(peer, asyncio.get_running_loop().time()):
                     self._count("rate_limited")
                     raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -126,15 +124,11 @@ class Server:
         return handle
 
 
-def peer_of(context: grpc.aio.ServicerContext[Any, Any]) -> NodeId:
-    """The member that makes a call; raises `Unauthorized`."""
+def certificate_of(context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+    """The certificate (DER) of whoever makes a call; raises `Unauthorized`. Who that is, and whether it may,
+    is for `Credentials.admit` to say."""
     (certificate,) = context.auth_context()["x509_pem_cert"]
-    return _peer(certificate)
-
-
-@lru_cache(maxsize=1024)
-def _peer(pem: bytes) -> NodeId:
     try:
-        return peer_id(ssl.PEM_cert_to_DER_cert(pem.decode("ascii")))
+        return ssl.PEM_cert_to_DER_cert(certificate.decode("ascii"))
     except ValueError as error:
         raise Unauthorized("the connection shows no certificate") from error

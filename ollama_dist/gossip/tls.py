@@ -12,46 +12,33 @@ from functools import lru_cache
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ollama_dist.core.errors import Unauthorized
 from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.identity import Identity, node_id_of
+from ollama_dist.gossip.keys import Authority
 
 
-def server_context(identity: Identity, protocols: Sequence[str] = ()) -> ssl.SSLContext:
-    """For a listener that only members reach. ``protocols``: what is offered by ALPN."""
+def server_context(
+    identity: Identity, protocols: Sequence[str] = (), authorities: Sequence[Authority] = ()
+) -> ssl.SSLContext:
+    """For a listener that only members reach. ``protocols``: what is offered by ALPN.
+
+    ``authorities``: whose certificates are accepted; by default those of the identity's own.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = 0  # nobody resumes: a connection proves itself each time it is made
-    return _between_members(context, identity, protocols)
+    return _between_members(context, identity, protocols, authorities)
 
 
-def client_context(identity: Identity, protocols: Sequence[str] = ()) -> ssl.SSLContext:
+def client_context(
+    identity: Identity, protocols: Sequence[str] = (), authorities: Sequence[Authority] = ()
+) -> ssl.SSLContext:
     """For a connection to a member; whom it led to is for `verified_peer` to say, before anything is sent."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    return _between_members(context, identity, protocols)
-
-
-def following_server_context(identity: Callable[[], Identity]) -> ssl.SSLContext:
-    """A `server_context` for a listener that stays when the node moves to another cluster.
-
-    Each handshake is by the identity of that moment: its certificate, and its authority for the other's.
-    """
-    contexts: dict[bytes, ssl.SSLContext] = {}
-
-    def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        current = identity()
-        serial = current.certificate.fingerprint(SHA256())
-        if serial not in contexts:
-            contexts.clear()
-            contexts[serial] = server_context(current)
-        connection.context = contexts[serial]
-
-    front = server_context(identity())
-    front.sni_callback = choose
-    return front
+    return _between_members(context, identity, protocols, authorities)
 
 
 def expect(node: NodeId) -> Callable[[asyncio.BaseTransport], None]:
@@ -96,11 +83,9 @@ def peer_id(certificate: bytes) -> NodeId:
     return node
 
 
-def grpc_server_credentials(identity: Identity) -> grpc.ServerCredentials:
-    """For a server that only members reach."""
-    return grpc.ssl_server_credentials(
-        [(_key_pem(identity), _pem(identity.certificate))], identity.authority.pem, require_client_auth=True
-    )
+def grpc_pair(identity: Identity) -> tuple[bytes, bytes]:
+    """Key and certificate as a gRPC server takes them."""
+    return _key_pem(identity), _pem(identity.certificate)
 
 
 def grpc_channel_credentials(identity: Identity, peer: bytes) -> grpc.ChannelCredentials:
@@ -109,10 +94,13 @@ def grpc_channel_credentials(identity: Identity, peer: bytes) -> grpc.ChannelCre
     return grpc.ssl_channel_credentials(root, _key_pem(identity), _pem(identity.certificate))
 
 
-def _between_members(context: ssl.SSLContext, identity: Identity, protocols: Sequence[str]) -> ssl.SSLContext:
+def _between_members(
+    context: ssl.SSLContext, identity: Identity, protocols: Sequence[str], authorities: Sequence[Authority]
+) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=identity.authority.pem.decode())
+    for authority in authorities or (identity.authority,):
+        context.load_verify_locations(cadata=authority.pem.decode())
     context.load_cert_chain(identity.certificate_file, identity.key_file)
     if protocols:
         context.set_alpn_protocols(list(protocols))

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgpack
 
+from ollama_dist.core.labels import LABELS_MAX
 from ollama_dist.core.names import ModelKey, model_key
 from ollama_dist.core.requests import RunnerOption
 from ollama_dist.core.view import (
@@ -66,6 +67,7 @@ class Cold:
     memory_bytes: int = 0
     gpus: tuple[tuple[str, int], ...] = ()
     """Name and memory of each, bytes."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     models: Mapping[ModelKey, InstalledModel] = field(default_factory=dict, hash=False)
     loaded: Mapping[ModelKey, LoadedModel] = field(default_factory=dict, hash=False)
 
@@ -126,6 +128,7 @@ def encode_cold(cold: Cold) -> dict[str, bytes]:
                 "cpus": cold.cpus,
                 "memory": cold.memory_bytes,
                 "gpus": [list(gpu) for gpu in cold.gpus],
+                "labels": dict(cold.labels),
             }
         )
     }
@@ -150,6 +153,7 @@ def decode_cold(entries: Mapping[str, bytes]) -> Cold:
         cpus=_clamp(_number(about.get("cpus")), 0, 65536),
         memory_bytes=_clamp(_number(about.get("memory")), 0, 2**50),
         gpus=_gpus(about.get("gpus")),
+        labels=_labels(about.get("labels")),
         models=dict(_installed(_rows("m", entries))),
         loaded=dict(_loaded(_rows("l", entries))),
     )
@@ -216,6 +220,15 @@ def _gpus(said: object) -> tuple[tuple[str, int], ...]:
         return ()
     pairs = (gpu for gpu in said[:64] if isinstance(gpu, list) and len(gpu) == 2)
     return tuple((_text(name)[:80], _clamp(_number(memory), 0, 2**50)) for name, memory in pairs)
+
+
+def _labels(said: object) -> dict[str, str]:
+    if not isinstance(said, dict):
+        return {}
+    pairs = [
+        (name, value) for name, value in said.items() if isinstance(name, str) and isinstance(value, str)
+    ]
+    return {name[:64]: value[:64] for name, value in pairs[:LABELS_MAX]}
 
 
 def _unpack(data: bytes) -> Any:

@@ -10,6 +10,7 @@ from typing import Final
 
 from ollama_dist.backends.http1 import Connection, Head, Header, OnInterim
 from ollama_dist.backends.target import Target
+from ollama_dist.core.dialects import FORMS
 from ollama_dist.core.errors import DistError, UpstreamCut, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from ollama_dist.core.outcomes import Result, Usage
 from ollama_dist.core.requests import InferenceRequest
@@ -55,16 +56,24 @@ class BrokenOff(UpstreamCut):
     """An answer that had begun ended otherwise than well.
 
     ``is_told`` is whether the engine's own words about it are among the bytes that were relayed,
-    ``is_mid_record`` whether those bytes stop inside a line or an event.
+    ``is_mid_record`` whether those bytes stop inside a line or an event, and ``lacks_only_a_line_end``
+    whether to end that one would make them look whole: then nothing may follow them.
     """
 
     def __init__(
-        self, result: Result, message: str, *, is_told: bool = False, is_mid_record: bool = False
+        self,
+        result: Result,
+        message: str,
+        *,
+        is_told: bool = False,
+        is_mid_record: bool = False,
+        lacks_only_a_line_end: bool = False,
     ) -> None:
         super().__init__(message)
         self.result = result
         self.is_told = is_told
         self.is_mid_record = is_mid_record
+        self.lacks_only_a_line_end = lacks_only_a_line_end
 
 
 class Answer:
@@ -160,7 +169,7 @@ class _Rest:
         if verdict.end is End.ERROR:
             raise BrokenOff(verdict.result, verdict.message, is_told=True) from failure
         result = Result.TIMEOUT if isinstance(failure, UpstreamTimeout) else Result.CUT
-        raise BrokenOff(result, str(failure), is_mid_record=self._watch.is_mid_record) from failure
+        raise _broken_off(self._watch, result, str(failure)) from failure
 
 
 def ended_well(watch: EndWatch) -> Verdict:
@@ -168,9 +177,18 @@ def ended_well(watch: EndWatch) -> Verdict:
     verdict = watch.finish(clean=True)
     if verdict.end is not End.COMPLETE:
         message = verdict.message or _ENDS.get(verdict.end, "the engine failed")
-        is_told = verdict.end is End.ERROR
-        raise BrokenOff(verdict.result, message, is_told=is_told, is_mid_record=watch.is_mid_record)
+        raise _broken_off(watch, verdict.result, message, is_told=verdict.end is End.ERROR)
     return verdict
+
+
+def _broken_off(watch: EndWatch, result: Result, message: str, *, is_told: bool = False) -> BrokenOff:
+    return BrokenOff(
+        result,
+        message,
+        is_told=is_told,
+        is_mid_record=watch.is_mid_record,
+        lacks_only_a_line_end=watch.lacks_only_a_line_end,
+    )
 
 
 async def begin(
@@ -214,7 +232,7 @@ async def _begun(
     target: Target, connection: Connection, head: Head, request: InferenceRequest, deadline: float
 ) -> Answer:
     """An answer of which enough is here: the first record of a stream, else all of it (within bounds)."""
-    watch = EndWatch(request.dialect, stream=request.stream)
+    watch = EndWatch(request.dialect, stream=request.stream, is_text=_is_text(request, head))
     limit = FIRST_RECORD_LIMIT if request.stream else WHOLE_LIMIT
     parts: list[bytes] = []
     size = 0
@@ -234,6 +252,15 @@ async def _begun(
     return Answer(head, first, rest=_Rest(target, connection, watch, silence_s(request)))
 
 
+def _is_text(request: InferenceRequest, head: Head) -> bool:
+    """Whether a bare text is coming that the caller asked for, and that cannot end unnoticed.
+
+    An engine that fails before its end has not come to say that it is one.
+    """
+    is_framed = head.get("content-length") is not None or head.get("transfer-encoding") is not None
+    return request.route in FORMS and is_framed and (head.get("content-type") or "").startswith("text/plain")
+
+
 async def _said_no(
     target: Target, connection: Connection, head: Head, request: InferenceRequest, deadline: float
 ) -> Answer:
@@ -248,4 +275,6 @@ async def _said_no(
     result = Result(refusal) if refusal in set(Result) else classify(head.status, body, request.route)
     if result is Result.REJECTED:
         return said
+    if head.status < 400:  # neither an answer nor a refusal
+        raise AttemptFailed(Result.FAILED, f"the engine answered with status {head.status}")
     raise AttemptFailed(result, error_text(body)[:200], said)

@@ -14,11 +14,11 @@ from ollama_dist.core.errors import UpstreamRefused
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.modes import Mode
 from ollama_dist.gossip.cluster import ClusterOptions, GossipCluster
+from ollama_dist.gossip.credentials import Pass
 from ollama_dist.gossip.driver import GossipSettings
-from ollama_dist.gossip.identity import Identity
 from ollama_dist.gossip.keys import ClusterKey, load_or_make_cluster_key
 from ollama_dist.gossip.protocol.config import LAN, TEST, WAN, GossipConfig
-from ollama_dist.gossip.tls import client_context, verified_peer
+from ollama_dist.gossip.tls import peer_certificate
 from ollama_dist.node.config import Settings
 from ollama_dist.node.modes import Switches
 from ollama_dist.node.node import Node, NodeOptions
@@ -82,26 +82,38 @@ def make_node(settings: Settings, cluster: GossipCluster, engine: LocalEngine) -
         name=settings.node.name,
         max_queue=settings.requests.max_queue,
         switches=Switches(mode, settings.mode.fallback),
+        labels=settings.node.labels,
         contexts=settings.requests.context_lengths,
         cached_routes=frozenset(settings.requests.cached_routes),
         cache_bytes=settings.requests.cache_bytes,
         cache_age_s=settings.requests.cache_age_s,
     )
-    return Node(options, engine, cluster, secured_by(lambda: cluster.identity))
+    return Node(options, engine, cluster, secured_by(cluster.pass_to))
 
 
-def secured_by(identity: Callable[[], Identity]) -> Callable[[NodeId], Security]:
-    """How connections to a member are secured: with our certificate of the moment, and to nobody else."""
+def secured_by(pass_to: Callable[[NodeId], Pass]) -> Callable[[NodeId], Security]:
+    """How connections to a member are secured: with our certificate of the moment, and to nobody else.
+
+    The same object as long as nothing changes.
+    """
+    known: dict[NodeId, tuple[Pass, Security]] = {}
 
     def secure(node: NodeId) -> Security:
-        def verify(transport: asyncio.Transport) -> None:
-            found = verified_peer(transport)
-            if found != node:
-                raise UpstreamRefused(f"{found} answers where {node} was meant")
-
-        return Security(client_context(identity()), f"{node}.ollama-dist", verify)
+        shown = pass_to(node)
+        if node not in known or known[node][0] is not shown:
+            known[node] = shown, Security(shown.relay, shown.server_name, _leads_to(node, shown))
+        return known[node][1]
 
     return secure
+
+
+def _leads_to(node: NodeId, shown: Pass) -> Callable[[asyncio.Transport], None]:
+    def verify(transport: asyncio.Transport) -> None:
+        found = shown.admit(peer_certificate(transport))
+        if found != node:
+            raise UpstreamRefused(f"{found} answers where {node} was meant")
+
+    return verify
 
 
 async def _has_ollama(settings: Settings) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ollama_dist.core.ids import NodeId
-from ollama_dist.core.view import ClusterView, EngineState, MemberState, NodeView
+from ollama_dist.core.view import ClusterView, EngineState, MemberState, NodeView, Standing
 from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.announce import Cold, Hot, decode_cold, decode_hot, engine_of, resources_of
 
@@ -69,6 +69,15 @@ class ViewStore:
             age_s=max(0.0, now - max(view.heard_at, view.hot_at)),
             load_version=view.hot_version,
             draining=hot.draining,
+            labels=cold.labels,
+            standing=Standing(
+                generation=view.generation,
+                incarnation=view.incarnation,
+                reached=view.reach,
+                reaches_us=view.reaches_us if view.cold else None,
+                accuser=view.accuser,
+                protocol=view.protocol,
+            ),
         )
 
     def _cold(self, view: MemberView) -> Cold:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from ollama_dist.core.contexts import ContextRule
 from ollama_dist.core.dialects import DIALECTS
+from ollama_dist.core.labels import Label
 from ollama_dist.node.setting_values import (
     NODE_PORT,
     OLLAMA_PORT,
@@ -33,6 +34,7 @@ from ollama_dist.node.setting_values import (
     parse_cached_route,
     parse_context_rule,
     parse_ip,
+    parse_labels,
     parse_node_name,
     parse_ollama_address,
     parse_path,
@@ -133,6 +135,15 @@ class NodeSettings:
             "network. Without a port: 11434, or the next free one.",
             listen_on("127.0.0.1", OLLAMA_PORT),
             default_text=f"127.0.0.1:{OLLAMA_PORT}, or the next free port",
+        ),
+    )
+    labels: tuple[Label, ...] = field(
+        default=(),
+        metadata=about(
+            "What this node is, for requests to choose by (X-Ollama-Node: label:gpu=yes): NAME=VALUE, "
+            "separated by commas. At most 16.",
+            parse_labels,
+            default_text="none",
         ),
     )
     client_keys: ClientKeys = field(

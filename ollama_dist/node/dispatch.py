@@ -58,6 +58,7 @@ _TELLING: Final = (
     Result.REFUSED,
     Result.UNSUPPORTED,
     Result.MISSING,
+    Result.REJECTED,
     Result.CANCELLED,
 )
 """Of several failures the caller is told of the first in this order."""
@@ -82,6 +83,8 @@ class Served:
     """Further tries that were charged to the budget."""
     waited: Waited | None = None
     """How it came to its slot, where that was here."""
+    was_left: bool = False
+    """The caller went before there was an answer."""
     kept_s: float | None = None
     """The answer is one that was kept for so many seconds, since nobody can give it now."""
 
@@ -95,6 +98,8 @@ class Served:
 
     def result(self, *, is_read: bool) -> Result:
         """How the request ended; ``is_read`` is whether somebody read the answer to its end."""
+        if self.was_left:
+            return Result.CANCELLED
         if self.answer is None or self.is_refusal:
             return self.attempts[-1].result if self.attempts else Result.FAILED
         return self.answer.result if is_read or self.answer.result is not Result.OK else Result.CANCELLED
@@ -169,6 +174,9 @@ class Dispatcher:
         except DistError as error:
             refusal = error
             raise
+        except asyncio.CancelledError:
+            served.was_left = served.answer is None
+            raise
         finally:
             self._budget.end(served.retries)
             self._note_end(served, refusal, first_byte_s, self._clock() - began, is_read=is_read)
@@ -189,7 +197,7 @@ class Dispatcher:
         self.stats.relayed_in += 1
         try:
             async with AsyncExitStack() as held:
-                target, waited = await held.enter_async_context(self._own_lease(request, on_place))
+                target, waited = await self._own_slot(request, on_place, held)
                 answer = await self._begin_here(target, request, headers, body)
                 held.callback(answer.close)
                 yield answer, waited
@@ -279,11 +287,10 @@ class Dispatcher:
             try:
                 async with AsyncExitStack() as attempt:
                     if node.id == self._view().self_id:
-                        lease = self._own_lease(served.request, on_place)
-                        target, served.waited = await attempt.enter_async_context(lease)
+                        target, served.waited = await self._own_slot(served.request, on_place, attempt)
                         answer = await self._begin_here(target, served.request, headers, body)
                     else:
-                        target = await attempt.enter_async_context(self._lease(node))
+                        target = self._lease(node, attempt)
                         answer = await begin(
                             target,
                             served.request,
@@ -333,7 +340,7 @@ class Dispatcher:
 
     def _surrender(self, served: Served, failures: Sequence[AttemptFailed]) -> None:
         """No place gave an answer: take a place's own words for one where it had some, else raise."""
-        telling = min(failures, key=lambda failed: _TELLING.index(failed.result))
+        telling = min(failures, key=_told_after)
         if telling.said is not None:
             place = served.attempts[failures.index(telling)].node
             served.node, served.answer, served.is_refusal = self._view().nodes.get(place), telling.said, True
@@ -345,29 +352,23 @@ class Dispatcher:
                 f"{served.request.model_text!r} could not be served ({'; '.join(tried)})"
             ) from telling
 
-    @asynccontextmanager
-    async def _lease(self, node: NodeView) -> AsyncIterator[Target]:
-        """The right to send one request to a peer; raises `AttemptFailed`."""
+    def _lease(self, node: NodeView, held: AsyncExitStack) -> Target:
+        """The right to send one request to a peer, as long as ``held``; raises `AttemptFailed`."""
         target = self._way_to(node.id)
         self._ledger.sent(node)
-        try:
-            yield target
-        finally:
-            self._ledger.ended(self._view().nodes.get(node.id, node))
+        held.callback(lambda: self._ledger.ended(self._view().nodes.get(node.id, node)))
+        return target
 
-    @asynccontextmanager
-    async def _own_lease(
-        self, request: InferenceRequest, on_place: OnPlace | None
-    ) -> AsyncIterator[tuple[Target, Waited]]:
-        """A slot of this node's own engine; raises `AttemptFailed`."""
+    async def _own_slot(
+        self, request: InferenceRequest, on_place: OnPlace | None, held: AsyncExitStack
+    ) -> tuple[Target, Waited]:
+        """A slot of this node's own engine, as long as ``held``; raises `AttemptFailed`."""
         target, me, model = self._way_to(self._view().self_id), self._view().me, request.model
         service = service_s(request, model, me, self._rates) if model is not None else 0.0
-        async with AsyncExitStack() as slot:
-            try:
-                waited = await slot.enter_async_context(self._load.admitted(request, service, on_place))
-            except Busy as busy:
-                raise AttemptFailed(Result.BUSY, str(busy)) from busy
-            yield target, waited
+        try:
+            return target, await held.enter_async_context(self._load.admitted(request, service, on_place))
+        except Busy as busy:
+            raise AttemptFailed(Result.BUSY, str(busy)) from busy
 
     async def _begin_here(
         self, target: Target, request: InferenceRequest, headers: Sequence[Header], body: bytes
@@ -479,6 +480,11 @@ class Dispatcher:
     def _name(self, node: NodeId) -> str:
         known = self._view().nodes.get(node)
         return known.name if known else node
+
+
+def _told_after(failed: AttemptFailed) -> int:
+    """A peer may name a result that ends no attempt of ours; then its words come last, but they are told."""
+    return _TELLING.index(failed.result) if failed.result in _TELLING else len(_TELLING)
 
 
 def _for_owner(request: InferenceRequest, on_place: OnPlace | None) -> list[Header]:

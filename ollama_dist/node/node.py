@@ -14,8 +14,9 @@ from ollama_dist import __version__
 from ollama_dist.backends.local import LocalEngine
 from ollama_dist.backends.target import Security, Target
 from ollama_dist.core.contexts import ContextRule
-from ollama_dist.core.errors import BadRequest
+from ollama_dist.core.errors import BadRequest, StillThere
 from ollama_dist.core.ids import NodeId
+from ollama_dist.core.labels import Label
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.view import (
     ClusterView,
@@ -25,6 +26,7 @@ from ollama_dist.core.view import (
     MemberState,
     NodeView,
     Resources,
+    Standing,
 )
 from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.announce import Cold, Hot
@@ -79,17 +81,37 @@ class Cluster(Protocol):
 
     def silent_seeds(self) -> Mapping[str, str]: ...
 
+    def rotated(self) -> Mapping[str, str]: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def revoked_by(self) -> str:
+        """Who took this node out of its cluster; empty where nobody did."""
+        ...
+
     def counters(self) -> dict[str, int]: ...
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
-    async def invite(self) -> dict[str, Any]: ...
+    async def invite(self, lifetime_s: float) -> dict[str, Any]: ...
 
     async def join(self, code: str, *, replace: bool) -> dict[str, Any]: ...
 
+    def is_own(self, code: str) -> bool:
+        """Whether an invitation is into this very cluster: nothing is left behind then."""
+        ...
+
     async def leave(self) -> dict[str, Any]: ...
+
+    async def rotate(self, overlap_s: float) -> dict[str, Any]: ...
+
+    async def revoke(self, member: NodeId, by: str) -> dict[str, Any]: ...
+
+    def forget(self, member: NodeId) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +122,8 @@ class NodeOptions:
     name: str
     max_queue: int
     switches: Switches
+    labels: tuple[Label, ...] = ()
+    """What the operator says of it, for requests to choose by."""
     contexts: tuple[ContextRule, ...] = ()
     """Context lengths that are pinned."""
     cached_routes: frozenset[str] = frozenset()
@@ -129,6 +153,8 @@ class Node:
         """Called when the node is in another cluster than before, with other certificates."""
         self.options = options
         self._secure = secure
+        self._standing = Standing()
+        self._labels = {label.name: label.value for label in options.labels}
         self._relay_port = 0
         self._resources = Resources()
         self._telemetry = Telemetry()
@@ -211,6 +237,7 @@ class Node:
             if known is not None:
                 known.close()
             known = self._targets[node] = Target(node, *peer.relay, security=self._secure(node))
+        known.renew(self._secure(node))
         return known
 
     def _myself(self) -> NodeView:
@@ -232,6 +259,8 @@ class Node:
             models=snapshot.models,
             loaded=loaded,
             draining=self._is_draining,
+            labels=self._labels,
+            standing=self._standing,
         )
 
     def _note_engine(self) -> None:
@@ -255,6 +284,7 @@ class Node:
                 cpus=me.resources.cpus,
                 memory_bytes=me.resources.memory_bytes,
                 gpus=tuple((gpu.name, gpu.memory_bytes) for gpu in me.resources.gpus),
+                labels=self._labels,
                 models=me.models,
                 loaded={key: _without_life(model) for key, model in me.loaded.items()},
             )
@@ -278,11 +308,22 @@ class Node:
 
     def _members_changed(self) -> None:
         before = self.view().nodes
-        self._views.set_members(self.cluster.members(), time.monotonic(), time.time())
+        members = self.cluster.members()
+        self._note_own_standing(members)
+        self._views.set_members(members, time.monotonic(), time.time())
         for node in self.view().peers():
             known = before.get(node.id)
             if known is None or known.state != node.state:
                 self._state_changed(node)
+
+    def _note_own_standing(self, members: Sequence[MemberView]) -> None:
+        own = next((view for view in members if view.is_self), None)
+        if own is None:
+            return
+        standing = Standing(own.generation, own.incarnation, reaches_us=True, protocol=own.protocol)
+        if standing != self._standing:
+            self._standing = standing
+            self._views.set_self(self._myself())
 
     def _state_changed(self, node: NodeView) -> None:
         tell = log.warning if node.state is MemberState.DEAD else log.info
@@ -292,7 +333,10 @@ class Node:
         elif node.state in (MemberState.DEAD, MemberState.LEFT) and (
             target := self._targets.pop(node.id, None)
         ):
-            target.fail()
+            if node.reason.startswith("revoked"):
+                target.close()  # it gets nothing more; what it is answering is still somebody's here
+            else:
+                target.fail()
 
     async def _refresh(self) -> None:
         while True:
@@ -324,8 +368,9 @@ class Node:
         )
 
     def problems(self) -> list[Problem]:
-        seeds = Seeds(self.cluster.strangers(), self.cluster.silent_seeds())
-        return find_problems(self.view(), self.engine.snapshot, seeds)
+        cluster = self.cluster
+        seeds = Seeds(cluster.strangers(), cluster.silent_seeds(), cluster.rotated())
+        return find_problems(self.view(), self.engine.snapshot, seeds, cluster.revoked_by)
 
     def describe(self) -> dict[str, Any]:
         """What stands beside the version."""
@@ -357,11 +402,12 @@ class Node:
             },
         }
 
-    async def invite(self) -> dict[str, Any]:
-        return await self.cluster.invite()
+    async def invite(self, lifetime_s: float) -> dict[str, Any]:
+        return await self.cluster.invite(lifetime_s)
 
     async def join(self, code: str, *, replace_cluster: bool) -> dict[str, Any]:
-        if self.view().cluster_id and any(True for _ in self.view().peers()) and not replace_cluster:
+        has_others = any(True for _ in self.view().peers())
+        if has_others and not replace_cluster and not self.cluster.is_own(code):
             raise BadRequest(
                 f"this node belongs to cluster {self.view().cluster_id} already, with other members; "
                 "leave it first (ollama-dist leave), or replace it (ollama-dist join --replace CODE; "
@@ -376,6 +422,30 @@ class Node:
         left = await self.cluster.leave()
         await self._moved()
         return {**left, "left": True}
+
+    async def rotate(self, overlap_s: float) -> dict[str, Any]:
+        """Replace the cluster's key, here and on every member."""
+        return await self.cluster.rotate(overlap_s)
+
+    async def revoke(self, name: str) -> dict[str, Any]:
+        """Take a node out of the cluster, whether it likes it or not. Raises `NodeNotFound`."""
+        node = self.view().find(name)
+        if node.id == self.options.id:
+            raise BadRequest("a node does not revoke itself; take it out with `ollama-dist leave`")
+        revoked = await self.cluster.revoke(node.id, self.options.name)
+        self._members_changed()
+        return {"revoked": node.name, **revoked}
+
+    async def forget(self, name: str) -> dict[str, Any]:
+        """List a dead node no more. Raises `NodeNotFound`, and `StillThere` for one that is not dead."""
+        node = self.view().find(name)
+        if node.state not in (MemberState.DEAD, MemberState.LEFT):
+            raise StillThere(
+                f"{node.name} is {node.state}: only a node that is dead or has left is forgotten"
+            )
+        self.cluster.forget(node.id)
+        self._members_changed()
+        return {"forgotten": node.name}
 
     async def _moved(self) -> None:
         for target in self._targets.values():

@@ -13,6 +13,14 @@ SAFE_OLLAMA: Final = (0, 17, 1)
 """Older ones can be made to tell what lies in their memory (the 2026 heap leak)."""
 
 
+_COME_BACK: Final = (
+    "run `ollama-dist invite` on a member, and here `ollama-dist join CODE` with what it prints"
+)
+
+ROTATED_SHOWN: Final = 1
+"""All members refuse for one reason; saying it once is enough."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seeds:
     """Addresses a person named where no member was met: what was met there instead, by address."""
@@ -21,11 +29,16 @@ class Seeds:
     """Somebody who does not have this cluster's key."""
     silent: Mapping[str, str] = field(default_factory=dict)
     """Nobody."""
+    rotated: Mapping[str, str] = field(default_factory=dict)
+    """A member of this cluster, which has another key by now; not only at addresses a person named."""
 
 
-def find_problems(view: ClusterView, engine: Snapshot, seeds: Seeds = Seeds()) -> list[Problem]:
+def find_problems(
+    view: ClusterView, engine: Snapshot, seeds: Seeds = Seeds(), revoked_by: str = ""
+) -> list[Problem]:
     """The worst first."""
     problems = [
+        *_revocation(view, revoked_by),
         *_engine_problems(engine),
         *_seed_problems(view, seeds),
         *_member_problems(view),
@@ -68,6 +81,19 @@ def _engine_problems(engine: Snapshot) -> list[Problem]:
     return []
 
 
+def _revocation(view: ClusterView, revoked_by: str) -> list[Problem]:
+    if not revoked_by:
+        return []
+    return [
+        Problem(
+            "error",
+            "revoked",
+            f"this node was revoked by {revoked_by}: it is no member of cluster {view.cluster_id} any more",
+            _COME_BACK,
+        )
+    ]
+
+
 def _seed_problems(view: ClusterView, seeds: Seeds) -> list[Problem]:
     problems = [
         Problem(
@@ -77,6 +103,10 @@ def _seed_problems(view: ClusterView, seeds: Seeds) -> list[Problem]:
             "run `ollama-dist invite` there, and here `ollama-dist join CODE` with what it prints",
         )
         for address, detail in seeds.strangers.items()
+    ]
+    problems += [
+        Problem("error", "seed_refused", f"{address} refuses this node: {detail}", _COME_BACK)
+        for address, detail in list(seeds.rotated.items())[:ROTATED_SHOWN]
     ]
     if any(node.is_routable for node in view.peers()):
         return problems  # the cluster was found by another way
@@ -103,13 +133,13 @@ def _member_problems(view: ClusterView) -> list[Problem]:
                     "nothing yet: it is asked again, and its work goes elsewhere meanwhile",
                 )
             )
-        elif node.state is MemberState.DEAD:
+        elif node.state is MemberState.DEAD and not node.reason.startswith("revoked"):
             problems.append(
                 Problem(
                     "warning",
                     "member_dead",
                     f"{node.name} is gone: {node.reason}",
-                    "start it again; it comes back by itself",
+                    f"start it again, it comes back by itself; or ollama-dist forget {node.name}",
                 )
             )
         elif node.state is MemberState.ALIVE and not node.reachable:

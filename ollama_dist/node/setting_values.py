@@ -9,11 +9,13 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeVar
 
 from ollama_dist.core.contexts import ContextRule
-from ollama_dist.core.dialects import DIALECTS
+from ollama_dist.core.dialects import DIALECTS, FORMS
+from ollama_dist.core.labels import LABELS_MAX, Label
 
 OLLAMA_PORT: Final = 11434
 NODE_PORT: Final = 11436
@@ -128,7 +130,9 @@ def join_host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+@lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine; remembered, for every request asks it of the same few."""
     address = _ip(host)
     return address.is_loopback if address else host.rstrip(".").lower() == "localhost"
 
@@ -203,9 +207,19 @@ def parse_context_rule(text: str) -> ContextRule:
         raise ValueError(f"tokens for {name} {error}") from None
 
 
+def parse_labels(text: str) -> tuple[Label, ...]:
+    labels = listed(Label.parse, at_most=LABELS_MAX)(text)
+    names = [label.name for label in labels]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"says {twice} twice")
+    return labels
+
+
 def parse_cached_route(text: str) -> str:
-    if text not in DIALECTS:
-        raise ValueError(f"must be routes that infer{did_you_mean(text, DIALECTS)}")
+    kept = DIALECTS.keys() - FORMS  # no two forms are alike: each has a boundary of its own
+    if text not in kept:
+        raise ValueError(f"must be routes that infer from JSON{did_you_mean(text, sorted(kept))}")
     return text
 
 

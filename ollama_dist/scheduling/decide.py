@@ -9,14 +9,21 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final
 
-from ollama_dist.core.errors import ModelNotFound, NoCandidate
+from ollama_dist.core.errors import BadRequest, ModelNotFound, NoCandidate
 from ollama_dist.core.ids import NodeId
+from ollama_dist.core.labels import PIN_PREFIX, Wanted
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.requests import InferenceRequest
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.scheduling.decision import Candidate, Decision, Rejection, Stage
 from ollama_dist.scheduling.estimate import Situation, estimate, seconds
-from ollama_dist.scheduling.filters import Conditions, reject, reject_for_model, suspects_last
+from ollama_dist.scheduling.filters import (
+    Conditions,
+    reject,
+    reject_for_labels,
+    reject_for_model,
+    suspects_last,
+)
 from ollama_dist.scheduling.ledger import Ledger
 from ollama_dist.scheduling.rates import Rates
 
@@ -43,15 +50,17 @@ def decide(
     """The node to send ``request`` to, with all that was looked at.
 
     Where nobody is known to have the model, some engine is asked all the same: it knows the right words.
-    Raises `NoCandidate` when nothing can be done now, and for a pin `NodeNotFound` or `ModelNotFound`.
+    Raises `NoCandidate` when nothing can be done now, and for a pin `NodeNotFound`, `ModelNotFound` or
+    `BadRequest`.
     """
-    if request.pin is not None:
+    wanted = _wanted(request)
+    if request.pin is not None and wanted is None:
         return _pinned(request, view, rates, ledger, conditions)
     nodes = [view.me] if request.local_only else list(view.nodes.values())
     holders = [node for node in nodes if request.model is not None and request.model in node.models]
     if request.model is None or not holders:
-        return _ask_any_engine(view, conditions)
-    open_to_us, rejected = _sift(holders, view, conditions)
+        return _ask_any_engine(view, conditions, wanted)
+    open_to_us, rejected = _sift(holders, view, conditions, wanted)
     fitting, unfit = _fitting(request.model, open_to_us, view) if open_to_us else ([], [])
     usable, doubtful = suspects_last(fitting)
     rejected += unfit + doubtful
@@ -60,6 +69,16 @@ def decide(
     candidates = _rank(request, request.model, usable, view, rates, ledger)
     winner = _pick(candidates, view, rng)
     return Decision(winner.node, Stage.SCORED, winner.estimate.reason, tuple(candidates), tuple(rejected))
+
+
+def _wanted(request: InferenceRequest) -> Wanted | None:
+    """The labels a request asks for in place of a node. Raises `BadRequest`."""
+    if request.pin is None or not request.pin.startswith(PIN_PREFIX):
+        return None
+    try:
+        return Wanted.parse(request.pin)
+    except ValueError as error:
+        raise BadRequest(f"X-Ollama-Node: {error}") from error
 
 
 def _pinned(
@@ -77,9 +96,9 @@ def _pinned(
     return Decision(node.id, Stage.PINNED, "asked for by name", tuple(ranked))
 
 
-def _ask_any_engine(view: ClusterView, conditions: Conditions) -> Decision:
+def _ask_any_engine(view: ClusterView, conditions: Conditions, wanted: Wanted | None) -> Decision:
     nodes = sorted(view.nodes.values(), key=lambda node: node.id != view.self_id)
-    open_to_us, rejected = _sift(nodes, view, conditions)
+    open_to_us, rejected = _sift(nodes, view, conditions, wanted)
     if not open_to_us:
         raise NoCandidate(f"no engine answers: {_reasons(view, rejected)}")
     return Decision(
@@ -92,11 +111,12 @@ def _ask_any_engine(view: ClusterView, conditions: Conditions) -> Decision:
 
 
 def _sift(
-    nodes: Sequence[NodeView], view: ClusterView, conditions: Conditions
+    nodes: Sequence[NodeView], view: ClusterView, conditions: Conditions, wanted: Wanted | None
 ) -> tuple[list[NodeView], list[Rejection]]:
     kept, rejected = [], []
     for node in nodes:
-        rejection = reject(node, view, conditions)
+        rejection = reject_for_labels(node, wanted) if wanted else None
+        rejection = rejection or reject(node, view, conditions)
         if rejection is None:
             kept.append(node)
         else:

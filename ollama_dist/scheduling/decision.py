@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
@@ -61,7 +61,7 @@ class Decision:
     rejected: tuple[Rejection, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
     """A decision with the request it was about and, later, how it ended."""
 
@@ -135,7 +135,7 @@ class DecisionLog:
     def close(self, request_id: RequestId, outcome: Outcome) -> None:
         """Note how the request ended; nothing if its record is gone already."""
         if record := self._records.get(request_id):
-            self._records[request_id] = replace(record, outcome=outcome)
+            record.outcome = outcome
 
     def get(self, request_id: str) -> Record | None:
         return self._records.get(RequestId(request_id))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ollama_dist.core.ids import NodeId
+from ollama_dist.core.labels import Wanted
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView, EngineState, MemberState, NodeView
@@ -58,6 +59,12 @@ def reject_for_model(node: NodeView, key: ModelKey, wanted_digest: str) -> Rejec
             node.id, "memory", f"needs {_gigabytes(model.size)}, has {_gigabytes(memory)} in all"
         )
     return None
+
+
+def reject_for_labels(node: NodeView, wanted: Wanted) -> Rejection | None:
+    """Why ``node`` is not one of those that were asked for by label."""
+    missing = wanted.missing_of(node.labels)
+    return Rejection(node.id, "label", f"has no label {missing}") if missing else None
 
 
 def suspects_last(nodes: Sequence[NodeView]) -> tuple[list[NodeView], list[Rejection]]:

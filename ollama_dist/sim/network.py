@@ -305,7 +305,7 @@ class VirtualNetwork:
                 case Event():
                     if self._keeps_events:
                         node.events.append((self.now, effect))
-                case Persist(generation, peers):
+                case Persist(generation, peers, _):
                     node.generation, node.peers = generation, peers
                 case Count(what):
                     node.counts[what] = node.counts.get(what, 0) + 1

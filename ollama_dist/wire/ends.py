@@ -63,13 +63,15 @@ class EndWatch:
     """Watches the body of one 200 answer go by, cut anywhere, chunk framing taken off.
 
     ``stream`` is whether the caller asked for a stream: it tells a shortcut answer (one object, no line end)
-    from a stream that lost its last byte. Costs less than a microsecond per piece; for memory see `Tail`.
+    from a stream that lost its last byte. ``is_text`` is whether the answer is a bare text, of whose end only
+    the transport can tell. Costs less than a microsecond per piece; for memory see `Tail`.
     """
 
-    __slots__ = ("_dialect", "_tail", "feed")
+    __slots__ = ("_dialect", "_is_text", "_tail", "feed")
 
-    def __init__(self, dialect: Dialect, *, stream: bool) -> None:
+    def __init__(self, dialect: Dialect, *, stream: bool, is_text: bool = False) -> None:
         self._dialect = dialect
+        self._is_text = is_text
         self._tail = Tail(_LINES_KEPT[dialect]) if stream else Whole()
         self.feed = self._tail.feed
         """Take the next piece of the body."""
@@ -89,9 +91,24 @@ class EndWatch:
         lines = self._tail.lines()
         return self._dialect is not Dialect.OLLAMA and bool(lines) and lines[-1] not in (b"", b"\r")
 
+    @property
+    def lacks_only_a_line_end(self) -> bool:
+        """Whether the bytes so far would be a complete answer if the record they stop in were ended."""
+        tail = self._tail
+        if isinstance(tail, Whole):
+            return False
+        rest = tail.unfinished()
+        ended = [*tail.lines(), *([rest] if rest else [])]
+        if self._dialect is Dialect.OLLAMA:
+            return bool(rest) and _judge_lines(ended, b"", clean=False)[0] is End.COMPLETE
+        events = _events([*ended, b""], b"")
+        return self.is_mid_record and _judge_events(self._dialect, events, clean=False)[0] is End.COMPLETE
+
     def finish(self, *, clean: bool) -> Verdict:
         """The verdict. ``clean`` is whether the answer ended as its HTTP framing announced."""
         tail = self._tail
+        if self._is_text:
+            return Verdict(End.COMPLETE if clean else End.CUT, records=1, size=tail.size)
         if isinstance(tail, Whole):
             records = int(self.has_begun)
             end, message, usage = _judge_body(self._dialect, tail.outline(), clean=clean)
@@ -226,7 +243,8 @@ def _is_finished(dialect: Dialect, body: Outline) -> bool:
             )
         case Dialect.OPENAI:
             is_list = facts.get("object") == "list" and facts.get("data") == CONTAINER
-            return is_list or bool(facts.get("choices.finish_reason"))
+            is_transcript = isinstance(facts.get("text"), str)
+            return is_list or is_transcript or bool(facts.get("choices.finish_reason"))
         case Dialect.RESPONSES:  # its status says completed even when the repeat guard ended it
             counted = body.number("usage.input_tokens") + body.number("usage.output_tokens") > 0
             return body.text("status") in ("completed", "incomplete") and counted

@@ -9,6 +9,7 @@ from typing import Final
 
 import orjson
 
+from ollama_dist.core.dialects import FORMS
 from ollama_dist.core.outcomes import Result
 from ollama_dist.wire import gojson
 
@@ -66,7 +67,7 @@ def classify(status: int, body: bytes, route: str) -> Result:
         return Result.BUSY
     if status == 499:
         return Result.CANCELLED
-    if status == 501 and "embed" in route:
+    if status == 501 and ("embed" in route or route in FORMS):
         return Result.UNSUPPORTED
     if status < 500 or (status == 500 and _CALLERS_FAULT.search(text)):
         return Result.REJECTED

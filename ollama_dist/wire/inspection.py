@@ -12,13 +12,14 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from ollama_dist.core.dialects import DIALECTS, Dialect
+from ollama_dist.core.dialects import DIALECTS, FORMS, Dialect
 from ollama_dist.core.ids import RequestId
 from ollama_dist.core.names import InvalidModelName, ModelKey, Source, parse_model_ref
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
 from ollama_dist.wire import gojson
 from ollama_dist.wire.compressed import CannotDecompress, decompress_zstd
 from ollama_dist.wire.durations import is_zero
+from ollama_dist.wire.forms import MalformedForm, read_form
 
 RUNNER_OPTIONS: Final = (
     "num_ctx",
@@ -33,6 +34,9 @@ RUNNER_OPTIONS: Final = (
 
 HOLDING_FIELDS: Final = ("tools", "format", "response_format", "text")
 """Fields that may make an engine hold text back until a tool call or a document is whole."""
+
+FORM_FIELDS: Final = ("model", "prompt", "language")
+"""What counts of a form."""
 
 MAX_NAME_LENGTH: Final = 1024
 """No model name with all its parts, a scheme and a suffix is as long (host 350, other parts 80)."""
@@ -88,21 +92,22 @@ class Inspection:
         )
 
 
-def inspect(route: str, body: bytes, *, encoding: str | None = None) -> Inspection:
+def inspect(route: str, body: bytes, *, encoding: str | None = None, content_type: str = "") -> Inspection:
     """Read ``body`` as the engine behind ``route`` (a key of `DIALECTS`) will.
 
     ``encoding`` is the request's Content-Encoding: zstd is understood on ``/v1``, as Ollama does on
-    ``/v1/responses``. Fields of a wrong type count as absent (the engine refuses them), but without a
-    readable model there is only a complaint.
+    ``/v1/responses``. ``content_type`` counts on the routes that take a form: it has the boundary. Fields of
+    a wrong type count as absent (the engine refuses them), but without a readable model there is only a
+    complaint.
     """
-    dialect, read = DIALECTS[route], _READERS[route]
+    dialect, read, is_form = DIALECTS[route], _READERS[route], route in FORMS
     try:
         if encoding and encoding.lower() != "identity":
-            if encoding.lower() != "zstd" or dialect is Dialect.OLLAMA:
+            if encoding.lower() != "zstd" or dialect is Dialect.OLLAMA or is_form:
                 return Inspection(dialect, complaint=f"{route} takes no body encoded as {encoding[:40]!r}")
             body = decompress_zstd(body)
-        fields = gojson.read_object(body)
-    except (gojson.MalformedJson, CannotDecompress) as error:
+        fields = read_form(content_type, body, FORM_FIELDS) if is_form else gojson.read_object(body)
+    except (gojson.MalformedJson, CannotDecompress, MalformedForm) as error:
         return Inspection(dialect, complaint=str(error))
     text = fields.get("model")
     if text is None:
@@ -202,6 +207,10 @@ def _messages(fields: dict[str, Any]) -> _Found:
     return _Found(Intent.GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens")))
 
 
+def _transcription(fields: dict[str, Any]) -> _Found:
+    return _Found(Intent.GENERATE, False, _weight(fields.get("prompt")) + _weight(fields.get("language")))
+
+
 _READERS: Final[Mapping[str, Callable[[dict[str, Any]], _Found]]] = MappingProxyType(
     {
         "/api/generate": _generate,
@@ -211,6 +220,7 @@ _READERS: Final[Mapping[str, Callable[[dict[str, Any]], _Found]]] = MappingProxy
         "/v1/chat/completions": _openai_chat,
         "/v1/completions": _openai_completion,
         "/v1/embeddings": _openai_embeddings,
+        "/v1/audio/transcriptions": _transcription,
         "/v1/responses": _responses,
         "/v1/messages": _messages,
     }

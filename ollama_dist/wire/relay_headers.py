@@ -12,5 +12,5 @@ QUEUE: Final = "x-ollama-queue"
 REFUSAL: Final = "x-ollama-refusal"
 """On an answer of the owning node itself, not of its engine: why it did not serve the request.
 
-The value is a `core.outcomes.Result`; the body is Ollama's error object with a ``load`` beside it.
+The value is a `core.outcomes.Result`; the body is an error in the dialect of the route.
 """

@@ -81,3 +81,27 @@ async def test_keys_are_added_and_revoked_while_the_node_runs(nodes: RealNodes) 
     assert (await desk.cli("key", "revoke", "phone"))[0] == 0
     await eventually(status, lambda answer: answer == 403, 5, "the old key's being refused")
     assert (await desk.cli("key", "revoke", "phone"))[0] != 0
+
+
+async def test_a_key_gets_its_share_and_is_told_when_there_is_more(nodes: RealNodes) -> None:
+    desk, _ = await _open_node(nodes)
+    _, printed = await desk.cli("key", "add", "guest", "--per-minute", "12")
+    found = re.search(r"export OLLAMA_API_KEY=(\S+)", printed)
+    assert found is not None, printed
+    shown = {"Authorization": f"Bearer {found[1]}", **FROM_ELSEWHERE}
+
+    async def status() -> int:
+        return (await desk.post("/api/chat", CHAT, **shown))[0]
+
+    await eventually(status, lambda answer: answer == 200, 5, "the new key's being known")
+    while (await desk.post("/api/chat", CHAT, **shown))[0] == 200:
+        pass  # what ten silent seconds are worth: two
+    code, headers, body = await desk.post("/v1/chat/completions", CHAT, **shown)
+    assert (code, b"at most 12 requests a minute" in body) == (429, True)
+    assert 1 <= int(headers["Retry-After"]) <= 5
+    async with openai.AsyncOpenAI(
+        base_url=f"{desk.url}/v1", api_key=found[1], max_retries=0, default_headers=FROM_ELSEWHERE
+    ) as client:
+        with pytest.raises(openai.RateLimitError):
+            await client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}])
+    assert (await desk.post("/api/chat", CHAT))[0] == 200  # this machine has no limit

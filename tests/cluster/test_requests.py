@@ -258,3 +258,28 @@ async def test_every_decision_can_be_looked_up(nodes: RealNodes) -> None:
     mine = next(row for row in listed if row["request_id"] == headers["X-Request-ID"])
     assert mine["winner"] == headers["X-Ollama-Node"]
     assert {candidate["node"] for candidate in mine["candidates"]} >= {"laptop", "office"}
+
+
+async def test_nodes_that_say_nothing_do_not_hold_up_what_the_others_can_tell(nodes: RealNodes) -> None:
+    """Half of them answer nothing, and nobody knows yet: lists come at once, from what was last heard."""
+    await nodes.joined(
+        {"desk": ["tiny"], "laptop": ["tiny-embed"], "office": ["tiny-random"], "attic": ["tiny"]}
+    )
+    desk = nodes["desk"]
+    await desk.post("/api/generate", {"model": "tiny-random"})
+
+    async def running() -> list[str]:
+        return [f"{row['name']} at {row['node']}" for row in (await desk.get("/api/ps"))["models"]]
+
+    await eventually(running, lambda found: found == ["tiny-random:latest at office"], 10, "its being listed")
+    await asyncio.sleep(1.5)  # by then everybody has heard of it
+    for name in ("office", "attic"):
+        nodes[name].freeze()
+    for _ in range(5):
+        async with asyncio.timeout(1):  # without a limit of its own each would wait for a second and more
+            models = [row["name"] for row in (await desk.get("/api/tags"))["models"]]
+            assert sorted(models) == ["tiny-embed:latest", "tiny-random:latest", "tiny:latest"]
+            assert await running() == ["tiny-random:latest at office"]
+            assert (await desk.get("/api/distributed/status"))["cluster"]["nodes"] == 4
+    await desk.until_states(office="dead", attic="dead")
+    assert (await desk.post("/api/chat", CHAT))[0] == 200

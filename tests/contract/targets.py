@@ -153,6 +153,7 @@ def _node(age: str) -> Serving:
 
 NODE_DIFFERS: Final = {
     "host-name|host-public-ip": "an empty refusal is taken for success by the Go client, so it is told why",
+    "host-empty": "a Host that was taken away names nobody: a node refuses it, where Ollama lets it in",
 }
 NODE_IS_YOUNGER: Final = {
     "root-post|wrong-method-.*|ps-head|blob-get": "a node refuses methods as the newest servers do",

@@ -189,6 +189,30 @@ async def test_when_nobody_can_answer_that_is_said_with_the_reasons(nodes: Joine
     assert "office: " in json.loads(body)["error"]
 
 
+async def test_what_a_node_says_for_its_engine_is_in_the_callers_dialect(nodes: JoinedNodes) -> None:
+    for node in nodes:
+        node.fake.faults.add(Fault(cut=True, at_token=0))
+    status, _, body = await post(nodes["desk"], "/v1/chat/completions", {**CHAT, "stream": True})
+    assert (status, json.loads(body)["error"]["type"]) == (502, "api_error")
+    status, _, body = await post(nodes["desk"], "/v1/messages", {**CHAT, "max_tokens": 9})
+    assert (status, json.loads(body)["type"]) == (502, "error")
+
+
+@pytest.mark.parametrize("entry", ["desk", "laptop"])
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(202, "status 202"), (301, "status 301"), (200, 'option "x" must be of type integer')],
+)
+async def test_what_is_neither_an_answer_nor_a_refusal_is_a_failure(
+    nodes: JoinedNodes, entry: str, status: int, words: str
+) -> None:
+    for node in nodes:
+        node.fake.faults.add(Fault(status=status, message=words))
+    told, _, body = await post(nodes[entry], "/api/chat", CHAT)
+    assert told == 502
+    assert words in json.loads(body)["error"]
+
+
 async def test_a_request_with_a_mistake_is_not_tried_twice(nodes: JoinedNodes) -> None:
     body = {**CHAT, "options": {"num_ctx": "many"}}
     status, headers, answer = await post(nodes["desk"], "/api/chat", body)
@@ -228,6 +252,23 @@ async def test_a_broken_stream_ends_as_a_failure_and_is_not_begun_again(
     assert not any(line.get("done") for line in lines)
     assert sum("error" in line for line in lines) == 1
     assert sum(len(node.fake.journal.on("/api/chat")) for node in nodes) == 1
+
+
+async def test_a_model_that_repeats_itself_is_not_held_against_the_peer_that_runs_it(
+    nodes: JoinedNodes,
+) -> None:
+    for node in nodes:
+        node.fake.faults.add(Fault(repeat=True))
+    for _ in range(4):
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(nodes["desk"].url + "/api/chat", json={**CHAT, "stream": True}) as response,
+        ):
+            received = bytearray()
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await read_into(received, response)
+            assert "the model repeated itself" in json.loads(received.splitlines()[-1])["error"]
+    assert nodes["desk"].node.dispatcher.stats.render()["outcomes"] == {"gave_out": 4}
 
 
 async def test_a_node_that_dies_in_mid_stream_does_not_keep_its_caller_waiting(nodes: JoinedNodes) -> None:

@@ -142,12 +142,15 @@ class JoinedNodes:
         name: str,
         models: Sequence[str],
         node_options: Mapping[str, Any] | None = None,
+        engine: int | None = None,
         **fake_options: Any,
     ) -> JoinedNode:
-        fake = FakeOllama("0.33.0-rc2", models=tuple(models), **fake_options)
+        fake = FakeOllama(**{"age": "0.33.0-rc2", "models": tuple(models), **fake_options})
         await fake.start()
         me = node_id(len(self._nodes) + 1)
-        settings = OllamaSettings(me, address=("127.0.0.1", fake.port), slots=fake_options.get("slots", 1))
+        settings = OllamaSettings(
+            me, address=("127.0.0.1", engine or fake.port), slots=fake_options.get("slots", 1)
+        )
         options = NodeOptions(me, name, 4, Switches(), **(node_options or {}))
         node = Node(options, OllamaEngine(settings), BoardCluster(self.board, me), lambda _: None)
         passthrough = Passthrough()
@@ -179,13 +182,19 @@ class JoinedNodes:
 
 @contextlib.asynccontextmanager
 async def joined_nodes(
-    models: Mapping[str, Sequence[str]], node_options: Mapping[str, Any] | None = None, **fake_options: Any
+    models: Mapping[str, Sequence[str]],
+    node_options: Mapping[str, Any] | None = None,
+    engines: Mapping[str, int] | None = None,
+    **fake_options: Any,
 ) -> AsyncIterator[JoinedNodes]:
-    """Nodes by name with the models each holds, once all know of all."""
+    """Nodes by name with the models each holds, once all know of all.
+
+    ``engines`` are ports of engines that stand in for the scripted Ollama of some.
+    """
     nodes = JoinedNodes()
     try:
         for name, held in models.items():
-            await nodes.add(name, held, node_options, **fake_options)
+            await nodes.add(name, held, node_options, (engines or {}).get(name), **fake_options)
         await nodes.settle()
         yield nodes
     finally:

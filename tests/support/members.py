@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 
 from ollama_dist.core.ids import NodeId
+from ollama_dist.gossip.credentials import Credentials
 from ollama_dist.gossip.identity import Identity
 from ollama_dist.gossip.keys import ClusterKey
 from ollama_dist.gossip.protocol.messages import Kind
@@ -31,7 +32,7 @@ class Answering:
         self.asked: list[tuple[NodeId, Kind, bytes]] = []
         self.counts: Counter[str] = Counter()
         self.answer: Callable[[bytes], Awaitable[bytes]] = self.echo
-        self.server = Server(identity, self._answer, self._count, services)
+        self.server = Server(Credentials(identity), self._answer, self._count, services)
         self.port = 0
 
     @property

@@ -80,6 +80,11 @@ class RealNode:
         await self._process.wait()
         self._process = None
 
+    def freeze(self) -> None:
+        """SIGSTOP: it answers nothing, and its connections stay open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
     async def terminate(self) -> int:
         """SIGTERM; the exit code once it has ended."""
         assert self._process is not None

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_dist.api.auth import NO_KEYS, ClientPolicy
+from ollama_dist.api.connections import HEAD_S
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.server import public_front
@@ -49,6 +51,24 @@ class Nobody:
     def silent_seeds(self) -> Mapping[str, str]:
         return {}
 
+    def rotated(self) -> Mapping[str, str]:
+        return {}
+
+    def is_own(self, code: str) -> bool:
+        return False
+
+    epoch = 1
+    revoked_by = ""
+
+    async def rotate(self, overlap_s: float) -> dict[str, Any]:
+        return {"cluster": self.id, "epoch": 2, "members": 1, "until": "2030-01-01T00:00:00Z"}
+
+    async def revoke(self, member: NodeId, by: str) -> dict[str, Any]:
+        raise AssertionError("nobody is revoked here")
+
+    def forget(self, member: NodeId) -> None:
+        raise AssertionError("nobody died here")
+
     def counters(self) -> dict[str, int]:
         return {}
 
@@ -58,7 +78,7 @@ class Nobody:
     async def stop(self) -> None:
         """Nothing to stop."""
 
-    async def invite(self) -> dict[str, Any]:
+    async def invite(self, lifetime_s: float) -> dict[str, Any]:
         raise AssertionError("nobody invites here")
 
     async def join(self, code: str, *, replace: bool) -> dict[str, Any]:
@@ -80,14 +100,21 @@ class SoloNode:
 
 @contextlib.asynccontextmanager
 async def solo_node(
-    engine_port: int, *, max_queue: int = 512, slots: int = 1, ready: bool = True
+    engine_port: int,
+    *,
+    max_queue: int = 512,
+    slots: int = 1,
+    ready: bool = True,
+    clients: ClientPolicy = NO_KEYS,
+    head_s: float = HEAD_S,
 ) -> AsyncIterator[SoloNode]:
     """The node in front of ``engine_port`` on loopback, its engine ready unless that is not waited for."""
     settings = OllamaSettings(node_id(1), address=("127.0.0.1", engine_port), slots=slots)
     options = NodeOptions(node_id(1), "solo", max_queue, Switches())
     node = Node(options, OllamaEngine(settings), Nobody(), lambda _: None)
     passthrough = Passthrough()
-    listener = Listener(public_front(node, passthrough, admin_token=ADMIN_TOKEN), bind("127.0.0.1", [0]))
+    front = public_front(node, passthrough, admin_token=ADMIN_TOKEN, clients=clients)
+    listener = Listener(front, bind("127.0.0.1", [0]), head_s=head_s)
     await node.start(0)
     await listener.start()
     try:

@@ -36,6 +36,7 @@ _FAILS_AT: Final[dict[Where, tuple[int, ...]]] = {
     Where.HERE: (),
     Where.UNION: (503,),
     Where.HOLDER: (404, 502, 503),
+    Where.SOURCE: (404, 502, 503, 504),
     Where.HOLDERS: (404, 502, 503),
     Where.ENTRY: (404, 502, 503),
     Where.SCHEDULED: (404, 502, 503, 504),
@@ -45,6 +46,7 @@ _FAILS_AT: Final[dict[Where, tuple[int, ...]]] = {
 _ALWAYS_SENT: Final = ("X-Request-ID", "X-Ollama-Distributed", "X-Ollama-Mode")
 _SENT_FROM: Final[dict[Where, tuple[str, ...]]] = {
     Where.HOLDER: ("X-Ollama-Node",),
+    Where.SOURCE: ("X-Ollama-Node",),
     Where.HOLDERS: ("X-Ollama-Node",),
     Where.SCHEDULED: (
         "X-Ollama-Node",
@@ -56,6 +58,12 @@ _SENT_FROM: Final[dict[Where, tuple[str, ...]]] = {
         "Age",
     ),
 }
+_HEARD_AT: Final[dict[Where, tuple[str, ...]]] = {
+    Where.SOURCE: ("X-Ollama-Node",),
+    Where.SCHEDULED: ("X-Ollama-Node", "X-Ollama-Priority"),
+}
+"""The headers of a request that count, by who answers it."""
+
 _WAITED_FOR: Final = (429, 503)
 """Statuses that may say when to come back."""
 
@@ -153,9 +161,8 @@ def _parameters(route: Route, said: Json, words: Words) -> list[Json]:
         shared = words.shared["parameters"][name]
         found.append({"name": name, "in": "path", "required": True, "schema": schema, **shared})
     found += [{"name": name, "in": "query", **query} for name, query in said.get("query", {}).items()]
-    if route.where is Where.SCHEDULED:
-        headers = words.shared["request_headers"]
-        found += [{"name": name, "in": "header", **header} for name, header in headers.items()]
+    headers = words.shared["request_headers"]
+    found += [{"name": name, "in": "header", **headers[name]} for name in _HEARD_AT.get(route.where, ())]
     return found
 
 

@@ -9,11 +9,27 @@ import yaml
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from ollama_dist.api.asked import FallbackChange, JoinRequest, ModeChange, Nothing
+from ollama_dist.api.asked import (
+    FallbackChange,
+    InviteRequest,
+    JoinRequest,
+    ModeChange,
+    NodeNamed,
+    Nothing,
+    RotateRequest,
+)
 
 Json = dict[str, Any]
 
-ASKED: Final[tuple[type[BaseModel], ...]] = (FallbackChange, JoinRequest, ModeChange, Nothing)
+ASKED: Final[tuple[type[BaseModel], ...]] = (
+    FallbackChange,
+    InviteRequest,
+    JoinRequest,
+    ModeChange,
+    NodeNamed,
+    Nothing,
+    RotateRequest,
+)
 """Bodies of our own routes."""
 
 _Loader: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -18,6 +18,14 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
+// The two marks of Markdown that the document's texts use, as elements.
+function prose(text) {
+  return text.split(/(\*\*[^*]+\*\*|`[^`]+`)/).map((part) => {
+    if (part.startsWith("**")) return make("b", {}, part.slice(2, -2));
+    return part.length > 2 && part.startsWith("`") ? make("code", {}, part.slice(1, -1)) : part;
+  });
+}
+
 const deref = (value) =>
   value && value.$ref ? value.$ref.slice(2).split("/").reduce((place, part) => place[part], api) : value;
 
@@ -51,7 +59,7 @@ function shownResponse(status, response) {
   const described = deref(response);
   const parts = Object.entries(described.content || {}).map(([type, media]) => fold(type, sketch(media.schema || {})));
   const headers = Object.entries(described.headers || {}).map(([name, header]) => `${name}: ${deref(header).description}`);
-  return make("details", {}, make("summary", {}, make("code", {}, status), described.description),
+  return make("details", {}, make("summary", {}, make("code", {}, status), ...prose(described.description)),
     headers.length ? fold("Headers", headers.join("\n")) : null, ...parts);
 }
 
@@ -61,7 +69,7 @@ function parameterRow(parameter, inputs) {
   inputs.push([parameter, field]);
   const place = parameter.required ? `${parameter.in}, required` : parameter.in;
   return make("tr", {}, make("td", {}, make("code", {}, parameter.name)), make("td", { class: "note" }, place),
-    make("td", {}, field), make("td", { class: "note" }, parameter.description || ""));
+    make("td", {}, field), make("td", { class: "note" }, ...prose(parameter.description || "")));
 }
 
 function requestOf(method, path, inputs, body) {
@@ -162,7 +170,7 @@ function shownOperation(method, path, operation) {
   details.dataset.words = `${method} ${path} ${operation.summary} ${operation.tags}`.toLowerCase();
   details.addEventListener("toggle", () => { // built when it is looked at: there are many
     details.append(
-      make("p", {}, operation.description || ""),
+      make("p", {}, ...prose(operation.description || "")),
       make("p", { class: "note" }, `Needs ${needs(operation)}. Runs: ${operation["x-runs"]}. ` +
         `${operation["x-idempotent"] ? "Twice is as once." : "Twice is not as once."}`),
       make("h3", {}, "Try it"), tryIt(method, path, operation),
@@ -173,7 +181,7 @@ function shownOperation(method, path, operation) {
 
 function show() {
   byId("title").textContent = `${api.info.title} ${api.info.version}`;
-  byId("about").textContent = api.info.description.trim();
+  byId("about").append(...prose(api.info.description.trim()));
   const rows = Object.entries(api.paths).flatMap(([path, item]) =>
     Object.entries(item).map(([method, operation]) => [method.toUpperCase(), path, operation]));
   for (const tag of api.tags) {

@@ -47,6 +47,9 @@ class Beliefs:
 
     def _hear_signed(self, claim: Claim) -> None:
         row = self._context.members.get(claim.subject)
+        if row is not None and row.is_barred:
+            self._context.count("barred")
+            return
         if row is not None and not _is_news(claim, row):
             if claim.standing.life < row.standing.life or not row.is_living or _is_other_start(claim, row):
                 self._context.answers.extend(row.claims())
@@ -76,7 +79,7 @@ class Beliefs:
 
     def _lives(self, row: Row, claim: Claim) -> None:
         was = row.standing
-        row.signed, row.standing = claim, claim.standing
+        row.signed, row.standing, row.is_forgotten = claim, claim.standing, False
         if was.generation != claim.standing.generation:
             row.new_life()
         self._acquit(row)
@@ -194,14 +197,22 @@ class Beliefs:
         pause = self._context.probe_timeout if suspicion.deadline <= now else 0.0
         alarms.set(("verdict", row.id), max(suspicion.deadline, self._context.declare_from, now + pause))
 
+    def expel(self, row: Row, reason: str) -> None:
+        """It has no business here any more, alive or not; the others are told by who decided it."""
+        row.is_barred = True
+        self._goes(row, self._death_of(row), reason, EventKind.DEAD)
+        self._own.persist()
+
     def _declare(self, row: Row, reason: str) -> None:
-        life = row.standing
-        claim = Claim(
-            row.id, Standing(life.generation, life.incarnation, Rank.DEAD), accuser=self._context.me
-        )
+        claim = self._death_of(row)
         self._goes(row, claim, reason, EventKind.DEAD)
         self._context.rumours.add(claim)
         self._own.peers_changed()
+
+    def _death_of(self, row: Row) -> Claim:
+        life = row.standing
+        standing = Standing(life.generation, life.incarnation, Rank.DEAD)
+        return Claim(row.id, standing, accuser=self._context.me)
 
     def _goes(self, row: Row, claim: Claim, reason: str, event: EventKind) -> None:
         was_living = row.is_living

@@ -8,6 +8,7 @@ probed), `exchange` (what rides on messages), `joining` (how the cluster is foun
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from random import Random
+from typing import Final
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.protocol.beliefs import Beliefs
@@ -19,6 +20,7 @@ from ollama_dist.gossip.protocol.effects import (
     Event,
     EventKind,
     Failure,
+    Gone,
     MemberView,
     Respond,
     WakeAt,
@@ -27,7 +29,7 @@ from ollama_dist.gossip.protocol.exchange import Exchange
 from ollama_dist.gossip.protocol.joining import Joining
 from ollama_dist.gossip.protocol.members import Row
 from ollama_dist.gossip.protocol.messages import Claim, Contact, Envelope, Kind, Rank
-from ollama_dist.gossip.protocol.own import REACH_KEY, Own, unreachable_of
+from ollama_dist.gossip.protocol.own import FORGOTTEN_KEY, REACH_KEY, Own, forgotten_of, unreachable_of
 
 
 class Membership:
@@ -81,6 +83,7 @@ class Membership:
     def message(self, now: float, request: int, sender: NodeId, envelope: Envelope) -> list[Effect]:
         """A request from ``sender``, whom the transport verified. One `Respond` with ``request`` follows."""
         self._context.now = now
+        self._let_in(sender)
         self._hear(sender, envelope)
         row = self._context.members.get(sender)
         target = self._context.members.get(envelope.target) if envelope.target else None
@@ -169,7 +172,7 @@ class Membership:
         if value is None:
             changed = cold.delete(key, config.tombstones_max)
         elif (
-            key == REACH_KEY
+            key in (REACH_KEY, FORGOTTEN_KEY)
             or len(key) > config.cold_key_bytes
             or len(value) > config.cold_value_bytes
             or (cold.get(key) is None and len(cold) >= config.cold_keys_max)
@@ -193,6 +196,34 @@ class Membership:
         self._beliefs.stood_still(gap)
         for row in self._context.others()[:1]:
             self._exchange.ask_anew(row)
+        return self._done()
+
+    def remember(self, now: float, gone: Gone) -> list[Effect]:
+        """Before the start: who was gone already when this member ran last."""
+        self._context.now = now
+        signed = gone.signed
+        public = signed.contact.public_key if signed.contact else b""
+        is_said = self._context.verify(signed.subject, public, signed.signed_part(), signed.signature)
+        if is_said and signed.subject != self._context.me and signed.subject not in self._context.members:
+            self._context.members.add(Row.of_gone(gone, self._context.me))
+        return []
+
+    def expel(self, now: float, member: NodeId, reason: str) -> list[Effect]:
+        """Shut a member out: it is gone at once, and nobody speaks for it until it is let in itself."""
+        self._context.now = now
+        row = self._context.members.get(member)
+        if row is not None and member != self._context.me:
+            self._beliefs.expel(row, reason)
+        return self._done()
+
+    def forget(self, now: float, member: NodeId) -> list[Effect]:
+        """List one of the dead no more, here and, by and by, anywhere; it may come back alive."""
+        self._context.now = now
+        row = self._context.members.get(member)
+        if row is not None and not row.is_living:
+            self._forget(row)
+            self._tell_forgotten(row)
+            self._exchange.spread()
         return self._done()
 
     def leave(self, now: float) -> list[Effect]:
@@ -220,6 +251,11 @@ class Membership:
         """Whether we have announced ourselves."""
         return self._own.is_announced
 
+    @property
+    def local_health(self) -> int:
+        """How ill this member thinks itself: 0 is well."""
+        return self._context.health.score
+
     def member(self, member: NodeId) -> MemberView | None:
         row = self._context.members.get(member)
         return self._view(row) if row is not None else None
@@ -235,8 +271,8 @@ class Membership:
         return self._context
 
     def members(self) -> tuple[MemberView, ...]:
-        """All members as they are believed to be, the dead of the last day among them."""
-        return tuple(self._view(row) for row in self._context.members)
+        """All members as they are believed to be, the dead of the last day that nobody forgot among them."""
+        return tuple(self._view(row) for row in self._context.members if not row.is_forgotten)
 
     def _view(self, row: Row) -> MemberView:
         me = self._context.me
@@ -257,6 +293,10 @@ class Membership:
             heard_at=row.heard_at,
             cold=row.cold.view(),
             cold_version=row.cold.version,
+            reach=row.reach,
+            reaches_us=me not in unreachable_of(row),
+            accuser=(row.accusation.accuser or "") if row.accusation else "",
+            protocol=row.signed.contact.versions if row.signed.contact else (0, 0),
         )
 
     # Handling
@@ -265,6 +305,12 @@ class Membership:
         row = self._context.members.get(peer)
         if row is not None and row.is_living and peer != self._context.me:
             self._detector.look(row)
+
+    def _let_in(self, sender: NodeId) -> None:
+        """Who comes through the listener was admitted by it, whatever was before."""
+        row = self._context.members.get(sender)
+        if row is not None:
+            row.is_barred = False
 
     def _hear(self, sender: NodeId, envelope: Envelope) -> None:
         """All that an envelope tells, the sender's own claim first."""
@@ -349,8 +395,31 @@ class Membership:
             self._exchange.spread(1)
             self._context.alarms.set("load", self._context.now + self._context.config.hot_refresh)
 
+    def _forget(self, row: Row) -> None:
+        row.is_forgotten = True
+        self._context.event(EventKind.UPDATED, row.id)
+        self._own.persist()
+
+    def _tell_forgotten(self, *rows: Row) -> None:
+        """Tell the others, too, whom an operator forgot here; not any more who is gone for good, or back."""
+        told = forgotten_of(self._own.row)
+        still = (row for row in self._context.members if row.is_forgotten and row.id in told)
+        self._own.publish_forgotten([*still, *(row for row in rows if row.id not in told)])
+
+    def _heed_forgotten(self) -> None:
+        """Whom another member was told to forget, if we hold it dead too."""
+        told = [forgotten_of(row) for row in self._context.members.living()]
+        for row in self._context.members:
+            if row.is_living or row.is_forgotten:
+                continue
+            if any(each.get(row.id, _NO_LIFE) >= row.standing.life for each in told):
+                self._forget(row)
+        if forgotten_of(self._own.row):
+            self._tell_forgotten()
+
     def _bury(self) -> None:
         """Forget who died long ago."""
+        self._heed_forgotten()
         if not self._context.members.gone_count:
             return
         oldest = self._context.now - self._context.config.dead_kept
@@ -379,6 +448,9 @@ class Membership:
         context.answers.clear()
         effects, context.effects = context.effects, []
         return effects
+
+
+_NO_LIFE: Final = (-1, -1)
 
 
 def _is_of_this_life(claim: Claim | None, row: Row) -> bool:

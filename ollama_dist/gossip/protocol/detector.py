@@ -97,6 +97,7 @@ class Detector:
         if any(probe.target == row.id for probe in self._probes.values()):
             return
         factor = context.health.factor
+        context.count("probes")
         self._number += 1
         probe = Probe(row.id, context.now + context.period * factor)
         self._probes[self._number] = probe
@@ -174,6 +175,7 @@ class Detector:
         target = self._context.members.get(probe.target)
         if target is None or not target.is_living:
             return
+        self._context.count("probes_failed")
         missing = probe.helpers - probe.nacks
         if missing > 0 and not probe.was_refused:
             self._context.health.worse(missing)

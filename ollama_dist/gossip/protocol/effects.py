@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
-from ollama_dist.gossip.protocol.messages import Envelope, Kind
+from ollama_dist.gossip.protocol.messages import Claim, Envelope, Kind
 
 
 class Failure(StrEnum):
@@ -77,11 +77,27 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """A member that died or left: what is needed to go on knowing that after a restart."""
+
+    signed: Claim
+    """The newest it signed itself."""
+    has_left: bool
+    since: float
+    """Monotonic."""
+    reason: str
+    is_forgotten: bool = False
+    state: Mapping[str, bytes] = field(default_factory=dict, hash=False)
+    """What it said of itself at last."""
+
+
+@dataclass(frozen=True, slots=True)
 class Persist:
-    """Keep this on disk: the generation used, and where living members were last."""
+    """Keep this on disk: the generation used, where living members were last, who is gone (newest first)."""
 
     generation: int
     peers: tuple[str, ...]
+    gone: tuple[Gone, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +133,11 @@ class MemberView:
     """Monotonic time at which it last spoke to us itself, and so would have told a newer load."""
     cold: Mapping[str, bytes] = field(default_factory=dict, hash=False)
     cold_version: int = 0
+    reach: bool = True
+    """Whether this member reaches it by itself."""
+    reaches_us: bool = True
+    """False when it says that it does not reach this member."""
+    accuser: str = ""
+    """Who accuses it; empty where nobody does."""
+    protocol: tuple[int, int] = (0, 0)
+    """Versions of the protocol it speaks."""

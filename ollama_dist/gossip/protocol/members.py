@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
 from ollama_dist.gossip.protocol.cold import ColdState
-from ollama_dist.gossip.protocol.messages import Claim, DigestEntry, Hot, Standing
+from ollama_dist.gossip.protocol.effects import Gone
+from ollama_dist.gossip.protocol.messages import Claim, DigestEntry, Hot, Rank, Standing
 from ollama_dist.gossip.protocol.suspicion import Suspicion
 
 STATES = (MemberState.ALIVE, MemberState.SUSPECT, MemberState.DEAD, MemberState.LEFT)
@@ -33,6 +34,10 @@ class Row:
     suspicion: Suspicion | None = None
     is_condemned: bool = False
     """Somebody says it is dead: the next failed probe of our own is enough."""
+    is_barred: bool = False
+    """It was shut out: what others say of it counts for nothing until it comes itself, and is let in."""
+    is_forgotten: bool = False
+    """Shown to nobody any more; kept so that old news of it is known for what it is."""
     reach: bool = True
     """Whether we can talk to it ourselves; it may live all the same."""
     rtt: float | None = None
@@ -46,6 +51,35 @@ class Row:
     cold: ColdState = field(default_factory=ColdState)
     _digest: DigestEntry | None = None
     """As it was made last, until something in it changes."""
+
+    @classmethod
+    def of_gone(cls, gone: Gone, me: NodeId) -> "Row":
+        """As it was before this member was started anew."""
+        life = gone.signed.standing
+        standing = Standing(life.generation, life.incarnation, Rank.LEFT if gone.has_left else Rank.DEAD)
+        row = cls(
+            gone.signed.subject,
+            standing,
+            gone.signed,
+            since=gone.since,
+            reason=gone.reason,
+            is_forgotten=gone.is_forgotten,
+        )
+        if not gone.has_left:
+            row.accusation = Claim(row.id, standing, accuser=me)
+        for key, value in gone.state.items():
+            row.cold.set(key, value)
+        return row
+
+    def as_gone(self) -> Gone:
+        return Gone(
+            signed=self.signed,
+            has_left=self.standing.rank is Rank.LEFT,
+            since=self.since,
+            reason=self.reason,
+            is_forgotten=self.is_forgotten,
+            state=self.cold.view(),
+        )
 
     @property
     def is_living(self) -> bool:

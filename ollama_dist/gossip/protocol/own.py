@@ -1,6 +1,7 @@
 """This member's own record: the only one it writes, and nobody else may."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from ollama_dist.core.ids import NodeId
@@ -13,6 +14,10 @@ INCARNATION_LIMIT: Final = 2**32 - 1
 REACH_KEY: Final = "~reach"
 """Under this key of its slow state a member tells whom it cannot talk to; the protocol writes no other."""
 REACH_MAX: Final = 16
+FORGOTTEN_KEY: Final = "~forgot"
+"""And under this one which of the dead it was told to forget, by id and life."""
+FORGOTTEN_MAX: Final = 64
+_FORGOTTEN_CHARS: Final = 16 + 16 + 8
 
 
 class Own:
@@ -93,10 +98,23 @@ class Own:
             self._context.members.touch(self.row)
         return changed
 
+    def publish_forgotten(self, forgotten: list[Row]) -> None:
+        """Tell which of the dead an operator wants to hear of no more; the others need not be asked."""
+        lives = sorted(((row.id, row.standing) for row in forgotten), key=lambda each: each[0])
+        value = "".join(f"{member}{life.generation:016x}{life.incarnation:08x}" for member, life in lives)
+        if value:
+            changed = self.row.cold.set(FORGOTTEN_KEY, value[: FORGOTTEN_MAX * _FORGOTTEN_CHARS].encode())
+        else:
+            changed = self.row.cold.delete(FORGOTTEN_KEY, self._context.config.tombstones_max)
+        if changed:
+            self._context.members.touch(self.row)
+
     def persist(self) -> None:
         """Keep what the next start needs."""
         self._peers = self._living_addresses()
-        self._context.effects.append(Persist(self.claim.standing.generation, self._peers))
+        gone = sorted((row for row in self._context.members if not row.is_living), key=lambda row: -row.since)
+        told = tuple(row.as_gone() for row in gone if row.id != self._context.me)
+        self._context.effects.append(Persist(self.claim.standing.generation, self._peers, told))
 
     def peers_changed(self) -> None:
         """Others came, went or moved: `persist_if_changed` will look."""
@@ -135,3 +153,14 @@ def unreachable_of(row: Row) -> frozenset[NodeId]:
     """Whom a member says it cannot talk to."""
     text = (row.cold.get(REACH_KEY) or b"").decode("ascii", "replace")
     return frozenset(NodeId(text[start : start + 16]) for start in range(0, len(text), 16))
+
+
+def forgotten_of(row: Row) -> dict[NodeId, tuple[int, int]]:
+    """Whom a member was told to forget, and the life it means: a newer one is nobody's to forget."""
+    text = (row.cold.get(FORGOTTEN_KEY) or b"").decode("ascii", "replace")
+    found = {}
+    for start in range(0, len(text), _FORGOTTEN_CHARS):
+        entry = text[start : start + _FORGOTTEN_CHARS]
+        with suppress(ValueError):
+            found[NodeId(entry[:16])] = int(entry[16:32], 16), int(entry[32:], 16)
+    return found

@@ -1,5 +1,6 @@
 """Small answers the way Go's net/http and Gin send them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
@@ -50,6 +51,17 @@ def text_answer(status: int, text: str, headers: dict[str, str] | None = None) -
     return web.Response(
         status=status, body=text.encode(), headers={"Content-Type": "text/plain", **(headers or {})}
     )
+
+
+async def send_lines(request: web.Request, lines: list[dict[str, Any]], line_s: float) -> web.StreamResponse:
+    """Progress, a line every ``line_s`` seconds."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    for number, line in enumerate(lines):
+        await asyncio.sleep(line_s if number else 0)
+        await response.write(gojson.encode_line(line))
+    await response.write_eof()
+    return response
 
 
 def lines_answer(lines: list[dict[str, Any]], *, stream: bool) -> web.Response:

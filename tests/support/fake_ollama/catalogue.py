@@ -21,6 +21,7 @@ from tests.support.fake_ollama.answers import (
     json_answer,
     lines_answer,
     recorded_answer,
+    send_lines,
 )
 from tests.support.fake_ollama.book import Book, timestamp
 from tests.support.fake_ollama.journal import Seen
@@ -81,6 +82,8 @@ class Catalogue:
         self._blobs: set[str] = set()
         self.ps_s = 0.0
         """How long the list of what runs takes."""
+        self.line_s = 0.0
+        """How long each line of progress but the first takes."""
 
     def install(self, name: str, origin: str) -> None:
         parsed = parse_model_name(name)
@@ -195,7 +198,7 @@ class Catalogue:
             return _coded(404, "not_found", "model not found")
         return web.Response(status=200)
 
-    async def create(self, _request: web.Request, seen: Seen) -> web.StreamResponse:
+    async def create(self, request: web.Request, seen: Seen) -> web.StreamResponse:
         fields = decoded(seen.body, structs.CREATE)
         wanted = parsed(fields.get("model") or fields.get("name") or "")
         if wanted is None:
@@ -211,7 +214,8 @@ class Catalogue:
             self._installed[wanted.key] = Installed(wanted, origin, row)
         if recorded is not None:
             return recorded_answer(recorded)
-        return lines_answer([{"status": "writing manifest"}, {"status": "success"}], stream=_streams(fields))
+        lines = [{"status": "using existing layer"}, {"status": "writing manifest"}, {"status": "success"}]
+        return await self._progress(request, lines, fields)
 
     async def pull(self, _request: web.Request, seen: Seen) -> web.StreamResponse:
         fields = decoded(seen.body, structs.PULL)
@@ -233,17 +237,30 @@ class Catalogue:
         ending = [{"status": status} for status in ("verifying sha256 digest", "writing manifest", "success")]
         return lines_answer([*begin, layer, *ending], stream=_streams(fields))
 
-    async def push(self, _request: web.Request, seen: Seen) -> web.StreamResponse:
+    async def push(self, request: web.Request, seen: Seen) -> web.StreamResponse:
         fields = decoded(seen.body, structs.PUSH)
         wanted = parsed(fields.get("model") or fields.get("name") or "")
         if wanted is None:
             raise Refused(400, "model is required")
         path = f"/models/manifests/{wanted.host}/{wanted.namespace}/{wanted.model}/{wanted.tag}"
-        lines = [
-            {"status": "retrieving manifest"},
-            {"status": "couldn't retrieve manifest"},
-            {"error": f"open {path}: no such file or directory"},
-        ]
+        begin: list[dict[str, Any]] = [{"status": "retrieving manifest"}]
+        model = self._installed.get(wanted.key)
+        if model is None:
+            error = f"open {path}: no such file or directory"
+            return await self._progress(
+                request, [*begin, {"status": "couldn't retrieve manifest"}, {"error": error}], fields
+            )
+        size = model.row["size"]
+        layer = {"status": "pushing layer", "digest": WEIGHTS[model.origin], "total": size, "completed": size}
+        return await self._progress(
+            request, [*begin, layer, {"status": "pushing manifest"}, {"status": "success"}], fields
+        )
+
+    async def _progress(
+        self, request: web.Request, lines: list[dict[str, Any]], fields: dict[str, Any]
+    ) -> web.StreamResponse:
+        if self.line_s and _streams(fields):
+            return await send_lines(request, lines, self.line_s)
         return lines_answer(lines, stream=_streams(fields))
 
     async def blob_head(self, request: web.Request, _seen: Seen) -> web.Response:

@@ -1,5 +1,8 @@
 """The routes that make models speak."""
 
+import email
+import email.policy
+import hashlib
 import json
 import time
 from typing import Any, Final
@@ -16,7 +19,7 @@ from tests.support.fake_ollama.faults import HEADER, Fault, Faults
 from tests.support.fake_ollama.journal import Journal, Seen
 from tests.support.fake_ollama.runners import QueueFull, Runner, Runners
 from tests.support.fake_ollama.sending import BUSY, Pace, Sending, before_answer
-from tests.support.fake_ollama.shapes import Written, from_record, write
+from tests.support.fake_ollama.shapes import Written, from_record, transcript, write
 from tests.support.fake_ollama.words import Speech, embed, speak
 from tests.support.recordings import Recorded
 
@@ -110,6 +113,14 @@ class Inference:
                 raise Refused(400, f"{needed} is required", early=True)
         return await self._v1(request, seen, fields, fields["messages"], bound="max_tokens")
 
+    async def transcriptions(self, request: web.Request, seen: Seen) -> web.StreamResponse:
+        """What is heard is what the model would say; which noise a noisy one makes follows from the audio."""
+        fields, audio = _form(seen)
+        model = self._model(seen.path, fields)
+        fields["options"] = {"temperature": 0}
+        heard = hashlib.sha256(audio).hexdigest()
+        return await self._infer(request, seen, model, fields, heard, stream=False)
+
     async def _v1(
         self, request: web.Request, seen: Seen, fields: dict[str, Any], prompt: Any, *, bound: str
     ) -> web.StreamResponse:
@@ -160,6 +171,8 @@ class Inference:
     def _written(
         self, path: str, fields: dict[str, Any], speech: Speech, *, stream: bool, began: float
     ) -> Written:
+        if path == "/v1/audio/transcriptions":
+            return transcript(speech, fields.get("response_format", ""))
         usage = bool((fields.get("stream_options") or {}).get("include_usage"))
         elapsed_s = time.monotonic() - began
         return write(
@@ -311,6 +324,38 @@ class Inference:
 
     def _fault(self, seen: Seen, fields: dict[str, Any]) -> Fault:
         return self._faults.take(seen.path, fields["model"], seen.headers.get(HEADER))
+
+
+def _form(seen: Seen) -> tuple[dict[str, Any], bytes]:
+    """The fields of a form, and its file."""
+    content_type = seen.headers.get("Content-Type", "")
+    head = f"Content-Type: {content_type}\r\n\r\n".encode("utf-8", "replace")
+    form = email.message_from_bytes(head + seen.body, policy=email.policy.HTTP)
+    if form.get_content_type() != "multipart/form-data":
+        complaint = "request Content-Type isn't multipart/form-data"
+    elif not form.is_multipart() or form.defects:
+        complaint = "multipart: NextPart: EOF"
+    else:
+        complaint = ""
+    if complaint:
+        raise Refused(400, f"failed to parse multipart form: {complaint}", early=True)
+    fields: dict[str, Any] = {"model": ""}
+    audio: bytes | None = None
+    for part in form.iter_parts():
+        content, name = part.get_payload(decode=True), part.get_param("name", header="content-disposition")
+        assert isinstance(content, bytes)
+        if part.get_filename() is None:
+            fields[str(name)] = content.decode("utf-8", "replace")
+        elif name == "file":
+            audio = content
+    seen.model = fields["model"]
+    if not fields["model"]:
+        raise Refused(400, "model is required", early=True)
+    if audio is None:
+        raise Refused(400, "file is required: http: no such file", early=True)
+    if not audio:
+        raise Refused(400, "audio file is empty", early=True)
+    return fields, audio
 
 
 def _streams(fields: dict[str, Any]) -> bool:

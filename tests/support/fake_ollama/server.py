@@ -93,7 +93,13 @@ class FakeOllama:
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_route("*", "/{path:.*}", self._answer)
         app.on_response_prepare.append(without_own_headers)
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.05)
+        self._runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=0.05,
+            auto_decompress=False,  # as Go's server; what is opened is opened by Ollama
+        )
         await self._runner.setup()
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -237,6 +243,7 @@ class FakeOllama:
         holders = {
             "tokens_per_s": self.pace,
             "ps_s": self.catalogue,
+            "line_s": self.catalogue,
             "load_s": self.runners,
             "slots": self.runners,
             "max_queue": self.runners,
@@ -279,4 +286,6 @@ class FakeOllama:
         if self.age in ("0.17.7", "0.33.0-rc2"):
             rows["/v1/responses"] = {"POST": inference.responses}
             rows["/v1/messages"] = {"POST": inference.messages}
+        if self.age == "0.33.0-rc2":
+            rows["/v1/audio/transcriptions"] = {"POST": inference.transcriptions}
         return [(re.compile(pattern), methods) for pattern, methods in rows.items()]

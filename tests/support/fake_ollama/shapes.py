@@ -54,6 +54,15 @@ def from_record(exchange: Recorded, *, weight: int) -> Written:
     return Written(exchange.content_type, closing=chunks, weight=weight)
 
 
+def transcript(speech: Speech, form: str) -> Written:
+    """``speech`` as a transcription in the ``response_format`` ``form``."""
+    text = speech.text.strip()
+    if form == "text":
+        return Written("text/plain", closing=[text.encode()], weight=speech.output_tokens)
+    body = gojson.encode_line({"text": text})
+    return Written("application/json", closing=[body], weight=speech.output_tokens)
+
+
 def _no_repeat(_word: str) -> bytes:
     return b""
 

@@ -73,6 +73,12 @@ def test_what_a_proxy_on_this_machine_passes_on_is_from_elsewhere(door: Door) ->
         door.authorizer.check(Scope.CHAT, Dialect.OLLAMA, Caller("", HERE, is_forwarded=True))
 
 
+@pytest.mark.parametrize("host", ["desk.local", "192.168.1.20", None])
+def test_who_means_no_loopback_address_is_not_taken_for_this_machine(door: Door, host: str | None) -> None:
+    with pytest.raises(Forbidden):
+        door.authorizer.check(Scope.CHAT, Dialect.OLLAMA, Caller("", HERE, host=host))
+
+
 def test_where_this_machine_is_not_trusted_it_needs_a_key_too(tmp_path: Path) -> None:
     door = Door(tmp_path, trusts_this_machine=False)
     with pytest.raises(Forbidden):

@@ -4,19 +4,33 @@ from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
 
+from ollama_dist.api.bodies import read_body
 from ollama_dist.api.connections import Gate
-from ollama_dist.api.listener import Listener, bind
+from ollama_dist.api.listener import Handler, Listener, bind
+from ollama_dist.core.errors import BadRequest
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 async def hello(_: web.BaseRequest) -> web.StreamResponse:
     return web.Response(text="hello")
 
 
+async def read_and_tell(request: web.BaseRequest) -> web.StreamResponse:
+    try:
+        return web.Response(body=await read_body(request, 100))
+    except BadRequest as error:
+        return web.Response(status=error.status, text=str(error))
+
+
 @asynccontextmanager
-async def served(gate: Gate | None = None, head_s: float = 10.0) -> AsyncIterator[int]:
-    listener = Listener(hello, bind("127.0.0.1", [0]), gate=gate, head_s=head_s)
+async def served(
+    gate: Gate | None = None, head_s: float = 10.0, handler: Handler = hello
+) -> AsyncIterator[int]:
+    listener = Listener(handler, bind("127.0.0.1", [0]), gate=gate, head_s=head_s)
     await listener.start()
     try:
         yield listener.address[1]
@@ -90,3 +104,56 @@ async def test_what_is_no_request_is_told_so_in_few_words_and_hung_up_on() -> No
         assert b" 400 Bad Request\r\n" in head
         assert body == b"400 Bad Request"
         assert b"aiohttp" not in answer
+
+
+async def test_trailers_do_not_become_headers_of_a_further_request() -> None:
+    heard: list[str] = []
+
+    async def note(request: web.BaseRequest) -> web.StreamResponse:
+        heard.append(request.headers.get("User-Agent", ""))
+        return web.Response()
+
+    async with served(handler=note) as port:
+        answer = await said(port, CHUNKED + b"0\r\nUser-Agent: smuggled\r\n\r\n" + REQUEST)
+        assert b"Connection: close" in answer
+        assert heard == [""]
+
+
+async def test_who_wishes_for_another_protocol_is_answered_in_this_one_for_the_last_time() -> None:
+    wish = REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    async with served() as port:
+        assert (await said(port, wish, REQUEST)).count(b"200 OK") == 1
+
+
+async def test_a_body_that_breaks_off_its_framing_is_not_waited_for() -> None:
+    async with served(handler=read_and_tell) as port:
+        answer = await said(port, CHUNKED, b"zz\r\n", pause_s=0.05)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_another_version_is_told_so_in_one_that_all_understand() -> None:
+    async with served() as port:
+        for version in (b"HTTP/2.0", b"HTTP/0.9"):
+            answer = await said(port, REQUEST.replace(b"HTTP/1.1", version))
+            assert answer.startswith(b"HTTP/1.0 505 ")
+
+
+async def test_a_client_that_left_before_its_body_came_is_told_apart_from_a_mistake() -> None:
+    ended = asyncio.get_running_loop().create_future()
+
+    async def read_late(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(1)
+        try:
+            await read_body(request, 100)
+        except ConnectionError as error:
+            ended.set_result(error)
+            raise
+        return web.Response()
+
+    async with served(handler=read_late) as port:
+        with suppress(ConnectionError):
+            await said(port, CHUNKED)
+        assert isinstance(await asyncio.wait_for(ended, 5), ConnectionError)

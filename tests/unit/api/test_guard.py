@@ -8,8 +8,10 @@ GUARD = Guard(hosts=frozenset({"desk"}), addresses=frozenset({"203.0.113.7", "20
 @pytest.mark.parametrize(
     "host",
     [
-        "",
+        None,
         "localhost",
+        "localhost.",
+        "localhost:",
         "LOCALHOST:11434",
         "desk",
         "Desk:80",
@@ -26,9 +28,11 @@ GUARD = Guard(hosts=frozenset({"desk"}), addresses=frozenset({"203.0.113.7", "20
         "[fd00::1]",
         "203.0.113.7:11434",
         "[2001:db8::7]:11434",
+        "[2001:0db8:0::7]",
+        "[::ffff:127.0.0.1]",
     ],
 )
-def test_names_and_addresses_of_this_machine_and_its_network_are_known(host: str) -> None:
+def test_names_and_addresses_of_this_machine_and_its_network_are_known(host: str | None) -> None:
     assert GUARD.judge("GET", host, "").judgement is Judgement.PASS
 
 
@@ -44,16 +48,73 @@ def test_names_and_addresses_of_this_machine_and_its_network_are_known(host: str
         "172.32.0.1",
         "169.254.169.254",
         "desk.evil",
-        "user@localhost",
-        "localhost/x",
-        "localhost:evil",
-        "[::1",
         "local",
         "100.64.0.1",
+        "2130706433",
+        "[::ffff:8.8.8.8]",
     ],
 )
 def test_a_rebound_name_is_refused_on_every_bind(host: str) -> None:
     assert GUARD.judge("GET", host, "").judgement is Judgement.WRONG_HOST
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "user@localhost",
+        "localhost/x",
+        "localhost?x",
+        "localhost#x",
+        "localhost:evil",
+        "localhost:99999",
+        "localhost:\u00b2",
+        "localhost, localhost",
+        "[::1",
+        "::1",
+        "[fe80::1%eth0]",
+        "[1:2]",
+        ".local",
+        "a..local",
+        "loc%61lhost",
+    ],
+)
+def test_a_host_that_is_none_is_malformed(host: str) -> None:
+    assert GUARD.judge("GET", host, "").judgement is Judgement.BAD_HOST
+
+
+@pytest.mark.parametrize(
+    ("target", "judgement"),
+    [
+        ("http://localhost/api/tags", Judgement.PASS),
+        ("http://LOCALHOST?x", Judgement.PASS),
+        ("http://localhost:80/api/tags", Judgement.BAD_HOST),
+        ("http://user@localhost/", Judgement.BAD_HOST),
+        ("http://evil.example/api/tags", Judgement.BAD_HOST),
+        ("evil.example:443", Judgement.BAD_HOST),
+        ("*", Judgement.PASS),
+    ],
+)
+def test_a_request_line_may_name_no_other_host(target: str, judgement: Judgement) -> None:
+    assert GUARD.judge("GET", "localhost", "", target=target).judgement is judgement
+
+
+@pytest.mark.parametrize(
+    ("method", "origin", "site", "judgement"),
+    [
+        ("POST", "", "cross-site", Judgement.WRONG_ORIGIN),
+        ("DELETE", "", "cross-site", Judgement.WRONG_ORIGIN),
+        ("GET", "", "cross-site", Judgement.PASS),
+        ("POST", "", "same-site", Judgement.PASS),
+        ("POST", "", "none", Judgement.PASS),
+        ("POST", "app://obsidian.md", "cross-site", Judgement.PASS),
+        ("POST", "http://localhost", "cross-site", Judgement.PASS),
+    ],
+)
+def test_another_sites_doing_without_an_origin_changes_nothing(
+    method: str, origin: str, site: str, judgement: Judgement
+) -> None:
+    assert GUARD.judge(method, "localhost", origin, site=site).judgement is judgement
 
 
 @pytest.mark.parametrize(
@@ -84,6 +145,7 @@ def test_local_pages_are_let_in_and_told_so(origin: str) -> None:
         "http://localhost.evil.example",
         "chrome-extension://abc",
         "ftp://localhost",
+        "http://localhost:1, http://evil.example",
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS", "HEAD"])

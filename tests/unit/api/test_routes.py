@@ -1,4 +1,5 @@
 from ollama_dist.api.routes import ROUTES, Where
+from ollama_dist.core.dialects import DIALECTS
 from ollama_dist.core.scopes import Scope
 
 NEED_NO_KEY = {
@@ -23,9 +24,14 @@ def test_everything_that_changes_the_node_needs_the_admin() -> None:
     assert {route.scope for route in ROUTES if route.path.startswith("/admin")} == {Scope.ADMIN}
 
 
-def test_only_blobs_and_audio_may_be_of_any_size() -> None:
+def test_only_blobs_may_be_of_any_size() -> None:
     unbounded = {route.key for route in ROUTES if route.body_limit is None}
-    assert unbounded == {"POST /api/blobs/{digest}", "POST /v1/audio/transcriptions"}
+    assert unbounded == {"POST /api/blobs/{digest}"}
+
+
+def test_what_is_scheduled_are_the_routes_that_infer() -> None:
+    scheduled = {route.path: route.dialect for route in ROUTES if route.where is Where.SCHEDULED}
+    assert scheduled == DIALECTS
 
 
 def test_rows_we_answer_ourselves_say_what_answers_them() -> None:

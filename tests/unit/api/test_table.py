@@ -81,6 +81,14 @@ def test_a_wrong_method_is_told_the_right_ones(method: str, path: str, allow: st
         "//evil.example/api/tags",
         "//evil.example",
         "/api/tags\x00",
+        "/v1/models/%00",
+        "/v1/models/%0a",
+        "/v1/models/a%5Cb",
+        "/v1/models/a\\b",
+        "/v1/models/%c0%af",
+        "/v1/models/%ff",
+        "/v1/models/%zz",
+        "/v1/models/%",
     ],
 )
 def test_what_is_not_in_the_table_goes_nowhere(path: str) -> None:

@@ -1,8 +1,16 @@
 import asyncio
+from typing import Any
 
 import pytest
 
-from ollama_dist.backends.http1 import HIGH_WATER_BYTES, MAX_HEAD_BYTES, Connection, Head
+from ollama_dist.backends.http1 import (
+    HIGH_WATER_BYTES,
+    MAX_HEAD_BYTES,
+    READ_BYTES,
+    Connection,
+    Head,
+    request_bytes,
+)
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import UpstreamCut, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from ollama_dist.core.ids import NodeId
@@ -76,6 +84,16 @@ async def test_a_body_that_ends_with_the_connection_is_whole() -> None:
         assert not connection.is_reusable
 
 
+async def test_a_body_that_we_ended_ourselves_is_not_whole() -> None:
+    async with scripted(b"HTTP/1.1 200 OK\r\n\r\nhello") as server:
+        place = target(server)
+        connection, _ = await ask(place)
+        assert await connection.read(asyncio.get_running_loop().time() + 5.0) == b"hello"
+        place.fail()
+        with pytest.raises(UpstreamCut):
+            await read_all(connection)
+
+
 async def test_an_interim_answer_is_not_the_answer() -> None:
     async with scripted(b"HTTP/1.1 100 Continue\r\n\r\n" + SHORT) as server:
         connection, head = await ask(target(server))
@@ -139,14 +157,27 @@ async def test_bytes_nobody_asked_for_end_a_connection() -> None:
 async def test_nobody_listening_is_a_refusal() -> None:
     async with scripted(SHORT) as server:
         port = server.port
-    with pytest.raises(UpstreamRefused, match="refused the connection"):
+    with pytest.raises(UpstreamRefused, match="refused the connection") as refusal:
         await Target(NODE, "127.0.0.1", port).open("GET", "/", [], b"", head_timeout=1)
+    assert not refusal.value.is_sent
 
 
 async def test_closing_without_an_answer_is_a_refusal() -> None:
     async with scripted(b"", close_after=True) as server:
-        with pytest.raises(UpstreamRefused, match="closed before an answer"):
+        with pytest.raises(UpstreamRefused, match="closed before an answer") as refusal:
             await ask(target(server))
+    assert refusal.value.is_sent
+
+
+async def test_what_may_be_sent_once_only_goes_over_a_fresh_connection() -> None:
+    async with scripted(SHORT) as server:
+        place = target(server)
+        for _ in range(2):
+            connection, _ = await place.open("POST", "/", [], b"{}", head_timeout=1, is_fresh=True)
+            await read_all(connection)
+            place.give_back(connection)
+        assert server.connections == 2
+        place.close()
 
 
 async def test_silence_is_a_timeout_and_closes() -> None:
@@ -196,7 +227,7 @@ async def test_a_reader_that_waits_holds_the_sender_back() -> None:
             before = sent
             await asyncio.sleep(0.05)
         assert sent < 50_000_000
-        assert connection._buffered < HIGH_WATER_BYTES + 300_000
+        assert connection._buffered <= HIGH_WATER_BYTES + READ_BYTES
         assert len(await read_all(connection)) == 50_000_000
         connection.close()
 
@@ -221,3 +252,29 @@ async def test_a_caller_who_gives_up_leaves_nothing_open() -> None:
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
+
+
+@pytest.mark.parametrize("value", [b"plain", "\u00e9".encode(), b"\xff\xfe"])
+def test_a_clients_header_is_sent_on_byte_by_byte(value: bytes) -> None:
+    read = value.decode("utf-8", "surrogateescape")
+    sent = request_bytes("POST", "/api/chat", "127.0.0.1:1", [("user-agent", read)], b"{}")
+    assert b"\r\nuser-agent: " + value + b"\r\n" in sent
+
+
+async def test_renewed_a_place_uses_no_connection_of_before_again_and_breaks_none_off() -> None:
+    async with scripted(SHORT) as server:
+        place = target(server)
+        idle, _ = await ask(place)
+        busy, _ = await ask(place)
+        await read_all(idle)
+        place.give_back(idle)
+        plain: Any = object()
+        place.renew(plain)
+        place.renew(plain)
+        assert await read_all(busy) == b"hello"
+        place.give_back(busy)
+        assert (idle.is_open, busy.is_open) == (False, False)
+        place.renew(None)
+        again, _ = await ask(place)
+        place.give_back(again)
+        assert server.connections == 3

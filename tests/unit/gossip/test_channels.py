@@ -8,6 +8,7 @@ import pytest
 from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.calls import MAX_MESSAGE, CallFailed
 from ollama_dist.gossip.channels import Channels
+from ollama_dist.gossip.credentials import Credentials
 from ollama_dist.gossip.identity import Identity
 from ollama_dist.gossip.protocol.effects import Failure
 from ollama_dist.gossip.protocol.messages import Kind
@@ -18,7 +19,7 @@ from tests.support.wait import until
 @asynccontextmanager
 async def channels_of(identity: Identity, **how: int) -> AsyncIterator[tuple[Channels, list[NodeId]]]:
     lost: list[NodeId] = []
-    channels = Channels(identity, lost.append, **how)
+    channels = Channels(Credentials(identity), lost.append, **how)
     try:
         yield channels, lost
     finally:

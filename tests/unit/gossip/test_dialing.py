@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from ollama_dist.gossip.calls import CallFailed
-from ollama_dist.gossip.dialing import HTTP2, meet, meet_peer, split_host_port
+from ollama_dist.gossip.credentials import Credentials
+from ollama_dist.gossip.dialing import meet, meet_peer, split_host_port
 from ollama_dist.gossip.identity import Identity
 from ollama_dist.gossip.protocol.effects import Failure
-from ollama_dist.gossip.tls import client_context
 from tests.support.members import OTHER_KEY, answering, black_hole, free_address, member
 
 
@@ -36,14 +36,14 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 async def test_a_member_is_known_by_its_key(me: Identity, tmp_path: Path) -> None:
     async with answering(member(tmp_path, "peer")) as peer:
-        met = await meet(peer.address, client_context(me, [HTTP2]), 5.0)
+        met = await meet(peer.address, Credentials(me).passes[0], 5.0)
         assert (met.node, met.host, met.port) == (peer.identity.id, "127.0.0.1", peer.port)
         assert peer.asked == []
 
 
 async def failure_at(address: str, me: Identity, timeout: float = 5.0) -> Failure:
     with pytest.raises(CallFailed) as caught:
-        await meet(address, client_context(me, [HTTP2]), timeout)
+        await meet(address, Credentials(me).passes[0], timeout)
     assert address in str(caught.value)
     return caught.value.kind
 
@@ -69,8 +69,7 @@ async def test_another_cluster_rejects_us_and_we_it(tmp_path: Path, me: Identity
 
 async def test_who_does_not_take_our_certificate_is_noticed(tmp_path: Path, me: Identity) -> None:
     """The client's side of TLS 1.3 is content before the server has judged it."""
-    theirs = client_context(member(tmp_path, "mine", OTHER_KEY), [HTTP2])
-    theirs.load_verify_locations(cadata=me.authority.pem.decode())
+    theirs = Credentials(member(tmp_path, "mine", OTHER_KEY), me).passes[0]
     async with answering(member(tmp_path, "peer")) as peer:
         with pytest.raises(CallFailed, match="does not take this node for a member") as caught:
             await meet(peer.address, theirs, 5.0)
@@ -92,7 +91,7 @@ async def test_a_program_that_speaks_something_else_is_no_member(me: Identity) -
 async def test_a_peer_is_met_at_the_first_address_where_it_answers(tmp_path: Path, me: Identity) -> None:
     async with answering(member(tmp_path, "peer")) as peer, black_hole() as silent:
         addresses = [silent, free_address(), peer.address]
-        met = await meet_peer(peer.identity.id, addresses, client_context(me, [HTTP2]), 5.0)
+        met = await meet_peer(peer.identity.id, addresses, Credentials(me).passes[0], 5.0)
         assert met.address == peer.address
 
 
@@ -100,18 +99,18 @@ async def test_somebody_else_at_a_peers_address_is_not_the_peer(tmp_path: Path, 
     peer = member(tmp_path, "peer")
     async with answering(member(tmp_path, "other")) as other:
         with pytest.raises(CallFailed, match=f"{other.identity.id} is at") as caught:
-            await meet_peer(peer.id, [other.address], client_context(me, [HTTP2]), 5.0)
+            await meet_peer(peer.id, [other.address], Credentials(me).passes[0], 5.0)
         assert caught.value.kind is Failure.REJECTED
 
 
 async def test_of_several_failures_the_most_telling_is_raised(tmp_path: Path, me: Identity) -> None:
     async with black_hole() as silent:
         with pytest.raises(CallFailed) as caught:
-            await meet_peer(me.id, [silent, free_address()], client_context(me, [HTTP2]), 0.3)
+            await meet_peer(me.id, [silent, free_address()], Credentials(me).passes[0], 0.3)
     assert caught.value.kind is Failure.REFUSED
 
 
 async def test_a_peer_without_addresses_is_unreachable(me: Identity) -> None:
     with pytest.raises(CallFailed) as caught:
-        await meet_peer(me.id, [], client_context(me, [HTTP2]), 1.0)
+        await meet_peer(me.id, [], Credentials(me).passes[0], 1.0)
     assert caught.value.kind is Failure.UNREACHABLE

@@ -16,6 +16,7 @@ from ollama_dist.core.view import MemberState
 from ollama_dist.gossip import discovery
 from ollama_dist.gossip.calls import CallFailed
 from ollama_dist.gossip.channels import Channels
+from ollama_dist.gossip.credentials import Credentials
 from ollama_dist.gossip.driver import Driver, GossipSettings
 from ollama_dist.gossip.keys import ClusterKey
 from ollama_dist.gossip.protocol.config import LAN
@@ -38,7 +39,9 @@ class Members:
         self, name: str, *seeds: str, key: ClusterKey = KEY, settings: GossipSettings = SETTINGS
     ) -> Driver:
         memory = self._folder / f"{name}.json"
-        driver = Driver(member(self._folder, name, key), replace(settings, seeds=seeds, memory=memory))
+        driver = Driver(
+            Credentials(member(self._folder, name, key)), replace(settings, seeds=seeds, memory=memory)
+        )
         await driver.start()
         self._running.append(driver)
         return driver
@@ -120,7 +123,8 @@ async def test_a_member_that_dies_is_suspected_and_then_dead(members: Members) -
     seen: list[MemberState] = []
     a.subscribe(lambda: seen.append(states(a)[c.id]))
     await members.stop(c, leave=False)
-    await until(lambda: sees(a, c.id, MemberState.DEAD)() and sees(b, c.id, MemberState.DEAD)())
+    # Subscribers hear of a change a moment after it can be seen.
+    await until(lambda: MemberState.DEAD in seen and sees(b, c.id, MemberState.DEAD)())
     assert MemberState.SUSPECT in seen
     assert seen.index(MemberState.SUSPECT) < seen.index(MemberState.DEAD)
 
@@ -271,7 +275,7 @@ async def test_a_process_that_stood_still_judges_nobody_by_what_it_missed(member
 
 async def test_what_cannot_be_read_is_refused_and_counted(members: Members, tmp_path: Path) -> None:
     a = await members.start("a")
-    channels = Channels(member(tmp_path, "rogue"), lambda peer: None)
+    channels = Channels(Credentials(member(tmp_path, "rogue")), lambda peer: None)
     with pytest.raises(CallFailed) as caught:
         await channels.call(a.id, a.addresses, Kind.SYNC, b"\xffgarbage", 5.0)
     assert caught.value.kind is Failure.REJECTED
@@ -300,7 +304,7 @@ async def test_a_mistake_in_one_input_does_not_end_membership(
 async def test_a_disk_that_fails_keeps_nobody_from_taking_part(members: Members, tmp_path: Path) -> None:
     a = await members.start("a")
     settings = replace(SETTINGS, seeds=(address(a),), memory=tmp_path / "no such folder" / "memory.json")
-    b = Driver(member(tmp_path, "b"), settings)
+    b = Driver(Credentials(member(tmp_path, "b")), settings)
     await b.start()
     await agree(a, b)
     await b.stop()

@@ -8,10 +8,12 @@ from structlog.testing import capture_logs
 from ollama_dist.core.errors import ConfigError
 from ollama_dist.gossip.calls import CallFailed
 from ollama_dist.gossip.channels import Channels
+from ollama_dist.gossip.credentials import Credentials
 from ollama_dist.gossip.identity import node_name
 from ollama_dist.gossip.protocol.effects import Failure
 from ollama_dist.gossip.protocol.messages import Kind
-from ollama_dist.gossip.server import Refused, peer_of
+from ollama_dist.gossip.server import Refused, certificate_of
+from ollama_dist.gossip.tls import peer_id
 from tests.support.members import Answering, answering, member
 
 
@@ -32,7 +34,7 @@ async def test_it_takes_the_next_port_when_one_is_taken(tmp_path: Path) -> None:
 
 
 async def test_a_flood_is_refused_and_counted_and_does_not_reach_the_node(tmp_path: Path) -> None:
-    channels = Channels(member(tmp_path, "me"), lambda peer: None)
+    channels = Channels(Credentials(member(tmp_path, "me")), lambda peer: None)
     async with answering(member(tmp_path, "peer")) as peer:
         a_few = asyncio.Semaphore(4)
 
@@ -49,7 +51,7 @@ async def test_a_flood_is_refused_and_counted_and_does_not_reach_the_node(tmp_pa
 
 
 async def test_what_the_node_refuses_the_peer_hears_as_rejected(tmp_path: Path) -> None:
-    channels = Channels(member(tmp_path, "me"), lambda peer: None)
+    channels = Channels(Credentials(member(tmp_path, "me")), lambda peer: None)
     async with answering(member(tmp_path, "peer")) as peer:
 
         async def refuse(payload: bytes) -> bytes:
@@ -61,7 +63,7 @@ async def test_what_the_node_refuses_the_peer_hears_as_rejected(tmp_path: Path) 
 
 
 async def test_our_own_mistakes_are_logged_here_and_not_told_there(tmp_path: Path) -> None:
-    channels = Channels(member(tmp_path, "me"), lambda peer: None)
+    channels = Channels(Credentials(member(tmp_path, "me")), lambda peer: None)
     async with answering(member(tmp_path, "peer")) as peer:
 
         async def fail(payload: bytes) -> bytes:
@@ -80,7 +82,7 @@ async def test_further_services_are_served_to_members_who_are_known_by_their_key
     me = member(tmp_path, "me")
 
     async def who(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        return peer_of(context).encode()
+        return peer_id(certificate_of(context)).encode()
 
     control = grpc.method_handlers_generic_handler(
         "test.Control", {"Who": grpc.unary_unary_rpc_method_handler(who)}

@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from ollama_dist.gossip import store as store_module
+from ollama_dist.gossip.protocol.effects import Gone
 from ollama_dist.gossip.store import MAX_GONE, MAX_PEERS, Memory, Store
+from ollama_dist.sim.network import virtual_id
+from tests.support.bench import signed
 
 MEMORY = Memory(17, "9f2c41d0", ("10.0.0.1:11436", "[fd00::2]:11436"))
 
@@ -101,3 +104,21 @@ def test_peers_that_make_no_sense_are_left_out(peers: object) -> None:
     memory = store_module._decode(orjson.dumps({"format": 1, "generation": 5, "peers": peers}))
     assert memory.generation == 5
     assert all(memory.peers)
+
+
+GONE = Gone(signed(virtual_id("laptop")), False, 1e9, "did not answer a probe", True, {"node": b"laptop"})
+
+
+async def test_who_is_gone_is_remembered_with_since_when_and_why(path: Path) -> None:
+    memory = Memory(17, "9f2c41d0").renewed(18, "9f2c41d0", (), (GONE,))
+    await Store(path).save(memory)
+    assert Store(path).load() == memory
+    assert memory.gone_from("9f2c41d0") == (GONE,)
+    assert memory.gone_from("abcdef01") == ()
+
+
+def test_of_the_gone_what_makes_no_sense_is_left_out(path: Path) -> None:
+    wrong = [None, {}, {"claim": "?"}, {"claim": "", "state": {}, "left": 0, "since": "x", "reason": ""}]
+    path.write_bytes(orjson.dumps({"format": 1, "generation": 3, "cluster": "9f2c41d0", "gone": wrong}))
+    path.chmod(0o600)
+    assert Store(path).load() == Memory(3, "9f2c41d0")

@@ -125,3 +125,11 @@ def test_what_a_model_was_loaded_with_travels_beside_the_engines_own_fields() ->
     loaded = {ModelKey("a"): LoadedModel("a:latest", "", options=options, row=row)}
     [heard] = decode_cold(encode_cold(Cold(loaded=loaded))).loaded.values()
     assert (heard.options, heard.row) == (options, row)
+
+
+def test_labels_are_told_and_what_is_none_is_left_out() -> None:
+    cold = Cold(name="desk", labels={"gpu": "yes", "room": "office"})
+    assert decode_cold(encode_cold(cold)).labels == cold.labels
+    odd = {"node": msgpack.packb({"name": "desk", "labels": {"gpu": 1, "room": "x" * 100}})}
+    assert decode_cold(odd).labels == {"room": "x" * 64}
+    assert decode_cold({"node": msgpack.packb({"name": "desk", "labels": "gpu"})}).labels == {}

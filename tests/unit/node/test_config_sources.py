@@ -8,6 +8,7 @@ from ollama_dist.node.config_sources import Machine, as_text, load_settings, thi
 from ollama_dist.node.setting_values import Address, EngineChoice, Listen, LogFormat, Secret
 
 SAMPLES = {
+    "labels": "gpu=yes,room=office",
     "client_keys": "always",
     "advertise": "10.0.0.1:1",
     "join": "a:1,b:2",

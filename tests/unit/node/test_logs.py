@@ -189,3 +189,10 @@ def test_nothing_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> 
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "started" in captured.err
+
+
+def test_a_log_that_cannot_be_written_fails_nobody() -> None:
+    stream = io.StringIO()
+    configure_logging(TEXT, stream=stream)
+    stream.close()
+    structlog.get_logger().info("request")

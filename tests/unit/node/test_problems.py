@@ -73,3 +73,18 @@ def test_a_seed_where_nobody_is_matters_to_a_node_that_is_alone() -> None:
     alone = find_problems(view(node(1)), FINE, seeds)
     assert [problem.code for problem in alone] == ["seed_silent"]
     assert find_problems(view(node(1), node(2)), FINE, seeds) == []
+
+
+def test_who_has_an_older_key_is_told_once_how_to_come_back() -> None:
+    rotated = {"10.0.0.1:1": "the cluster's key was rotated", "10.0.0.2:1": "the cluster's key was rotated"}
+    (found,) = find_problems(view(node(1)), FINE, Seeds(rotated=rotated))
+    assert (found.severity, found.code) == ("error", "seed_refused")
+    assert found.message == "10.0.0.1:1 refuses this node: the cluster's key was rotated"
+    assert "ollama-dist join CODE" in found.fix
+
+
+def test_who_was_revoked_is_told_and_for_the_others_it_is_no_problem() -> None:
+    (found,) = find_problems(view(node(1)), FINE, revoked_by="desk")
+    assert (found.severity, found.code) == ("error", "revoked")
+    assert "revoked by desk" in found.message
+    assert codes(node(1), node(2, state=MemberState.DEAD, reason="revoked by desk")) == []

@@ -16,6 +16,7 @@ from ollama_dist.node.setting_values import (
     nearest,
     one_of,
     parse_bool,
+    parse_cached_route,
     parse_ip,
     parse_node_name,
     parse_ollama_address,
@@ -210,3 +211,10 @@ def test_interfaces_are_named_by_address() -> None:
 def test_nothing_is_suggested_for_what_resembles_nothing() -> None:
     assert nearest("lissten", ["listen", "join"]) == "listen"
     assert nearest("qqqq", ["listen", "join"]) is None
+
+
+def test_answers_are_kept_where_requests_can_be_alike() -> None:
+    assert parse_cached_route("/api/chat") == "/api/chat"
+    for route in ("/v1/audio/transcriptions", "/api/tags"):
+        with pytest.raises(ValueError, match="must be routes that infer from JSON"):
+            parse_cached_route(route)

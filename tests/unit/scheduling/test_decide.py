@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_dist.core.errors import DistError, ModelNotFound, NoCandidate, NodeNotFound
+from ollama_dist.core.errors import BadRequest, DistError, ModelNotFound, NoCandidate, NodeNotFound
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.requests import InferenceRequest, Intent, RunnerOption
 from ollama_dist.core.view import ClusterView, EngineState, LoadedModel, MemberState, NodeView
@@ -210,6 +210,20 @@ def test_a_pin_that_fits_nothing_says_why(pin: str, error: type[DistError], word
     cluster = view(node(1, ["tiny"]), node(2), node(3, ["tiny"], state=MemberState.DEAD))
     with pytest.raises(error, match=words):
         choose(cluster, request(pin=pin))
+
+
+def test_a_label_leaves_only_nodes_that_have_it() -> None:
+    gpu = {"gpu": "yes"}
+    cluster = view(node(1, loaded=["tiny"]), node(2, ["tiny"], labels=gpu), node(3, ["tiny"]))
+    decision = choose(cluster, request(pin="label:gpu=yes"))
+    assert (decision.winner, decision.stage) == (node_id(2), Stage.SCORED)
+    assert filters(decision) == {"n1": "label", "n3": "label"}
+    with pytest.raises(NoCandidate, match="n1 has no label room=office"):
+        choose(cluster, request(pin="label:room=office"))
+    nobody_has_it = choose(cluster, request("other", pin="label:gpu"))
+    assert nobody_has_it.winner == node_id(2)
+    with pytest.raises(BadRequest, match="X-Ollama-Node: after label:"):
+        choose(cluster, request(pin="label:"))
 
 
 def test_a_source_suffix_keeps_the_request_here() -> None:

@@ -130,6 +130,26 @@ async def test_a_bound_and_a_stop_word_are_kept(session: aiohttp.ClientSession, 
     assert json.loads(body)["message"]["content"] == " The quick brown "
 
 
+@pytest.mark.parametrize(("age", "status"), [("0.17.7", 404), ("0.33.0-rc2", 200)])
+async def test_only_the_young_hear(session: aiohttp.ClientSession, age: str, status: int) -> None:
+    form = aiohttp.FormData({"model": "tiny", "response_format": "text"})
+    form.add_field("file", b"RIFF", filename="a.wav")
+    async with FakeOllama(age) as old_or_young:
+        url = old_or_young.url + "/v1/audio/transcriptions"
+        async with session.post(url, data=form) as response:
+            assert (response.status, response.content_type) == (status, "text/plain")
+            assert (b"brown fox" in await response.read()) == (status == 200)
+
+
+async def test_progress_ends_in_success_or_says_why_not(
+    session: aiohttp.ClientSession, fake: FakeOllama
+) -> None:
+    fake.catalogue.line_s = 0.01
+    for model, last in (("tiny", b'{"status":"success"}'), ("none", b"no such file")):
+        async with session.post(fake.url + "/api/push", json={"model": model}) as response:
+            assert last in (await response.read()).splitlines()[-1]
+
+
 async def test_stops_that_are_no_texts_are_refused_or_passed_over(
     session: aiohttp.ClientSession, fake: FakeOllama
 ) -> None:

@@ -1,4 +1,6 @@
+import random
 import sys
+import time
 
 import pytest
 
@@ -40,3 +42,15 @@ def test_a_window_wider_than_ollama_takes_is_refused() -> None:
     wide = compress(b"x" * (17 * 2**20), options={CompressionParameter.window_log: 25})
     with pytest.raises(CannotDecompress, match="failed to decompress"):
         decompress_zstd(wide)
+
+
+def test_content_comes_out_whole_from_many_slices() -> None:
+    noise = random.Random(1).randbytes(200_000)
+    assert decompress_zstd(compress(noise) + compress(b"end")) == noise + b"end"
+
+
+def test_millions_of_empty_frames_are_not_opened_one_by_one() -> None:
+    began = time.process_time()
+    with pytest.raises(CannotDecompress, match="failed to decompress"):
+        decompress_zstd(compress(b"") * 2_000_000)
+    assert time.process_time() - began < 2

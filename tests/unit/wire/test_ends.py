@@ -1,6 +1,11 @@
 import itertools
 import json
+import os
 import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,6 +19,9 @@ from ollama_dist.wire.ends import End, EndWatch, Verdict
 from ollama_dist.wire.inspection import inspect
 from ollama_dist.wire.tail import SETTLE_BYTES
 from tests.support import recordings
+from tests.support.fake_ollama.book import Book
+from tests.support.fake_ollama.shapes import write
+from tests.support.fake_ollama.words import speak
 from tests.support.recordings import Recorded
 
 OLLAMA, OPENAI, RESPONSES, ANTHROPIC = (
@@ -88,18 +96,6 @@ def test_every_recorded_answer_is_complete(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", recordings.VERSIONS)
-def test_no_beginning_of_an_answer_is_complete(version: str) -> None:
-    for answer in answers_of(version):
-        dialect, stream, body = DIALECTS[answer.path], asks_for_stream(answer), answer.answer
-        for cut in sorted({*range(1, len(body), 97), *range(max(1, len(body) - 60), len(body))}):
-            verdict = judge(body[:cut], dialect, stream=stream, clean=False)
-            assert (answer.id, cut, verdict.end) == (answer.id, cut, End.CUT)
-            if answer.is_stream:
-                verdict = judge(body[:cut], dialect, stream=stream, clean=True)
-                assert (answer.id, cut, verdict.end) != (answer.id, cut, End.COMPLETE)
-
-
-@pytest.mark.parametrize("version", recordings.VERSIONS)
 def test_where_an_answer_is_cut_into_pieces_does_not_matter(version: str) -> None:
     for answer in answers_of(version):
         dialect, stream, body = DIALECTS[answer.path], asks_for_stream(answer), answer.answer
@@ -139,6 +135,143 @@ def test_usage_of_the_younger_dialects(version: str) -> None:
     assert judge(recorded["responses-previous"].answer, RESPONSES, stream=False).usage.output_tokens == 2
     assert judge(recorded["ant-messages-stream"].answer, ANTHROPIC).usage == Usage(5, 6)
     assert judge(recorded["ant-messages"].answer, ANTHROPIC, stream=False).usage == Usage(5, 6)
+
+
+# At every byte
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An answer as a server that is well sends it."""
+
+    id: str
+    dialect: Dialect
+    body: bytes
+    is_stream: bool
+    """Whether it is one."""
+    was_asked_to: bool
+    """Whether the request asked for a stream: some get one object all the same."""
+
+    def judged(self, *pieces: bytes, clean: bool = True) -> Verdict:
+        return judge(list(pieces), self.dialect, stream=self.was_asked_to, clean=clean)
+
+    def lacks_nothing(self, cut: int) -> bool:
+        """Whether the end mark is in the first ``cut`` bytes; one object needs no line end after it."""
+        return cut == len(self.body) or (not self.is_stream and not self.body[cut:].strip())
+
+
+def recorded_whole(version: str) -> list[Whole]:
+    return [
+        Whole(answer.id, DIALECTS[answer.path], answer.answer, answer.is_stream, asks_for_stream(answer))
+        for answer in answers_of(version)
+        if answer.id != "gen-chunked-body"
+    ]
+
+
+def made_up_whole(version: str) -> list[Whole]:
+    """What the scripted server says in every dialect of its age: words, a thought, a call of a tool."""
+    book, tools = Book(version), [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    made = []
+    for path in ("/api/generate", "/api/chat", "/v1/chat/completions", "/v1/completions", *YOUNG_PATHS):
+        if path in YOUNG_PATHS and version in ("0.5.13", "0.11.11"):
+            continue
+        for model, stream in itertools.product(("tiny", "tiny-think", "tiny-tools"), (True, False)):
+            speech = speak(model, "hello there", options={}, tools=tools, thinks=True)
+            written = write(book, path, model, speech, stream=stream, usage=True, elapsed_s=0.1)
+            body = b"".join([*written.opening, *written.tokens, *written.closing])
+            made.append(Whole(f"{path} {model}", DIALECTS[path], body, stream, stream))
+    return made
+
+
+YOUNG_PATHS = ("/v1/responses", "/v1/messages")
+
+EVERY_CUT = bool(os.environ.get("EVERY_CUT"))
+"""All pairs of cuts instead of some, and no byte left out: for hours of one's own."""
+
+
+def places(whole: Whole, seed: str, *, rarely: bool) -> list[int]:
+    """Where to cut: everywhere; ``rarely`` everywhere near the end, and here and there before."""
+    size = len(whole.body)
+    if EVERY_CUT or not rarely:
+        return list(range(1, size))
+    near_the_end = range(max(1, size - 60), size)
+    return sorted({*near_the_end, *Random(seed).sample(range(1, size), min(size - 1, 25))})
+
+
+def all_whole(version: str) -> Iterator[tuple[Whole, bool]]:
+    """The answers of an age, and whether to be sparing with them.
+
+    Recorded streams are cut at every byte, each of those that differ in nothing but numbers once.
+    """
+    for whole in recorded_whole(version):
+        yield whole, not (whole.is_stream and whole in FIRST_OF_THEIR_KIND)
+    for whole in made_up_whole(version):
+        yield whole, True
+
+
+def first_of_their_kind() -> set[Whole]:
+    kinds: dict[tuple[Dialect, bytes], Whole] = {}
+    for version in recordings.VERSIONS:
+        for whole in recorded_whole(version):
+            kinds.setdefault((whole.dialect, re.sub(rb"\d+", b"0", whole.body)), whole)
+    return set(kinds.values())
+
+
+FIRST_OF_THEIR_KIND = first_of_their_kind()
+
+
+@pytest.mark.timeout(0 if EVERY_CUT else 120)
+@pytest.mark.parametrize("version", recordings.VERSIONS)
+def test_an_answer_is_complete_only_from_the_last_byte_of_its_end_mark_on(version: str) -> None:
+    """Cut off at every byte, with the transport's end clean and unclean."""
+    wrong = []
+    for whole, rarely in all_whole(version):
+        for cut in places(whole, version, rarely=rarely):
+            watch = EndWatch(whole.dialect, stream=whole.was_asked_to)
+            watch.feed(whole.body[:cut])
+            unclean, clean = watch.finish(clean=False).end, watch.finish(clean=True).end
+            is_complete = whole.lacks_nothing(cut)
+            if unclean is not End.CUT or (clean is End.COMPLETE) != is_complete:
+                wrong.append((whole.id, cut, unclean, clean))
+    assert wrong == []
+
+
+@pytest.mark.timeout(0 if EVERY_CUT else 120)
+@pytest.mark.parametrize("version", recordings.VERSIONS)
+def test_in_two_pieces_an_answer_is_what_it_is_in_one(version: str) -> None:
+    wrong: list[tuple[str, int]] = []
+    for whole, rarely in all_whole(version):
+        verdict = whole.judged(whole.body)
+        assert (whole.id, verdict.end) == (whole.id, End.COMPLETE)
+        wrong += [
+            (whole.id, cut)
+            for cut in places(whole, version, rarely=rarely)
+            if whole.judged(whole.body[:cut], whole.body[cut:]) != verdict
+        ]
+    assert wrong == []
+
+
+@pytest.mark.timeout(0 if EVERY_CUT else 120)
+@pytest.mark.parametrize("version", recordings.VERSIONS)
+def test_in_three_pieces_an_answer_is_what_it_is_in_one(version: str) -> None:
+    """Some pairs of cuts. All take hours: ``EVERY_CUT=1 scripts/test tests/unit/wire/test_ends.py``."""
+    wrong = []
+    for whole, _ in all_whole(version):
+        verdict, body = whole.judged(whole.body), whole.body
+        for first, second in pairs_of_cuts(len(body), Random(version + whole.id)):
+            if whole.judged(body[:first], body[first:second], body[second:]) != verdict:
+                wrong.append((whole.id, first, second))
+    assert wrong == []
+
+
+def pairs_of_cuts(size: int, rng: Random) -> Iterator[tuple[int, int]]:
+    if EVERY_CUT:
+        yield from itertools.combinations(range(1, size), 2)
+        return
+    for _ in range(60):
+        near = rng.randint(max(1, size - 120), size - 1)  # most that matters is said at the end
+        other = rng.choice((near, rng.randint(max(1, size - 120), size - 1), rng.randint(1, size - 1)))
+        yield min(near, other), max(near, other)
 
 
 broken = [
@@ -374,6 +507,20 @@ def test_it_is_known_whether_a_record_is_unfinished(dialect: Dialect, body: byte
     assert watch.is_mid_record is mid_record
 
 
+@pytest.mark.parametrize("version", recordings.VERSIONS)
+def test_it_is_known_whether_ending_the_record_would_make_a_torso_whole(version: str) -> None:
+    """Only line ends may be missing then; nothing else is to be said after such bytes."""
+    for whole in recorded_whole(version):
+        if not whole.is_stream:
+            continue
+        shown = whole.body.rstrip(b"\n")
+        for cut in (*range(max(1, len(whole.body) - 120), len(whole.body)), len(whole.body)):
+            watch = EndWatch(whole.dialect, stream=True)
+            watch.feed(whole.body[:cut])
+            expected = len(shown) <= cut < len(whole.body)
+            assert (whole.id, cut, watch.lacks_only_a_line_end) == (whole.id, cut, expected)
+
+
 @given(st.lists(st.binary(max_size=30), max_size=6), st.sampled_from(list(Dialect)), st.booleans())
 def test_no_bytes_make_it_fail_or_pass(pieces: list[bytes], dialect: Dialect, stream: bool) -> None:
     verdict = judge(pieces, dialect, stream=stream)
@@ -384,3 +531,27 @@ def test_loading_is_told_from_generating_the_same_way_as_the_request_told_it() -
     recorded = recordings.by_id("0.33.0-rc2")["gen-load"]
     assert inspect(recorded.path, recorded.body).intent is Intent.LOAD
     assert judge(recorded.answer).end is End.COMPLETE
+
+
+@pytest.mark.parametrize("text", [b"", b"said", b"{", b"x" * 100_000])
+def test_of_a_bare_text_only_the_transport_knows_the_end(text: bytes) -> None:
+    for clean, end in ((True, End.COMPLETE), (False, End.CUT)):
+        watch = EndWatch(OPENAI, stream=False, is_text=True)
+        watch.feed(text)
+        verdict = watch.finish(clean=clean)
+        assert (verdict.end, verdict.size) == (end, len(text))
+
+
+@pytest.mark.parametrize(
+    ("body", "end"),
+    [
+        (b'{"text":"said"}\n', End.COMPLETE),
+        (b'{"text":""}', End.COMPLETE),
+        (b'{"text":"said"', End.CUT),
+        (b'{"text":null}', End.CUT),
+        (b"", End.CUT),
+        (b'{"error":{"message":"deaf"}}', End.ERROR),
+    ],
+)
+def test_a_transcript_is_whole_when_it_is_a_document_with_a_text(body: bytes, end: End) -> None:
+    assert judge(body, OPENAI, stream=False).end is end

@@ -97,6 +97,11 @@ def test_a_route_the_server_does_not_have_is_told_from_a_missing_model() -> None
     assert classify(404, b'{"detail":"Not Found"}', CHAT) is Result.UNSUPPORTED
 
 
+@pytest.mark.parametrize("route", ["/api/embed", "/v1/embeddings", "/v1/audio/transcriptions"])
+def test_what_an_engine_has_not_is_no_fault_of_it(route: str) -> None:
+    assert classify(501, body("the embedded engine has none"), route) is Result.UNSUPPORTED
+
+
 def test_an_error_inside_a_stream_blames_the_place_unless_the_request_is_at_fault() -> None:
     died = "an error was encountered while running the model: unexpected EOF"
     assert result_of_in_band_error(died) is Result.CUT

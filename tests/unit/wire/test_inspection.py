@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_dist.core.dialects import DIALECTS, Dialect
+from ollama_dist.core.dialects import DIALECTS, FORMS, Dialect
 from ollama_dist.core.ids import RequestId
 from ollama_dist.core.names import Source, model_key
 from ollama_dist.core.requests import Intent, Priority, RunnerOption
@@ -90,7 +90,7 @@ def test_streaming_is_the_default_only_where_ollama_speaks(route: str) -> None:
     assert read(route, {"model": "m"}).stream is streams_by_default
     assert read(route, {"model": "m", "stream": None}).stream is streams_by_default
     assert read(route, {"model": "m", "stream": False}).stream is False
-    assert read(route, {"model": "m", "stream": True}).stream is ("embed" not in route)
+    assert read(route, {"model": "m", "stream": True}).stream is ("embed" not in route and route not in FORMS)
 
 
 def test_options_that_reload_the_model_are_found_and_others_are_not() -> None:
@@ -269,3 +269,20 @@ def test_what_makes_an_engine_hold_text_back_is_noticed(
     found = read(route, {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], **more})
     assert found.gathers is expected
     assert found.request(RequestId("1"), route).gathers is expected
+
+
+def test_a_form_is_read_with_the_boundary_in_its_type() -> None:
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nTiny\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nnames\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="response_format"\r\n\r\ntext\r\n--b--\r\n'
+    )
+    content_type = "multipart/form-data; boundary=b"
+    [route] = FORMS
+    found = inspect(route, body, content_type=content_type)
+    assert (found.model_text, found.model, found.intent) == ("Tiny", model_key("tiny"), Intent.GENERATE)
+    assert (found.prompt_bytes, found.stream, found.gathers, found.complaint) == (5, False, False, "")
+    assert not inspect(route, body).is_readable
+    assert not inspect(route, b'{"model": "tiny"}', content_type="application/json").is_readable
+    assert not inspect(route, compress(body), encoding="zstd", content_type=content_type).is_readable
