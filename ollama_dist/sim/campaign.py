@@ -53,8 +53,7 @@ MIX: Final = (
     "stall:at=15,every=47",
     "duplicate:at=55,every=101",
 )
-"""What can happen to honest members, over and over, at periods that fall together in all ways (for old disks see
-docs/membership.md)."""
+"""What can happen to honest members, over and over, at periods that fall together in all ways."""
 
 CAMPAIGN: Final = (
     _entry("rest", minutes=10),

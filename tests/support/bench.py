@@ -26,6 +26,7 @@ from ollama_dist.gossip.protocol.messages import (
     MemberDelta,
     Rank,
     Standing,
+    Start,
 )
 from ollama_dist.sim.network import sign_as, verify, virtual_id
 
@@ -57,7 +58,7 @@ class Bench:
         self.responses: dict[int, Envelope] = {}
         self._wake: WakeAt | None = None
         self._request = 0
-        contact = Contact(("me:1",), ME.encode(), nonce=7)
+        contact = Contact((f"{ME}:1",), ME.encode(), nonce=7)
         rng = Random(seed)
         self.core = Membership(ME, contact, sign=sign_as(ME), verify=verify, config=config, rng=rng)
         self.do(self.core.start(self.now, 1))
@@ -114,11 +115,12 @@ class Bench:
         claim: Claim | None = None,
         deltas: tuple[MemberDelta, ...] = (),
         hot: Hot | None = None,
+        start: Start | None = None,
     ) -> Envelope:
         """``sender`` sends a message; the answer it gets."""
         self._request += 1
         own = claim if claim is not None else self._known_claim(sender)
-        envelope = Envelope(kind, own, rumours=rumours, deltas=deltas, hot=hot)
+        envelope = Envelope(kind, own, rumours=rumours, deltas=deltas, hot=hot, start=start)
         self.do(self.core.message(self.now, self._request, sender, envelope))
         return self.responses[self._request]
 

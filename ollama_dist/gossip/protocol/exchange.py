@@ -17,6 +17,7 @@ from ollama_dist.gossip.protocol.messages import (
     Kind,
     MemberDelta,
     Rank,
+    Start,
 )
 from ollama_dist.gossip.protocol.own import Own
 
@@ -63,6 +64,7 @@ class Exchange:
             digest=self.digest() if carries_digest else (),
             deltas=self._fresh_loads(to),
             target=target,
+            start=self._start_for(to),
         )
 
     def reply(self, kind: Kind, to: Row | None, digest: tuple[DigestEntry, ...]) -> Envelope:
@@ -79,6 +81,7 @@ class Exchange:
             rumours=answers + self._news_for(to),
             hot=self._own_load(),
             deltas=deltas,
+            start=self._start_for(to),
         )
 
     def respond_help(self, request: int, target: Row, *, acked: bool) -> None:
@@ -96,6 +99,10 @@ class Exchange:
                 ),
             )
         )
+
+    def _start_for(self, to: Row | None) -> Start | None:
+        """Who is nobody we know, or has our own id, may be a twin."""
+        return self._own.start(self._context.now) if to is None or to is self._own.row else None
 
     def _news_for(self, to: Row | None) -> tuple[Claim, ...]:
         context = self._context

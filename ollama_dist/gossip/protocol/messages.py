@@ -65,6 +65,15 @@ class Contact:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """One start of a member, for whoever might be another start of the same."""
+
+    nonce: int
+    age: float
+    """Seconds since then: durations are compared, never clocks."""
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """One statement about one member.
 
@@ -199,5 +208,7 @@ class Envelope:
     """Of a reply to a PING_REQ: whether the target answered."""
     target_claim: Claim | None = None
     """Of a reply to a PING_REQ: the target's own newest claim."""
+    start: Start | None = None
+    """The sender's, where it may speak to itself: to an address, to a stranger, to its own id."""
     extensions: tuple[bytes, ...] = field(default=())
     """Fields of later versions, kept as they came."""

@@ -278,6 +278,87 @@ def test_a_copy_whose_only_seed_is_its_original_yields_too() -> None:
     assert not copy.core.is_member
 
 
+def clones(*nodes: VirtualNode) -> list[str]:
+    """Who of these found that it has a twin, and yielded."""
+    return [node.name for node in nodes if any(event.kind is EventKind.CLONE for _, event in node.events)]
+
+
+def parted_copy(seed: int) -> tuple[VirtualNetwork, VirtualNode, VirtualNode]:
+    """n1, and a copy that became a member while n1 could not be asked; now nothing is in the way."""
+    network, nodes, _ = settled(4, seed)
+    original = nodes[1]
+    network.run(10)
+    network.part([original], [node for node in nodes if node is not original])
+    copy = network.prepare("n1-copy", seeds=["n0"], identity="n1")
+    network.part([original], [copy])
+    network.begin(copy, original.generation + 1)
+    network.run(10)
+    assert copy.core.is_member
+    assert original.is_up
+    network.heal()
+    return network, original, copy
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_two_that_run_under_one_identity_the_newcomer_stops_and_says_so(seed: int) -> None:
+    network, original, copy = parted_copy(seed)
+    generation = copy.core.generation
+    network.run(20)
+    assert clones(original, copy) == [copy.name]
+    assert original.core.generation <= generation + 4
+    assert network.agrees()
+    assert network.nodes["n0"].view_of(original).addresses == (original.address,)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_two_under_one_identity_that_never_reach_each_other_stop_outbidding_each_other(seed: int) -> None:
+    network, original, copy = parted_copy(seed)
+    network.part([original], [copy])
+    generation = copy.core.generation
+    network.run(60)
+    assert len(clones(original, copy)) == 1
+    stayed = copy if clones(original) else original
+    assert stayed.core.generation <= generation + 12
+    assert network.agrees()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_copy_that_was_alone_at_first_yields_when_it_meets_the_others(seed: int) -> None:
+    network, nodes, _ = settled(3, seed)
+    network.run(10)
+    copy = network.add("n1-copy", generation=nodes[1].generation + 1, identity="n1")
+    network.run(1)
+    assert copy.core.is_member  # of a cluster of one: there was nobody to ask
+    network.do(copy, copy.core.candidate(network.now, nodes[0].address, is_lasting=False))
+    network.run(20)
+    assert clones(nodes[1], copy) == [copy.name]
+    assert network.agrees()
+    assert deaths(nodes) == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_two_that_start_at_once_from_one_disk_one_stays(seed: int) -> None:
+    network, _, _ = settled(3, seed)
+    pair = [network.add(name, seeds=["n0"], identity="twin") for name in ("left", "right")]
+    network.run(20)
+    assert len(clones(*pair)) == 1
+    assert network.agrees()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_that_moved_and_starts_from_an_old_disk_comes_back(seed: int) -> None:
+    network, nodes, _ = settled(4, seed)
+    old = nodes[1]
+    for _ in range(3):
+        network.restart(old)
+        network.run(2)
+    network.crash(old)
+    moved = network.add("n1-elsewhere", seeds=["n0"], generation=1, identity="n1")
+    network.run_until(lambda: nodes[0].view_of(moved).addresses == (moved.address,), within=10)
+    assert not clones(moved)
+    assert moved.core.generation > old.generation
+
+
 # Everything at once
 
 
