@@ -189,5 +189,5 @@ def test_machines_that_a_rogue_admits_are_bounded_and_gone_when_nobody_answers_t
     for node in stage.honest:
         assert len(node.core.inside.members) <= LAN.members_max
     assert stage.counted("cluster_full") > 0
-    for name, views in stage.seen().items():
-        assert honest[name].items() <= views.items()
+    for observer, views in stage.seen().items():
+        assert honest[observer].items() <= views.items()
