@@ -16,6 +16,7 @@ import aiohttp
 from ollama_dist.gossip.keys import new_cluster_key
 from tests.support.fake_ollama import FakeOllama
 
+PROGRAM: Final = "ollama_dist.cli.main"
 START_S: Final = 30.0
 STOP_S: Final = 15.0
 STEP_S: Final = 0.02
@@ -39,6 +40,8 @@ class RealNode:
         self.ollama = ollama
         self.port, self.node_port = ports or free_ports(2)
         self.log = folder / "node.log"
+        self.program = PROGRAM
+        """The module that is run; another one from the next start on."""
         self._flags = flags
         self._environment: dict[str, str] = {}
         self._process: asyncio.subprocess.Process | None = None
@@ -81,7 +84,8 @@ class RealNode:
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self.prefix(),
-                *command("serve", "--name", self.name, "--state-dir", str(self.state_dir)),
+                *(sys.executable, "-m", self.program),
+                *("serve", "--name", self.name, "--state-dir", str(self.state_dir)),
                 *self.listeners(),
                 *("--ollama", f"127.0.0.1:{self.ollama.port}", *self._flags),
                 env=environment_of(self.folder) | self._environment,
@@ -242,7 +246,7 @@ class RealNodes:
 
 
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "ollama_dist.cli.main", *words]
+    return [sys.executable, "-m", PROGRAM, *words]
 
 
 def environment_of(home: Path) -> dict[str, str]:
