@@ -22,6 +22,7 @@ from ollama_dist.core.outcomes import Result
 from ollama_dist.core.scopes import Scope
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.dispatch import Dispatcher
+from ollama_dist.node.node import NodeOptions
 from ollama_dist.wire.places import HEADER, wants_place, write_place
 from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL, REQUEST_ID
 
@@ -41,6 +42,7 @@ class Home(Protocol):
 
     engine: LocalEngine
     dispatcher: Dispatcher
+    options: NodeOptions
 
 
 class PeerListener:
@@ -99,6 +101,7 @@ class PeerListener:
                 headers=headers,
                 first=answer.first,
                 explain=False,
+                splice=self._node.options.splice,
             )
 
     async def _ask_engine(self, exchange: Exchange) -> web.StreamResponse:

@@ -32,6 +32,9 @@ Header = tuple[str, str]
 OnInterim = Callable[["Head"], None]
 """Hears of each answer with a status below 200, which is not the last."""
 
+Sink = Callable[[bytes], bool]
+"""Takes bytes at once and must not raise; False: these are taken, but no more for now."""
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -72,7 +75,8 @@ class Connection(asyncio.BufferedProtocol):
 
     ``verify`` is called with the transport before anything is sent and may raise to refuse the other side.
     After `send`, await `head`, then `read` until it returns ``b""``; then `is_reusable` tells whether another
-    exchange may follow. `close` ends it at any time, without waiting, and frees the upstream's work.
+    exchange may follow. Between two reads `pour` may let the body run into a sink. `close` ends it at any time,
+    without waiting, and frees the upstream's work.
     """
 
     __slots__ = (
@@ -90,6 +94,8 @@ class Connection(asyncio.BufferedProtocol):
         "_parser",
         "_paused",
         "_refusal",
+        "_silence",
+        "_sink",
         "_timer",
         "_timer_at",
         "_transport",
@@ -110,6 +116,8 @@ class Connection(asyncio.BufferedProtocol):
         self._complaint = ""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._sink: Sink | None = None
+        self._silence = 0.0
         self.exchanges = 0
         """How many exchanges were begun on this connection."""
         self._reset()
@@ -165,14 +173,27 @@ class Connection(asyncio.BufferedProtocol):
                 return b""
             if self._failure is not None:
                 raise self._failure
+            self._resume()
             await self._wait(deadline, "the answer stalled")
-        data = self._body.popleft() if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        self._buffered = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
+        data = self._take_body()
+        self._resume()
         return data
+
+    async def pour(self, sink: Sink, silence: float) -> None:
+        """Let the body run into ``sink`` in the moment it comes in, with nobody woken for it.
+
+        Until the sink has enough, nothing came for ``silence`` seconds, or the answer is over, whichever way:
+        how, and what came last of it, `read` tells.
+        """
+        if self._body and not self._complete and not sink(self._take_body()):
+            return
+        self._resume()
+        self._sink, self._silence = sink, silence
+        try:
+            if not self._complete and self._failure is None:
+                await self._wait(asyncio.get_running_loop().time() + silence, "the answer stalled")
+        finally:
+            self._sink = None
 
     @property
     def is_reusable(self) -> bool:
@@ -188,6 +209,23 @@ class Connection(asyncio.BufferedProtocol):
         self._until_close = False  # an end of our making says nothing of the answer's
         if self._transport is not None:
             self._transport.abort()
+
+    def _take_body(self) -> bytes:
+        data = self._body.popleft() if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self._buffered = 0
+        return data
+
+    def _pause(self) -> None:
+        if not self._paused and self.is_open:
+            assert self._transport is not None
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
 
     async def _wait(self, deadline: float, complaint: str) -> None:
         """Until something comes in; at ``deadline`` the exchange fails with ``complaint``.
@@ -249,9 +287,9 @@ class Connection(asyncio.BufferedProtocol):
         return _SCRATCH.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._received(bytes(memoryview(_SCRATCH.buffer)[:nbytes]))
+        self._received(memoryview(_SCRATCH.buffer)[:nbytes])
 
-    def _received(self, data: bytes) -> None:
+    def _received(self, data: memoryview) -> None:
         if self._complete or self._parser is None or not self.exchanges:
             self.close()  # bytes nobody asked for: whatever comes next could not be told from an answer
             return
@@ -268,11 +306,21 @@ class Connection(asyncio.BufferedProtocol):
             self._fail(UpstreamFailed("the head of the answer is too long"))
             self.close()
             return
-        if self._buffered > HIGH_WATER_BYTES and not self._paused and self.is_open:
-            assert self._transport is not None
-            self._paused = True
-            self._transport.pause_reading()
+        if self._sink is not None and not self._complete:
+            self._pour_out(self._sink)
+            return
+        if self._buffered > HIGH_WATER_BYTES:
+            self._pause()
         self._wake()
+
+    def _pour_out(self, sink: Sink) -> None:
+        if not self._body:
+            return
+        self._deadline = asyncio.get_running_loop().time() + self._silence
+        if not sink(self._take_body()):
+            self._sink = None
+            self._pause()
+            self._wake()
 
     def eof_received(self) -> bool:
         return False

@@ -128,6 +128,8 @@ class NodeOptions:
     """Context lengths that are pinned."""
     cached_routes: frozenset[str] = frozenset()
     """Where answers are kept without being asked to."""
+    splice: bool = True
+    """Whether streams run straight from connection to connection."""
     cache_bytes: int = 64 * 2**20
     cache_age_s: float = 3600.0
 
