@@ -30,6 +30,10 @@ STALL_S: Final = 120.0
 """A client that takes nothing for so long has its answer taken away."""
 
 
+_FRAMES: Final = tuple(b"%x\r\n" % size for size in range(1024))
+"""What stands before a chunk of each usual size."""
+
+
 class Source(Protocol):
     """Where the bytes of an answer come from."""
 
@@ -113,7 +117,9 @@ def _chunks_to(request: web.BaseRequest) -> Sink:
         transport = protocol.transport
         if transport is None or transport.is_closing():
             return False
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        size = len(data)
+        frame = _FRAMES[size] if size < len(_FRAMES) else b"%x\r\n" % size
+        transport.write(b"".join((frame, data, b"\r\n")))
         return transport.get_write_buffer_size() <= HIGH_WATER_BYTES
 
     return take

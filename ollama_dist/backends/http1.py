@@ -6,7 +6,6 @@ as its framing promised or merely stopped. Parsing is llhttp's (through httptool
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, cast
@@ -64,7 +63,7 @@ class _Scratch(threading.local):
     """Where a loop puts what it has read; it is empty again before the loop reads anything else."""
 
     def __init__(self) -> None:
-        self.buffer = bytearray(READ_BYTES)
+        self.view = memoryview(bytearray(READ_BYTES))
 
 
 _SCRATCH: Final = _Scratch()
@@ -81,7 +80,6 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_body",
-        "_buffered",
         "_complaint",
         "_complete",
         "_deadline",
@@ -89,8 +87,10 @@ class Connection(asyncio.BufferedProtocol):
         "_head",
         "_head_bytes",
         "_headers",
+        "_hear",
         "_interim",
         "_keep_alive",
+        "_loop",
         "_parser",
         "_paused",
         "_refusal",
@@ -101,9 +101,11 @@ class Connection(asyncio.BufferedProtocol):
         "_transport",
         "_until_close",
         "_verify",
+        "_view",
         "_waiter",
         "answered",
         "exchanges",
+        "on_body",
         "on_interim",
     )
 
@@ -116,8 +118,14 @@ class Connection(asyncio.BufferedProtocol):
         self._complaint = ""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._view = _SCRATCH.view
         self._sink: Sink | None = None
+        self._hear: Callable[[bytes], None] | None = None
         self._silence = 0.0
+        self._body: list[bytes] = []
+        self.on_body = self._body.append
+        """The parser's way to us, for each piece."""
         self.exchanges = 0
         """How many exchanges were begun on this connection."""
         self._reset()
@@ -128,8 +136,7 @@ class Connection(asyncio.BufferedProtocol):
         self._head: Head | None = None
         self._head_bytes = 0
         self._interim = False
-        self._body: deque[bytes] = deque()
-        self._buffered = 0
+        self._body.clear()
         self._complete = False
         self._keep_alive = False
         self._until_close = False
@@ -179,21 +186,22 @@ class Connection(asyncio.BufferedProtocol):
         self._resume()
         return data
 
-    async def pour(self, sink: Sink, silence: float) -> None:
-        """Let the body run into ``sink`` in the moment it comes in, with nobody woken for it.
+    async def pour(self, sink: Sink, hear: Callable[[bytes], None], silence: float) -> None:
+        """Let the body run past ``hear`` into ``sink`` in the moment it comes in, with nobody woken for it.
 
         Until the sink has enough, nothing came for ``silence`` seconds, or the answer is over, whichever way:
         how, and what came last of it, `read` tells.
         """
-        if self._body and not self._complete and not sink(self._take_body()):
+        if self._complete or self._failure is not None:
             return
-        self._resume()
-        self._sink, self._silence = sink, silence
+        self._sink, self._hear, self._silence = sink, hear, silence
         try:
-            if not self._complete and self._failure is None:
-                await self._wait(asyncio.get_running_loop().time() + silence, "the answer stalled")
+            self._pour_out()
+            if self._sink is not None:
+                self._resume()
+                await self._wait(self._loop.time() + silence, "the answer stalled")
         finally:
-            self._sink = None
+            self._sink = self._hear = None
 
     @property
     def is_reusable(self) -> bool:
@@ -211,10 +219,15 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def _take_body(self) -> bytes:
-        data = self._body.popleft() if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        self._buffered = 0
+        body = self._body
+        data = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
         return data
+
+    @property
+    def _buffered(self) -> int:
+        """Bytes of the body that nobody took yet."""
+        return sum(map(len, self._body))
 
     def _pause(self) -> None:
         if not self._paused and self.is_open:
@@ -236,7 +249,7 @@ class Connection(asyncio.BufferedProtocol):
         self._deadline, self._complaint = deadline, complaint
         if self._timer is None or self._timer_at > deadline:
             self._set_timer(deadline)
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
@@ -246,13 +259,13 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = asyncio.get_running_loop().call_at(at, self._look_at_deadline)
+        self._timer = self._loop.call_at(at, self._look_at_deadline)
 
     def _look_at_deadline(self) -> None:
         self._timer = None
         if self._waiter is None:
             return  # between two exchanges, or what came in is being dealt with
-        if self._deadline - asyncio.get_running_loop().time() > _TICK_S:
+        if self._deadline - self._loop.time() > _TICK_S:
             self._set_timer(self._deadline)
             return
         self._fail(UpstreamTimeout(self._complaint))
@@ -283,11 +296,17 @@ class Connection(asyncio.BufferedProtocol):
         if self._refusal is not None:
             raise UpstreamRefused(str(self._refusal)) from self._refusal
 
-    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002
-        return _SCRATCH.buffer
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._received(memoryview(_SCRATCH.buffer)[:nbytes])
+        if self._sink is None:
+            self._received(self._view[:nbytes])
+        elif self._parsed(self._view[:nbytes]):
+            if self._complete:
+                self._wake()
+            else:
+                self._pour_out()
 
     def _received(self, data: memoryview) -> None:
         if self._complete or self._parser is None or not self.exchanges:
@@ -296,28 +315,36 @@ class Connection(asyncio.BufferedProtocol):
         self.answered = True
         if self._head is None:
             self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserCallbackError) as error:
-            self._fail(UpstreamFailed(f"the answer is not HTTP: {error}"))
-            self.close()
+        if not self._parsed(data):
             return
         if self._head is None and self._head_bytes > MAX_HEAD_BYTES:
             self._fail(UpstreamFailed("the head of the answer is too long"))
             self.close()
             return
-        if self._sink is not None and not self._complete:
-            self._pour_out(self._sink)
-            return
         if self._buffered > HIGH_WATER_BYTES:
             self._pause()
         self._wake()
 
-    def _pour_out(self, sink: Sink) -> None:
-        if not self._body:
-            return
-        self._deadline = asyncio.get_running_loop().time() + self._silence
-        if not sink(self._take_body()):
+    def _parsed(self, data: memoryview) -> bool:
+        assert self._parser is not None
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserCallbackError) as error:
+            self._fail(UpstreamFailed(f"the answer is not HTTP: {error}"))
+            self.close()
+            return False
+        return True
+
+    def _pour_out(self) -> None:
+        """Hand on what came: the one thing that is done for each piece of each stream, so it is done here."""
+        body, sink, hear = self._body, self._sink, self._hear
+        if not body or sink is None or hear is None:
+            return  # of a chunk only its frame, as yet
+        data = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
+        self._deadline = self._loop.time() + self._silence
+        hear(data)
+        if not sink(data):
             self._sink = None
             self._pause()
             self._wake()
@@ -362,10 +389,6 @@ class Connection(asyncio.BufferedProtocol):
         self._head = Head(status, tuple(self._headers))
         framed = any(name in ("content-length", "transfer-encoding") for name, _ in self._headers)
         self._until_close = not framed and status not in (204, 304)
-
-    def on_body(self, data: bytes) -> None:
-        self._body.append(data)
-        self._buffered += len(data)
 
     def on_message_complete(self) -> None:
         assert self._parser is not None

@@ -5,7 +5,7 @@ dispatcher may try elsewhere. After that, an answer ends as success only if the 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ollama_dist.backends.http1 import Connection, Head, Header, OnInterim, Sink
@@ -121,15 +121,7 @@ class Answer:
         """Let what is to come run into ``sink``, as far as it takes it; how it goes on `more` tells."""
         if self._rest is None:
             return
-        if self._copy is None:
-            await self._rest.pour(sink)
-            return
-
-        def take(data: bytes) -> bool:
-            self._remember(data)
-            return sink(data)
-
-        await self._rest.pour(take)
+        await self._rest.pour(sink, None if self._copy is None else self._remember)
 
     def keep_copy(self, limit: int) -> None:
         """Remember what is read, unless it becomes more than ``limit`` bytes."""
@@ -177,14 +169,15 @@ class _Rest:
             self.verdict = ended_well(self._watch)
         return data
 
-    async def pour(self, sink: Sink) -> None:
+    async def pour(self, sink: Sink, remember: Callable[[bytes], None] | None) -> None:
         feed = self._watch.feed
 
-        def take(data: bytes) -> bool:
+        def feed_both(data: bytes) -> None:
             feed(data)
-            return sink(data)
+            if remember is not None:
+                remember(data)
 
-        await self._connection.pour(take, self._silence)
+        await self._connection.pour(sink, feed if remember is None else feed_both, self._silence)
 
     def close(self) -> None:
         self._target.give_back(self._connection)
