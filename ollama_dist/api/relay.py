@@ -47,7 +47,7 @@ class Flowing(Source, Protocol):
     """A source whose bytes can run to the client with nobody woken for them."""
 
     async def pour(self, sink: Sink) -> None:
-        """Let what comes run into ``sink`` until that has enough, or there is something for `more` to tell."""
+        """Let what comes run into ``sink`` until that has enough, or `more` has something to tell."""
         ...
 
 

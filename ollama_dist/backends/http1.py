@@ -74,8 +74,8 @@ class Connection(asyncio.BufferedProtocol):
 
     ``verify`` is called with the transport before anything is sent and may raise to refuse the other side.
     After `send`, await `head`, then `read` until it returns ``b""``; then `is_reusable` tells whether another
-    exchange may follow. Between two reads `pour` may let the body run into a sink. `close` ends it at any time,
-    without waiting, and frees the upstream's work.
+    exchange may follow. Between two reads `pour` may let the body run into a sink. `close` ends it at any
+    time, without waiting, and frees the upstream's work.
     """
 
     __slots__ = (

@@ -142,7 +142,7 @@ class Target:
         return None
 
     async def _in_turn(self, *, is_fresh: bool) -> Connection:
-        """A connection made when few others are, or, unless it is to be fresh, one that became free meanwhile.
+        """A connection made when few others are; or, if it need not be fresh, one that became free by then.
 
         One that cannot be made speaks for all that wait: a place where nobody is keeps nobody for long.
         """

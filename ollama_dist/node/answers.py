@@ -79,8 +79,8 @@ class BrokenOff(UpstreamCut):
 class Answer:
     """An answer that has begun: its head and first bytes are here.
 
-    Read on with `more` until it returns ``b""``, with `pour` in between where that is of use, and `close` it in
-    any case.
+    Read on with `more` until it returns ``b""``, with `pour` in between where that is of use, and `close` it
+    in any case.
     """
 
     def __init__(

@@ -49,6 +49,9 @@ REFRESH_S: Final = 1.0
 
 TELEMETRY_S: Final = 5.0
 
+ANNOUNCE_S: Final = 0.01
+"""How long a change of the load waits for others; members are told at most every few tenths of a second."""
+
 FIRST_LOOK_S: Final = 0.3
 """How long a starting node waits to see its engine before it tells the others: a load is told only so often,
 and theirs would be that nothing can be sent here."""
@@ -166,6 +169,9 @@ class Node:
         self._targets: dict[NodeId, Target] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._is_engine_seen = asyncio.Event()
+        self._is_stale = False
+        """Our own load has changed since the picture was made."""
+        self._announcing: asyncio.TimerHandle | None = None
         self._load = EngineLoad(
             engine.slots, options.max_queue, self._load_changed, time.monotonic, width=engine.width
         )
@@ -211,7 +217,7 @@ class Node:
     async def drain(self) -> None:
         """Tell the others to send nothing more."""
         self._is_draining = True
-        self._load_changed()
+        self._renew_self()
 
     async def stop(self) -> None:
         await end(*self._tasks)
@@ -220,11 +226,16 @@ class Node:
             target.fail()
         await self._loads.stop()
         await self.engine.stop()
+        if self._announcing is not None:
+            self._announcing.cancel()
         self._telemetry.close()
 
     # The picture
 
     def view(self) -> ClusterView:
+        if self._is_stale:
+            self._is_stale = False
+            self._views.set_self(self._myself())
         return self._views.current
 
     def target(self, node: NodeId) -> Target | None:
@@ -293,10 +304,20 @@ class Node:
         )
 
     def _load_changed(self) -> None:
-        self._renew_self()
+        """It changes several times within a request: the picture is renewed when somebody looks at it, and
+        what changes in between is told the others as one."""
+        self._is_stale = True
+        if self._announcing is None:
+            self._announcing = asyncio.get_running_loop().call_later(ANNOUNCE_S, self._announce_load)
 
     def _renew_self(self) -> None:
-        self._views.set_self(self._myself())
+        self._is_stale = True
+        self._announce_load()
+
+    def _announce_load(self) -> None:
+        if self._announcing is not None:
+            self._announcing.cancel()
+            self._announcing = None
         me = self.view().me
         self._announcer.announce_load(
             Hot(
