@@ -123,6 +123,8 @@ class Connection(asyncio.BufferedProtocol):
         self._sink: Sink | None = None
         self._hear: Callable[[bytes], None] | None = None
         self._silence = 0.0
+        self._parser: httptools.HttpResponseParser | None = None
+        self._complete = False
         self._body: list[bytes] = []
         self.on_body = self._body.append
         """The parser's way to us, for each piece."""
@@ -131,7 +133,8 @@ class Connection(asyncio.BufferedProtocol):
         self._reset()
 
     def _reset(self) -> None:
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        if self._parser is None or not self._complete:  # after a whole answer it is ready for the next
+            self._parser = httptools.HttpResponseParser(self)
         self._headers: list[Header] = []
         self._head: Head | None = None
         self._head_bytes = 0

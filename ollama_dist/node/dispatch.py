@@ -27,6 +27,7 @@ from ollama_dist.node.answers import Answer, AttemptFailed, begin
 from ollama_dist.node.limits import OWNER_S
 from ollama_dist.node.load import AT_ONCE, EngineLoad, OnPlace, Waited
 from ollama_dist.node.loads import Loads
+from ollama_dist.node.logs import log_request
 from ollama_dist.node.modes import EffectiveMode, Switches, effective_mode
 from ollama_dist.node.stats import Stats
 from ollama_dist.scheduling.breaker import Breakers, Circuit
@@ -452,8 +453,7 @@ class Dispatcher:
         name = node.name if node is not None else ""
         is_fallback = bool(served.fallback_reason)
         self.stats.count(request.route, request.model_text, name, outcome, is_fallback=is_fallback)
-        log.info(
-            "request",
+        log_request(
             route=request.route,
             model=request.model_text,
             node=name,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from ollama_dist.core.errors import Busy
-from ollama_dist.core.names import ModelKey
 from ollama_dist.core.outcomes import Usage
 from ollama_dist.core.requests import InferenceRequest, Intent, Place
 from ollama_dist.core.view import Load
@@ -77,9 +76,6 @@ class EngineLoad:
         queue = self._queue
         in_flight = queue.in_flight + self._beside
         return Load(in_flight, queue.waiting, self._slots, round(self._tokens_per_s, 1))
-
-    def active(self, model: ModelKey) -> int:
-        return self._queue.active(model)
 
     def set_slots(self, slots: int, width: int | None = None) -> None:
         width = width or slots

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, TextIO
 
@@ -19,6 +20,8 @@ from structlog.typing import Processor
 from ollama_dist.core.ids import RequestId
 from ollama_dist.node.config import LogSettings
 from ollama_dist.node.setting_values import LogFormat, Secret
+
+log = structlog.get_logger()
 
 MASK: Final = "***"
 
@@ -47,7 +50,7 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[Secret] = ()) -> None:
         self._known = tuple(secret.reveal() for secret in secrets if secret.reveal())
-        self._word = lru_cache(maxsize=_WORDS)(self._text)
+        self._word = lru_cache(maxsize=_WORDS)(self.text)
 
     def __call__(self, _logger: Any, _method: str, event: _Event) -> _Event:
         for name, value in event.items():
@@ -57,7 +60,8 @@ class Redactor:
                 event[name] = MASK if hidden else self._masked(value)
         return event
 
-    def _text(self, text: str) -> str:
+    def text(self, text: str) -> str:
+        """``text`` without what is secret in it."""
         for secret in self._known:
             text = text.replace(secret, MASK)
         return _SECRET_TEXT.sub(MASK, text)
@@ -65,7 +69,7 @@ class Redactor:
     def _masked(self, value: Any) -> Any:
         match value:
             case str():
-                return self._word(value) if len(value) <= _WORD else self._text(value)
+                return self._word(value) if len(value) <= _WORD else self.text(value)
             case bytes():
                 return self._masked(value.decode("utf-8", "backslashreplace"))
             case dict():
@@ -114,10 +118,13 @@ def configure_logging(
         redactor,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    renderer, lines = _renderer(settings, stream), _Lines(stream)
+    is_plain = renderer == [_plain_line] and level <= logging.INFO
+    _request_lines.set_up(redactor, lines if is_plain else None)
     structlog.configure(
-        processors=[*first, *last, *_renderer(settings, stream)],
+        processors=[*first, *last, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_Lines(stream),
+        logger_factory=lines,
         cache_logger_on_first_use=False,
     )
     foreign: list[Processor] = [structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder()]
@@ -127,7 +134,7 @@ def configure_logging(
             foreign_pre_chain=[*first, *foreign, *last],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_renderer(settings, stream),
+                *renderer,
             ],
         )
     )
@@ -137,6 +144,50 @@ def configure_logging(
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(True)
+
+
+class _RequestLines:
+    """Writes what `structlog` would of the one event that every request has, in the plain form.
+
+    Its fields are few and their words come again and again, so most of it is looked up.
+    """
+
+    def __init__(self) -> None:
+        self._lines: _Lines | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the form and the level of now allow it."""
+        return self._lines is not None
+
+    def set_up(self, redactor: Redactor, lines: _Lines | None) -> None:
+        def text(value: str) -> str:
+            return _shown_text(redactor.text(value))
+
+        self._lines, self._text, self._word = lines, text, lru_cache(maxsize=_WORDS)(text)
+
+    def write(self, fields: dict[str, Any]) -> None:
+        fields |= structlog.contextvars.get_contextvars()
+        shown = []
+        for name in sorted(fields):
+            value = fields[name]
+            if type(value) is str:
+                value = self._word(value) if len(value) <= _WORD else self._text(value)
+            shown.append(f"{name}={value}")
+        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        assert self._lines is not None
+        self._lines.msg(f"{at} [info     ] request                        {' '.join(shown)}")
+
+
+_request_lines: Final = _RequestLines()
+
+
+def log_request(**fields: Any) -> None:
+    """Log that a request has ended. No field is named like a secret."""
+    if _request_lines.is_on:
+        _request_lines.write(fields)
+    else:
+        log.info("request", **fields)
 
 
 @contextmanager

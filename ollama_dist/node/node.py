@@ -18,6 +18,7 @@ from ollama_dist.core.errors import BadRequest, StillThere
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.labels import Label
 from ollama_dist.core.modes import Mode
+from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import (
     ClusterView,
     EngineKind,
@@ -169,6 +170,8 @@ class Node:
         self._targets: dict[NodeId, Target] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._is_engine_seen = asyncio.Event()
+        self._loaded: tuple[object, int, Mapping[ModelKey, LoadedModel]] | None = None
+        """Made of the engine's list and this version of what is known beside it."""
         self._is_stale = False
         """Our own load has changed since the picture was made."""
         self._announcing: asyncio.TimerHandle | None = None
@@ -255,10 +258,6 @@ class Node:
 
     def _myself(self) -> NodeView:
         snapshot = self.engine.snapshot
-        loaded = {
-            key: replace(model, active=self._load.active(key), options=self._loads.options(key))
-            for key, model in snapshot.loaded.items()
-        }
         return NodeView(
             id=self.options.id,
             name=self.options.name,
@@ -270,11 +269,19 @@ class Node:
             load=self._load.now,
             resources=self._resources,
             models=snapshot.models,
-            loaded=loaded,
+            loaded=self._in_memory(),
             draining=self._is_draining,
             labels=self._labels,
             standing=self._standing,
         )
+
+    def _in_memory(self) -> Mapping[ModelKey, LoadedModel]:
+        """What the engine runs, with what this node knows of it."""
+        seen, version = self.engine.snapshot.loaded, self._loads.version
+        if self._loaded is None or self._loaded[0] is not seen or self._loaded[1] != version:
+            known = {key: replace(model, options=self._loads.options(key)) for key, model in seen.items()}
+            self._loaded = seen, version, known
+        return self._loaded[2]
 
     def _note_engine(self) -> None:
         engine = self.engine.snapshot.engine
@@ -486,6 +493,4 @@ class Node:
 
 def _without_life(model: LoadedModel) -> LoadedModel:
     """Without the moment it would be unloaded: that moves with every request, and who asks is told afresh."""
-    return replace(
-        model, active=0, row={name: value for name, value in model.row.items() if name != "expires_at"}
-    )
+    return replace(model, row={name: value for name, value in model.row.items() if name != "expires_at"})

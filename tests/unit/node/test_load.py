@@ -11,7 +11,7 @@ from ollama_dist.core.requests import Intent, Place
 from ollama_dist.core.view import Load
 from ollama_dist.node import load as load_module
 from ollama_dist.node.load import EngineLoad, Waited
-from tests.support.views import key, request
+from tests.support.views import request
 from tests.support.wait import until
 
 A, B = request("a"), request("b")
@@ -64,7 +64,6 @@ async def test_slots_are_per_model_and_the_rest_waits_until_one_is_free() -> Non
     await settled()
     assert load.now == Load(in_flight=4, waiting=1, slots=2)
     assert [client.is_in.is_set() for client in clients] == [True, True, False, True]
-    assert (load.active(key("a")), load.active(key("b"))) == (3, 1)
     await clients[0].end()
     await asyncio.wait_for(clients[2].is_in.wait(), 1)
     for client in clients[1:]:
