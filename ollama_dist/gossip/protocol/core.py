@@ -331,11 +331,14 @@ class Membership:
         if row is not None and row.is_living:
             row.heard_at = self._context.now
             if envelope.hot is not None and _is_of_this_life(envelope.claim, row):
-                self._exchange.take_load(row, envelope.hot)
+                self._exchange.take_word(row, envelope.hot)
         for claim in envelope.rumours:
             self._beliefs.hear(claim, teller=sender)
         if envelope.target_claim is not None:
             self._beliefs.hear(envelope.target_claim, teller=sender)
+        told = next((entry for entry in envelope.digest if entry.subject == self._context.me), None)
+        if told is not None:
+            self._exchange.look_for_lies(told)
         for delta in envelope.deltas:
             for claim in delta.claims:
                 self._beliefs.hear(claim, teller=sender, by_sync=True)

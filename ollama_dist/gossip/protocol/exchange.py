@@ -10,6 +10,7 @@ from ollama_dist.gossip.protocol.effects import EventKind, Respond
 from ollama_dist.gossip.protocol.fresh import FreshLoads
 from ollama_dist.gossip.protocol.members import Row
 from ollama_dist.gossip.protocol.messages import (
+    VERSION_LIMIT,
     Claim,
     DigestEntry,
     Envelope,
@@ -41,6 +42,8 @@ class Exchange:
         """Fingerprints (ours, theirs) with which a synchronisation brought nothing."""
         self._spread_ticks = 0
         self._loads = FreshLoads()
+        self._disputed: set[NodeId] = set()
+        """Members of whom we have a later load than they themselves told last."""
 
     # Envelopes
 
@@ -118,6 +121,10 @@ class Exchange:
         """The newest loads of others, for somebody who may not have heard them yet."""
         context = self._context
         deltas: list[MemberDelta] = []
+        if to is not None and to.id in self._disputed:
+            self._disputed.discard(to.id)
+            if to.hot is not None:
+                deltas.append(self._load_delta(to))
         for time, member in self._loads.newest(context.now - FRESH_PERIODS * context.period):
             row = context.members.get(member)
             if row is None or not row.is_living or row.hot_at != time or row is to:
@@ -190,9 +197,14 @@ class Exchange:
     def take_state(self, delta: MemberDelta) -> None:
         """Take in load and slow state of one member; its claims were heard before."""
         row = self._context.members.get(delta.subject)
-        if row is None or not row.is_living or row.id == self._context.me:
+        if row is None or not row.is_living or delta.generation != row.standing.generation:
             return
-        if delta.generation != row.standing.generation:
+        hot, cold, gc = _versions(delta)
+        if max(hot, cold, gc) >= VERSION_LIMIT:
+            self._context.count("absurd_version")
+            return
+        if row is self._own.row:
+            self.look_for_lies(row.digest()._replace(hot=hot, cold=cold, gc=gc))
             return
         if delta.hot is not None:
             self.take_load(row, delta.hot)
@@ -200,6 +212,17 @@ class Exchange:
             self._context.members.touch(row)
             self._context.event(EventKind.UPDATED, row.id)
             self.spread(1)
+
+    def look_for_lies(self, told: DigestEntry) -> None:
+        """Somebody told what it has of us."""
+        if max(told.hot, told.cold, told.gc) < VERSION_LIMIT:
+            self._own.outbid(told)
+
+    def take_word(self, row: Row, hot: Hot) -> None:
+        """The member itself told its load. Where others told a later one, it hears of that: they may lie."""
+        if row.hot is not None and hot.version < row.hot.version:
+            self._disputed.add(row.id)
+        self.take_load(row, hot)
 
     def take_load(self, row: Row, hot: Hot) -> None:
         if row.hot is None or hot.version > row.hot.version:
@@ -284,6 +307,13 @@ class Exchange:
     def forget(self, member: NodeId) -> None:
         self._wanted.pop(member, None)
         self._in_vain.pop(member, None)
+        self._disputed.discard(member)
+
+
+def _versions(delta: MemberDelta) -> tuple[int, int, int]:
+    """Of the load and the slow state that it brings, and of the deletions that are forgotten."""
+    hot = delta.hot.version if delta.hot is not None else 0
+    return (hot, delta.cold.end, delta.cold.gc) if delta.cold is not None else (hot, 0, 0)
 
 
 def _has_news(row: Row, entry: DigestEntry | None) -> bool:

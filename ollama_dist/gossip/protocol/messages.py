@@ -17,6 +17,9 @@ PROTOCOL_MAX: Final = 1
 GENERATION_LIMIT: Final = 2**62
 """No honest generation comes near it; what claims more is dropped."""
 
+VERSION_LIMIT: Final = 2**62
+"""No honest version of a load or of slow state does either."""
+
 
 class Rank(IntEnum):
     """What is claimed of a member; at one generation and incarnation the higher rank wins."""

@@ -8,7 +8,16 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.protocol.context import Context
 from ollama_dist.gossip.protocol.effects import Persist
 from ollama_dist.gossip.protocol.members import Row
-from ollama_dist.gossip.protocol.messages import GENERATION_LIMIT, Claim, Contact, Hot, Rank, Standing, Start
+from ollama_dist.gossip.protocol.messages import (
+    GENERATION_LIMIT,
+    Claim,
+    Contact,
+    DigestEntry,
+    Hot,
+    Rank,
+    Standing,
+    Start,
+)
 
 INCARNATION_LIMIT: Final = 2**32 - 1
 REACH_KEY: Final = "~reach"
@@ -30,6 +39,9 @@ class Own:
         self._peers: tuple[str, ...] = ()
         self._may_differ = False
         self._persisted_at = float("-inf")
+        self._hot_floor = 0
+        """A version of our load that somebody else gave out."""
+        self._state_outbid_at = float("-inf")
         self.row: Row
         self._other_start: Callable[[Claim], None] = self.outlive
         self.is_announced = False
@@ -103,8 +115,30 @@ class Own:
         self._become(self._signed(standing))
 
     def publish_load(self, data: bytes) -> None:
-        version = self.row.hot.version + 1 if self.row.hot else 1
+        version = max(self._hot_floor, self.row.hot.version if self.row.hot else 0) + 1
         self.row.load(Hot(version, data), self._context.now)
+
+    def outbid(self, told: DigestEntry) -> None:
+        """Others have load or state of this life that we never wrote: go beyond it, that nobody believes it.
+
+        Somebody lies, or a start before this one used the same generation.
+        """
+        context, cold, mine = self._context, self.row.cold, self.claim.standing
+        if told.generation != mine.generation or mine.rank.is_gone:
+            return
+        ours = max(self._hot_floor, self.row.hot.version if self.row.hot else 0)
+        if told.hot > ours:
+            context.count("load_outbid")
+            self._hot_floor = told.hot
+            if self.row.hot is not None:
+                pause = context.config.hot_pause(context.size)
+                context.alarms.set("load", max(context.now, self.row.hot_at + pause))
+        is_due = context.now - self._state_outbid_at >= context.config.sync_timeout
+        if (told.gc, told.cold) > (cold.gc, cold.version) and is_due:
+            context.count("state_outbid")
+            self._state_outbid_at = context.now
+            self._renew(mine.generation + 1, 0)  # with which everybody forgets what it had of us
+            self.persist()
 
     def publish_reach(self, unreachable: list[NodeId]) -> bool:
         """Tell whom we cannot talk to; False when that is no news."""
