@@ -22,6 +22,7 @@ from ollama_dist.core.outcomes import Result
 from ollama_dist.core.scopes import Scope
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.dispatch import Dispatcher
+from ollama_dist.node.node import NodeOptions
 from ollama_dist.wire.places import HEADER, wants_place, write_place
 from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL, REQUEST_ID
 
@@ -41,6 +42,7 @@ class Home(Protocol):
 
     engine: LocalEngine
     dispatcher: Dispatcher
+    options: NodeOptions
 
 
 class PeerListener:
@@ -62,21 +64,21 @@ class PeerListener:
         exchange = Exchange(
             request, route, request_id, [], found.params if isinstance(found, Matched) else {}
         )
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                self._admit(request)
-                if not isinstance(found, Matched):
-                    return exchange.reply(b"404 page not found", status=404, content_type="text/plain")
-                if route.where is Where.SCHEDULED:
-                    return await self._serve(exchange)
-                return await self._ask_engine(exchange)
-            except AttemptFailed as failed:
-                return _refuse(exchange, failed)
-            except Unauthorized as stranger:
-                log.warning("stranger_refused", reason=str(stranger))
-                return _refuse(exchange, AttemptFailed(Result.REFUSED, str(stranger)))
-            except DistError as error:
-                return _excuse(exchange, error)
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # each request has a task of its own
+        try:
+            self._admit(request)
+            if not isinstance(found, Matched):
+                return exchange.reply(b"404 page not found", status=404, content_type="text/plain")
+            if route.where is Where.SCHEDULED:
+                return await self._serve(exchange)
+            return await self._ask_engine(exchange)
+        except AttemptFailed as failed:
+            return _refuse(exchange, failed)
+        except Unauthorized as stranger:
+            log.warning("stranger_refused", reason=str(stranger))
+            return _refuse(exchange, AttemptFailed(Result.REFUSED, str(stranger)))
+        except DistError as error:
+            return _excuse(exchange, error)
 
     async def _serve(self, exchange: Exchange) -> web.StreamResponse:
         body = await exchange.body()
@@ -99,6 +101,7 @@ class PeerListener:
                 headers=headers,
                 first=answer.first,
                 explain=False,
+                splice=self._node.options.splice,
             )
 
     async def _ask_engine(self, exchange: Exchange) -> web.StreamResponse:

@@ -41,10 +41,12 @@ def public_front(
     origins: Sequence[str] = (),
 ) -> Front:
     """What clients talk to."""
-    listing = Listing(node, passthrough, node.describe)
+    listing, options = Listing(node, passthrough, node.describe), node.options
     own, reference = OwnRoutes(node), Reference()
     handlers: dict[str, Handler] = {
-        Where.SCHEDULED: Inference(node.dispatcher, node.options.contexts, node.options.cached_routes),
+        Where.SCHEDULED: Inference(
+            node.dispatcher, options.contexts, options.cached_routes, splice=options.splice
+        ),
         Where.HOLDER: listing.holder,
         Where.SOURCE: Making(node, listing.own_engine),
         Where.HOLDERS: Changes(node, listing.own_engine),

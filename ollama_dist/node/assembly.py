@@ -85,6 +85,7 @@ def make_node(settings: Settings, cluster: GossipCluster, engine: LocalEngine) -
         labels=settings.node.labels,
         contexts=settings.requests.context_lengths,
         cached_routes=frozenset(settings.requests.cached_routes),
+        splice=settings.requests.splice,
         cache_bytes=settings.requests.cache_bytes,
         cache_age_s=settings.requests.cache_age_s,
     )

@@ -18,6 +18,7 @@ from ollama_dist.core.errors import BadRequest, StillThere
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.labels import Label
 from ollama_dist.core.modes import Mode
+from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import (
     ClusterView,
     EngineKind,
@@ -48,6 +49,9 @@ REFRESH_S: Final = 1.0
 """How often the picture is renewed when nothing happens: ages go on."""
 
 TELEMETRY_S: Final = 5.0
+
+ANNOUNCE_S: Final = 0.01
+"""How long a change of the load waits for others; members are told at most every few tenths of a second."""
 
 FIRST_LOOK_S: Final = 0.3
 """How long a starting node waits to see its engine before it tells the others: a load is told only so often,
@@ -128,6 +132,8 @@ class NodeOptions:
     """Context lengths that are pinned."""
     cached_routes: frozenset[str] = frozenset()
     """Where answers are kept without being asked to."""
+    splice: bool = True
+    """Whether streams run straight from connection to connection."""
     cache_bytes: int = 64 * 2**20
     cache_age_s: float = 3600.0
 
@@ -164,6 +170,11 @@ class Node:
         self._targets: dict[NodeId, Target] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._is_engine_seen = asyncio.Event()
+        self._loaded: tuple[object, int, Mapping[ModelKey, LoadedModel]] | None = None
+        """Made of the engine's list and this version of what is known beside it."""
+        self._is_stale = False
+        """Our own load has changed since the picture was made."""
+        self._announcing: asyncio.TimerHandle | None = None
         self._load = EngineLoad(
             engine.slots, options.max_queue, self._load_changed, time.monotonic, width=engine.width
         )
@@ -209,7 +220,7 @@ class Node:
     async def drain(self) -> None:
         """Tell the others to send nothing more."""
         self._is_draining = True
-        self._load_changed()
+        self._renew_self()
 
     async def stop(self) -> None:
         await end(*self._tasks)
@@ -218,11 +229,16 @@ class Node:
             target.fail()
         await self._loads.stop()
         await self.engine.stop()
+        if self._announcing is not None:
+            self._announcing.cancel()
         self._telemetry.close()
 
     # The picture
 
     def view(self) -> ClusterView:
+        if self._is_stale:
+            self._is_stale = False
+            self._views.set_self(self._myself())
         return self._views.current
 
     def target(self, node: NodeId) -> Target | None:
@@ -242,10 +258,6 @@ class Node:
 
     def _myself(self) -> NodeView:
         snapshot = self.engine.snapshot
-        loaded = {
-            key: replace(model, active=self._load.active(key), options=self._loads.options(key))
-            for key, model in snapshot.loaded.items()
-        }
         return NodeView(
             id=self.options.id,
             name=self.options.name,
@@ -257,11 +269,19 @@ class Node:
             load=self._load.now,
             resources=self._resources,
             models=snapshot.models,
-            loaded=loaded,
+            loaded=self._in_memory(),
             draining=self._is_draining,
             labels=self._labels,
             standing=self._standing,
         )
+
+    def _in_memory(self) -> Mapping[ModelKey, LoadedModel]:
+        """What the engine runs, with what this node knows of it."""
+        seen, version = self.engine.snapshot.loaded, self._loads.version
+        if self._loaded is None or self._loaded[0] is not seen or self._loaded[1] != version:
+            known = {key: replace(model, options=self._loads.options(key)) for key, model in seen.items()}
+            self._loaded = seen, version, known
+        return self._loaded[2]
 
     def _note_engine(self) -> None:
         engine = self.engine.snapshot.engine
@@ -291,10 +311,20 @@ class Node:
         )
 
     def _load_changed(self) -> None:
-        self._renew_self()
+        """It changes several times within a request: the picture is renewed when somebody looks at it, and
+        what changes in between is told the others as one."""
+        self._is_stale = True
+        if self._announcing is None:
+            self._announcing = asyncio.get_running_loop().call_later(ANNOUNCE_S, self._announce_load)
 
     def _renew_self(self) -> None:
-        self._views.set_self(self._myself())
+        self._is_stale = True
+        self._announce_load()
+
+    def _announce_load(self) -> None:
+        if self._announcing is not None:
+            self._announcing.cancel()
+            self._announcing = None
         me = self.view().me
         self._announcer.announce_load(
             Hot(
@@ -463,6 +493,4 @@ class Node:
 
 def _without_life(model: LoadedModel) -> LoadedModel:
     """Without the moment it would be unloaded: that moves with every request, and who asks is told afresh."""
-    return replace(
-        model, active=0, row={name: value for name, value in model.row.items() if name != "expires_at"}
-    )
+    return replace(model, row={name: value for name, value in model.row.items() if name != "expires_at"})
