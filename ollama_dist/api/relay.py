@@ -13,15 +13,13 @@ from typing import Final, Protocol, runtime_checkable
 
 from aiohttp import web
 
+from ollama_dist.api.connections import HIGH_WATER_BYTES
 from ollama_dist.api.exchange import Exchange, Header, StreamResponse
 from ollama_dist.backends.http1 import Sink
 from ollama_dist.core.errors import DistError, UpstreamFailed
 from ollama_dist.core.outcomes import Result
 from ollama_dist.node.answers import BrokenOff
 from ollama_dist.wire.errors import stream_error
-
-HIGH_WATER_BYTES: Final = 64 * 1024
-"""Bytes waiting for a slow client beyond which we wait for it before reading more."""
 
 STREAMS: Final = ("application/x-ndjson", "text/event-stream")
 """Content types in which an error has a place after the beginning."""

@@ -30,7 +30,7 @@ from ollama_dist.node.loads import Loads
 from ollama_dist.node.logs import log_request
 from ollama_dist.node.modes import EffectiveMode, Switches, effective_mode
 from ollama_dist.node.stats import Stats
-from ollama_dist.scheduling.breaker import Breakers, Circuit
+from ollama_dist.scheduling.breaker import Breakers
 from ollama_dist.scheduling.decide import decide, unload_targets
 from ollama_dist.scheduling.decision import Decision, DecisionLog, Record
 from ollama_dist.scheduling.estimate import loaded_as_asked, service_s
@@ -331,10 +331,9 @@ class Dispatcher:
         return decision
 
     def _conditions(self, view: ClusterView, served: Served, now: float) -> Conditions:
-        circuits = {node: self.breakers.circuit(node, now) for node in view.nodes}
         return Conditions(
             mode=served.mode.mode,
-            circuits={node: circuit for node, circuit in circuits.items() if circuit is not Circuit.CLOSED},
+            circuits=self.breakers.not_closed(view.nodes, now),
             tried={attempt.node: attempt.result for attempt in served.attempts},
         )
 

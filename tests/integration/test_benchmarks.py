@@ -11,6 +11,7 @@ from benchmarks.relay.__main__ import main
 from benchmarks.relay.build import NoCompiler, compiler
 from benchmarks.relay.passes import Figures
 from benchmarks.relay.report import BEGIN, END, put_between_marks, ratio
+from benchmarks.scale import measure
 
 
 @pytest.fixture
@@ -46,6 +47,17 @@ def test_a_tiny_pass_has_every_figure(tmp_path: Path) -> None:
         assert each["leave_silent_us_p50"] > 0
     assert plain["upload_cpu_s_per_gb"] > 0
     assert plain["kib_per_stream"] >= 0
+
+
+@pytest.mark.usefixtures("_compiler")
+def test_streams_and_connections_leave_nothing_behind() -> None:
+    found = measure(streams=60, connections=120, per_s=20, seconds=1.5)
+    assert found["flowing"]["errors"] == 0
+    assert found["flowing"]["chunks"] > 60 * 20
+    assert 0 < found["silent"]["descriptors_per_stream"] <= 2.1
+    assert found["silent"]["descriptors_left_by_streams"] <= 2  # the node's own look at its engine
+    assert found["waiting"]["descriptors_per_connection"] == pytest.approx(1.0, abs=0.05)
+    assert found["waiting"]["descriptors_left_by_connections"] <= 2
 
 
 def test_a_ratio_is_taken_within_each_pass() -> None:
