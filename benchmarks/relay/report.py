@@ -109,10 +109,10 @@ def as_json(passes: Passes, about: Mapping[str, Any]) -> str:
     return json.dumps({"about": about, "medians": medians, "passes": passes}, indent=1) + "\n"
 
 
-def put_between_marks(document: Path, text: str) -> None:
+def put_between_marks(document: Path, text: str, first: str = BEGIN, last: str = END) -> None:
     """Replace what stands between the marks of ``document``; raises `ValueError` where it has none."""
-    before, begin, rest = document.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = document.read_text().partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
         raise ValueError(f"{document} has no place for figures")
-    document.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    document.write_text(f"{before}{first}\n\n{text}\n{last}{after}")

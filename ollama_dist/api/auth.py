@@ -9,6 +9,7 @@ import hmac
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import structlog
@@ -75,11 +76,13 @@ def caller_of(request: web.BaseRequest) -> Caller:
     headers = request.headers
     kind, _, token = headers.get("Authorization", "").partition(" ")
     shown = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "").strip()
-    is_forwarded = any(_tells_of_a_proxy(name.lower()) for name in headers)
+    is_forwarded = any(map(_tells_of_a_proxy, headers))
     return Caller(shown, request.remote or "", is_forwarded, host_of(headers.get("Host", "")))
 
 
+@lru_cache(maxsize=256)
 def _tells_of_a_proxy(name: str) -> bool:
+    name = name.lower()
     return name in _FORWARDED or name.startswith(_FORWARDED_PREFIXES)
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
+from ollama_dist.api.framing import expects_to_go_on
 from ollama_dist.core.errors import BadRequest, TooLarge
 
 PATIENCE_S: Final = 10.0
@@ -34,6 +35,7 @@ class PacedBody:
         self.trouble: BadRequest | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        _ask_for_it(self._request)
         waited = 0.0
         received = 0
         while True:
@@ -69,6 +71,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     parts: list[bytes] = []
     received = 0
     content = request.content
+    _ask_for_it(request)
     try:
         while not content.at_eof():
             if content.is_eof():  # the rest is here, as most bodies are with their heads: no timer is needed
@@ -83,6 +86,14 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     except TimeoutError as error:
         raise TooSlow("the body came in too slowly") from error
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _ask_for_it(request: web.BaseRequest) -> None:
+    """Tell a client that holds its body back that it is wanted: when it is about to be read, as Go does."""
+    if request.version < (1, 1) or not expects_to_go_on(request.headers.get("Expect", "")):
+        return
+    if request.content.total_bytes == 0 and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 async def _next_part(request: web.BaseRequest) -> bytes:

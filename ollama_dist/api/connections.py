@@ -30,6 +30,11 @@ CONNECTIONS_PER_ADDRESS: Final = 256
 """From one address; programs on this machine, a proxy for one, only count for all."""
 
 
+HIGH_WATER_BYTES: Final = 64 * 1024
+"""Bytes waiting for a slow client beyond which we wait for it before reading more. Loops have it so by
+themselves, but for connections with TLS, which may hold eight times as much."""
+
+
 class Gate:
     """Counts connections by the address they come from."""
 
@@ -127,6 +132,8 @@ class Connection(RequestHandler):
                 return
             self._address = address
         super().connection_made(transport)
+        if self.transport is not None:
+            self.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:

@@ -90,9 +90,8 @@ class Exchange:
 
     def passed_on(self) -> list[Header]:
         """What of the client's headers travels with the request; names in lower case."""
-        return [
-            (name.lower(), value) for name, value in self.request.headers.items() if name.lower() in PASSED_ON
-        ]
+        headers = self.request.headers.items()
+        return [(lower, value) for name, value in headers if (lower := name.lower()) in PASSED_ON]
 
     def tell_place(self, place: Place) -> None:
         """Say on the way where in the queue the request stands: an interim answer (102, RFC 2518 §10.1)."""

@@ -91,8 +91,8 @@ class Front:
                 return exchange.reply(b"404 page not found", status=404, content_type=_PLAIN)
             case WrongMethod():
                 return exchange.reply(b"405 method not allowed", status=405, content_type=_PLAIN)
-        with structlog.contextvars.bound_contextvars(request_id=exchange.id):
-            return await self._answer(exchange)
+        structlog.contextvars.bind_contextvars(request_id=exchange.id)  # each request has a task of its own
+        return await self._answer(exchange)
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         try:

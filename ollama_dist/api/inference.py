@@ -26,11 +26,17 @@ class Inference:
     """The handler of all scheduled rows."""
 
     def __init__(
-        self, dispatcher: Dispatcher, contexts: Sequence[ContextRule] = (), cached: Container[str] = ()
+        self,
+        dispatcher: Dispatcher,
+        contexts: Sequence[ContextRule] = (),
+        cached: Container[str] = (),
+        *,
+        splice: bool = True,
     ) -> None:
         self._dispatcher = dispatcher
         self._contexts = contexts
         self._cached = cached
+        self._splice = splice
 
     async def __call__(self, exchange: Exchange) -> web.StreamResponse:
         body, found = self._pinned(exchange, await exchange.body())
@@ -53,7 +59,14 @@ class Inference:
                 if answer.status == Busy.status:
                     headers.append(("Retry-After", str(Busy.retry_after_s)))
                 return whole(exchange, answer.status, answer.first, headers)
-            return await relay(exchange, answer, status=answer.status, headers=headers, first=answer.first)
+            return await relay(
+                exchange,
+                answer,
+                status=answer.status,
+                headers=headers,
+                first=answer.first,
+                splice=self._splice,
+            )
 
     def _pinned(self, exchange: Exchange, body: bytes) -> tuple[bytes, Inspection]:
         """The body as it travels on, and what it says: with the context length that its model is to keep."""

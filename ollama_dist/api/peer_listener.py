@@ -29,6 +29,7 @@ from ollama_dist.core.scopes import Scope
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.moves import Moves
+from ollama_dist.node.node import NodeOptions
 from ollama_dist.replication.doing import Pinned
 from ollama_dist.replication.giving import Giver
 from ollama_dist.replication.turns import Turns
@@ -52,6 +53,7 @@ class Home(PullSurroundings, Protocol):
     """What is needed of the node here."""
 
     dispatcher: Dispatcher
+    options: NodeOptions
     moves: Moves
 
     @property
@@ -101,25 +103,25 @@ class PeerListener:
         exchange = Exchange(
             request, route, request_id, [], found.params if isinstance(found, Matched) else {}
         )
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                exchange.tenant = self._admit(request) or ""
-                if not isinstance(found, Matched):
-                    return exchange.reply(b"404 page not found", status=404, content_type="text/plain")
-                if route.where is Where.HERE:
-                    return await self._handlers[route.name](exchange)
-                if route.where is Where.PULL:
-                    return await self._pull.from_member(exchange)
-                if route.where is Where.SCHEDULED:
-                    return await self._serve(exchange)
-                return await self._ask_engine(exchange)
-            except AttemptFailed as failed:
-                return _refuse(exchange, failed)
-            except Unauthorized as stranger:
-                log.warning("stranger_refused", reason=str(stranger))
-                return _refuse(exchange, AttemptFailed(Result.REFUSED, str(stranger)))
-            except DistError as error:
-                return _excuse(exchange, error)
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # each request has a task of its own
+        try:
+            exchange.tenant = self._admit(request) or ""
+            if not isinstance(found, Matched):
+                return exchange.reply(b"404 page not found", status=404, content_type="text/plain")
+            if route.where is Where.HERE:
+                return await self._handlers[route.name](exchange)
+            if route.where is Where.PULL:
+                return await self._pull.from_member(exchange)
+            if route.where is Where.SCHEDULED:
+                return await self._serve(exchange)
+            return await self._ask_engine(exchange)
+        except AttemptFailed as failed:
+            return _refuse(exchange, failed)
+        except Unauthorized as stranger:
+            log.warning("stranger_refused", reason=str(stranger))
+            return _refuse(exchange, AttemptFailed(Result.REFUSED, str(stranger)))
+        except DistError as error:
+            return _excuse(exchange, error)
 
     async def _serve(self, exchange: Exchange) -> web.StreamResponse:
         body = await exchange.body()
@@ -142,6 +144,7 @@ class PeerListener:
                 headers=headers,
                 first=answer.first,
                 explain=False,
+                splice=self._node.options.splice,
             )
 
     async def _ask_engine(self, exchange: Exchange) -> web.StreamResponse:

@@ -9,18 +9,17 @@ import contextlib
 import socket
 import struct
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from aiohttp import web
 
+from ollama_dist.api.connections import HIGH_WATER_BYTES
 from ollama_dist.api.exchange import Exchange, Header, StreamResponse
+from ollama_dist.backends.http1 import Sink
 from ollama_dist.core.errors import DistError, UpstreamFailed
 from ollama_dist.core.outcomes import Result
 from ollama_dist.node.answers import BrokenOff
 from ollama_dist.wire.errors import stream_error
-
-HIGH_WATER_BYTES: Final = 64 * 1024
-"""Bytes waiting for a slow client beyond which we wait for it before reading more."""
 
 STREAMS: Final = ("application/x-ndjson", "text/event-stream")
 """Content types in which an error has a place after the beginning."""
@@ -29,11 +28,24 @@ STALL_S: Final = 120.0
 """A client that takes nothing for so long has its answer taken away."""
 
 
+_FRAMES: Final = tuple(b"%x\r\n" % size for size in range(1024))
+"""What stands before a chunk of each usual size."""
+
+
 class Source(Protocol):
     """Where the bytes of an answer come from."""
 
     async def more(self) -> bytes:
         """The next bytes; ``b""`` at an honest end. Raises `UpstreamFailed` at any other."""
+        ...
+
+
+@runtime_checkable
+class Flowing(Source, Protocol):
+    """A source whose bytes can run to the client with nobody woken for them."""
+
+    async def pour(self, sink: Sink) -> None:
+        """Let what comes run into ``sink`` until that has enough, or `more` has something to tell."""
         ...
 
 
@@ -52,13 +64,14 @@ async def relay(
     first: bytes = b"",
     length: int | None = None,
     explain: bool = True,
+    splice: bool = False,
 ) -> web.StreamResponse:
     """Answer with ``first`` and then all that ``source`` gives.
 
     ``length`` is the Content-Length where it is known, else the answer is chunked. A source that fails ends
     the answer as a failure, which the source itself remembers; ``explain`` is whether the client is told why
-    in its dialect, which a node that relays on does itself. Raises `ClientStalled`, and
-    `ConnectionError` when the client has left.
+    in its dialect, which a node that relays on does itself. With ``splice`` a source that can runs straight
+    into the client's transport. Raises `ClientStalled`, and `ConnectionError` when the client has left.
     """
     request = exchange.request
     response = StreamResponse(status=status)
@@ -70,12 +83,15 @@ async def relay(
     else:
         response.force_close()  # the connection's end is the answer's
     await response.prepare(request)
+    pour = source.pour if splice and response.chunked and isinstance(source, Flowing) else None
     data = first
     try:
         while data or (data := await source.more()):
             await response.write(data)
-            if (transport := request.transport) and transport.get_write_buffer_size() > HIGH_WATER_BYTES:
-                await _keep_pace(request, transport)
+            await _keep_pace(request)
+            if pour is not None:
+                await pour(_chunks_to(request))
+                await _keep_pace(request)
             data = b""
     except UpstreamFailed as failure:
         if not explain and isinstance(failure, BrokenOff) and failure.result is Result.GAVE_OUT:
@@ -88,8 +104,30 @@ async def relay(
     return response
 
 
-async def _keep_pace(request: web.BaseRequest, transport: asyncio.Transport) -> None:
+def _chunks_to(request: web.BaseRequest) -> Sink:
+    """Writes each piece as one chunk (RFC 9112 §7.1) to the client, whose head must have been written.
+
+    What comes after a client has left is not taken: the plain way finds out then.
+    """
+    protocol = request.protocol
+
+    def take(data: bytes) -> bool:
+        transport = protocol.transport
+        if transport is None or transport.is_closing():
+            return False
+        size = len(data)
+        frame = _FRAMES[size] if size < len(_FRAMES) else b"%x\r\n" % size
+        transport.write(b"".join((frame, data, b"\r\n")))
+        return transport.get_write_buffer_size() <= HIGH_WATER_BYTES
+
+    return take
+
+
+async def _keep_pace(request: web.BaseRequest) -> None:
     """Wait for a client that reads more slowly than the engine writes."""
+    transport = request.transport
+    if transport is None or transport.get_write_buffer_size() <= HIGH_WATER_BYTES:
+        return
     try:
         async with asyncio.timeout(STALL_S):
             await request.writer.drain()

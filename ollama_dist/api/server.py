@@ -44,12 +44,14 @@ def public_front(
     origins: Sequence[str] = (),
 ) -> Front:
     """What clients talk to."""
-    listing = Listing(node, passthrough, node.describe)
+    listing, options = Listing(node, passthrough, node.describe), node.options
     own, reference = OwnRoutes(node), Reference()
     pull = Pull(node, listing.own_engine)
     operations = OperationRoutes(lambda: node.moves, node.view)
     handlers: dict[str, Handler] = {
-        Where.SCHEDULED: Inference(node.dispatcher, node.options.contexts, node.options.cached_routes),
+        Where.SCHEDULED: Inference(
+            node.dispatcher, options.contexts, options.cached_routes, splice=options.splice
+        ),
         Where.HOLDER: listing.holder,
         Where.SOURCE: Making(node, listing.own_engine),
         Where.HOLDERS: Changes(node, listing.own_engine),

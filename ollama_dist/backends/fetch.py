@@ -38,7 +38,8 @@ async def fetch(
     deadline = asyncio.get_running_loop().time() + timeout
     try:
         async with asyncio.timeout_at(deadline):
-            connection, head = await target.open(method, path, headers, body, head_timeout=timeout)
+            # The one limit is that of the whole: of two that end together either might be told of.
+            connection, head = await target.open(method, path, headers, body, head_timeout=2 * timeout)
             try:
                 parts: list[bytes] = []
                 size = 0

@@ -6,7 +6,6 @@ as its framing promised or merely stopped. Parsing is llhttp's (through httptool
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, cast
@@ -31,6 +30,9 @@ Header = tuple[str, str]
 
 OnInterim = Callable[["Head"], None]
 """Hears of each answer with a status below 200, which is not the last."""
+
+Sink = Callable[[bytes], bool]
+"""Takes bytes at once and must not raise; False: these are taken, but no more for now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class _Scratch(threading.local):
     """Where a loop puts what it has read; it is empty again before the loop reads anything else."""
 
     def __init__(self) -> None:
-        self.buffer = bytearray(READ_BYTES)
+        self.view = memoryview(bytearray(READ_BYTES))
 
 
 _SCRATCH: Final = _Scratch()
@@ -72,12 +74,12 @@ class Connection(asyncio.BufferedProtocol):
 
     ``verify`` is called with the transport before anything is sent and may raise to refuse the other side.
     After `send`, await `head`, then `read` until it returns ``b""``; then `is_reusable` tells whether another
-    exchange may follow. `close` ends it at any time, without waiting, and frees the upstream's work.
+    exchange may follow. Between two reads `pour` may let the body run into a sink. `close` ends it at any
+    time, without waiting, and frees the upstream's work.
     """
 
     __slots__ = (
         "_body",
-        "_buffered",
         "_complaint",
         "_complete",
         "_deadline",
@@ -85,19 +87,25 @@ class Connection(asyncio.BufferedProtocol):
         "_head",
         "_head_bytes",
         "_headers",
+        "_hear",
         "_interim",
         "_keep_alive",
+        "_loop",
         "_parser",
         "_paused",
         "_refusal",
+        "_silence",
+        "_sink",
         "_timer",
         "_timer_at",
         "_transport",
         "_until_close",
         "_verify",
+        "_view",
         "_waiter",
         "answered",
         "exchanges",
+        "on_body",
         "on_interim",
     )
 
@@ -110,18 +118,28 @@ class Connection(asyncio.BufferedProtocol):
         self._complaint = ""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._view = _SCRATCH.view
+        self._sink: Sink | None = None
+        self._hear: Callable[[bytes], None] | None = None
+        self._silence = 0.0
+        self._parser: httptools.HttpResponseParser | None = None
+        self._complete = False
+        self._body: list[bytes] = []
+        self.on_body = self._body.append
+        """The parser's way to us, for each piece."""
         self.exchanges = 0
         """How many exchanges were begun on this connection."""
         self._reset()
 
     def _reset(self) -> None:
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        if self._parser is None or not self._complete:  # after a whole answer it is ready for the next
+            self._parser = httptools.HttpResponseParser(self)
         self._headers: list[Header] = []
         self._head: Head | None = None
         self._head_bytes = 0
         self._interim = False
-        self._body: deque[bytes] = deque()
-        self._buffered = 0
+        self._body.clear()
         self._complete = False
         self._keep_alive = False
         self._until_close = False
@@ -165,14 +183,28 @@ class Connection(asyncio.BufferedProtocol):
                 return b""
             if self._failure is not None:
                 raise self._failure
+            self._resume()
             await self._wait(deadline, "the answer stalled")
-        data = self._body.popleft() if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        self._buffered = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
+        data = self._take_body()
+        self._resume()
         return data
+
+    async def pour(self, sink: Sink, hear: Callable[[bytes], None], silence: float) -> None:
+        """Let the body run past ``hear`` into ``sink`` in the moment it comes in, with nobody woken for it.
+
+        Until the sink has enough, nothing came for ``silence`` seconds, or the answer is over, whichever way:
+        how, and what came last of it, `read` tells.
+        """
+        if self._complete or self._failure is not None:
+            return
+        self._sink, self._hear, self._silence = sink, hear, silence
+        try:
+            self._pour_out()
+            if self._sink is not None:
+                self._resume()
+                await self._wait(self._loop.time() + silence, "the answer stalled")
+        finally:
+            self._sink = self._hear = None
 
     @property
     def is_reusable(self) -> bool:
@@ -189,6 +221,28 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _take_body(self) -> bytes:
+        body = self._body
+        data = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
+        return data
+
+    @property
+    def _buffered(self) -> int:
+        """Bytes of the body that nobody took yet."""
+        return sum(map(len, self._body))
+
+    def _pause(self) -> None:
+        if not self._paused and self.is_open:
+            assert self._transport is not None
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+
     async def _wait(self, deadline: float, complaint: str) -> None:
         """Until something comes in; at ``deadline`` the exchange fails with ``complaint``.
 
@@ -198,7 +252,7 @@ class Connection(asyncio.BufferedProtocol):
         self._deadline, self._complaint = deadline, complaint
         if self._timer is None or self._timer_at > deadline:
             self._set_timer(deadline)
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
@@ -208,13 +262,13 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = asyncio.get_running_loop().call_at(at, self._look_at_deadline)
+        self._timer = self._loop.call_at(at, self._look_at_deadline)
 
     def _look_at_deadline(self) -> None:
         self._timer = None
         if self._waiter is None:
             return  # between two exchanges, or what came in is being dealt with
-        if self._deadline - asyncio.get_running_loop().time() > _TICK_S:
+        if self._deadline - self._loop.time() > _TICK_S:
             self._set_timer(self._deadline)
             return
         self._fail(UpstreamTimeout(self._complaint))
@@ -245,34 +299,58 @@ class Connection(asyncio.BufferedProtocol):
         if self._refusal is not None:
             raise UpstreamRefused(str(self._refusal)) from self._refusal
 
-    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002
-        return _SCRATCH.buffer
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._received(bytes(memoryview(_SCRATCH.buffer)[:nbytes]))
+        if self._sink is None:
+            self._received(self._view[:nbytes])
+        elif self._parsed(self._view[:nbytes]):
+            if self._complete:
+                self._wake()
+            else:
+                self._pour_out()
 
-    def _received(self, data: bytes) -> None:
+    def _received(self, data: memoryview) -> None:
         if self._complete or self._parser is None or not self.exchanges:
             self.close()  # bytes nobody asked for: whatever comes next could not be told from an answer
             return
         self.answered = True
         if self._head is None:
             self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserCallbackError) as error:
-            self._fail(UpstreamFailed(f"the answer is not HTTP: {error}"))
-            self.close()
+        if not self._parsed(data):
             return
         if self._head is None and self._head_bytes > MAX_HEAD_BYTES:
             self._fail(UpstreamFailed("the head of the answer is too long"))
             self.close()
             return
-        if self._buffered > HIGH_WATER_BYTES and not self._paused and self.is_open:
-            assert self._transport is not None
-            self._paused = True
-            self._transport.pause_reading()
+        if self._buffered > HIGH_WATER_BYTES:
+            self._pause()
         self._wake()
+
+    def _parsed(self, data: memoryview) -> bool:
+        assert self._parser is not None
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserCallbackError) as error:
+            self._fail(UpstreamFailed(f"the answer is not HTTP: {error}"))
+            self.close()
+            return False
+        return True
+
+    def _pour_out(self) -> None:
+        """Hand on what came: the one thing that is done for each piece of each stream, so it is done here."""
+        body, sink, hear = self._body, self._sink, self._hear
+        if not body or sink is None or hear is None:
+            return  # of a chunk only its frame, as yet
+        data = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
+        self._deadline = self._loop.time() + self._silence
+        hear(data)
+        if not sink(data):
+            self._sink = None
+            self._pause()
+            self._wake()
 
     def eof_received(self) -> bool:
         return False
@@ -314,10 +392,6 @@ class Connection(asyncio.BufferedProtocol):
         self._head = Head(status, tuple(self._headers))
         framed = any(name in ("content-length", "transfer-encoding") for name, _ in self._headers)
         self._until_close = not framed and status not in (204, 304)
-
-    def on_body(self, data: bytes) -> None:
-        self._body.append(data)
-        self._buffered += len(data)
 
     def on_message_complete(self) -> None:
         assert self._parser is not None

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import ssl
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,10 +15,17 @@ from ollama_dist.core.ids import NodeId
 CONNECT_TIMEOUT_S: Final = 1.0
 """On a LAN a connection is made in milliseconds or not at all; TLS included."""
 
+HANDSHAKES: Final = 8
+"""Connections being made at once per place. One costs either side milliseconds of work: were a hundred begun
+together, the last would look like one to a place that does not answer."""
+
+HANDSHAKE_WAIT_S: Final = 15.0
+"""How long one may wait for its turn, which comes as long as those before it succeed."""
+
 IDLE_LIMIT_S: Final = 30.0
 """A connection unused for longer is closed: well before the other side would."""
 
-IDLE_CONNECTIONS: Final = 64
+IDLE_CONNECTIONS: Final = 256
 """Open connections kept for later per place."""
 
 
@@ -38,10 +46,13 @@ class Target:
         self.host = host
         self.port = port
         self._security = security
-        self._idle: list[tuple[float, Connection]] = []
+        self._idle: deque[tuple[float, Connection]] = deque()
         self._busy: set[Connection] = set()
         self._outdated: set[Connection] = set()
         """Of those, the ones secured in a way that is not to be used again."""
+        self._turns = asyncio.Semaphore(HANDSHAKES)
+        self._refusals = 0
+        """Connections that could not be made."""
 
     @property
     def authority(self) -> str:
@@ -67,7 +78,7 @@ class Target:
         """
         data = request_bytes(method, path, self.authority, headers, body)
         while True:
-            connection = (None if is_fresh else self._take_idle()) or await self._connect()
+            connection = (None if is_fresh else self._take_idle()) or await self._in_turn(is_fresh=is_fresh)
             self._busy.add(connection)
             try:
                 connection.send(data)
@@ -90,7 +101,7 @@ class Target:
         is_outdated = connection in self._outdated
         self._outdated.discard(connection)
         while self._idle and self._idle[0][0] < now - IDLE_LIMIT_S:
-            self._idle.pop(0)[1].close()
+            self._idle.popleft()[1].close()
         if connection.is_reusable and not is_outdated and len(self._idle) < IDLE_CONNECTIONS:
             self._idle.append((now, connection))
         else:
@@ -117,7 +128,7 @@ class Target:
 
     def close(self) -> None:
         """Close what is idle; exchanges under way end by themselves."""
-        idle, self._idle = self._idle, []
+        idle, self._idle = self._idle, deque()
         for _, connection in idle:
             connection.close()
 
@@ -129,6 +140,28 @@ class Target:
                 return connection
             connection.close()
         return None
+
+    async def _in_turn(self, *, is_fresh: bool) -> Connection:
+        """A connection made when few others are; or, if it need not be fresh, one that became free by then.
+
+        One that cannot be made speaks for all that wait: a place where nobody is keeps nobody for long.
+        """
+        refusals = self._refusals
+        try:
+            async with asyncio.timeout(HANDSHAKE_WAIT_S):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            late = UpstreamTimeout(f"too many connections to {self.authority} are being made")
+            raise _unsent(late) from error
+        try:
+            if self._refusals != refusals:
+                raise _unsent(UpstreamTimeout(f"{self.authority} does not take connections"))
+            return (None if is_fresh else self._take_idle()) or await self._connect()
+        except UpstreamFailed:
+            self._refusals += 1
+            raise
+        finally:
+            self._turns.release()
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()

@@ -139,6 +139,25 @@ def _add_list_revoke(parser: "ArgumentParser") -> None:
     parser.add_argument("--at-once", metavar="N", help="with add: requests it may have under way")
 
 
+def _gossip(parser: "ArgumentParser") -> None:
+    parser.add_argument("action", choices=("gossip",), metavar="gossip")
+    parser.add_argument("--nodes", metavar="N", type=int, default=9, help="up to 1000. Default: 9.")
+    parser.add_argument("--minutes", metavar="M", type=float, default=2.0, help="virtual ones. Default: 2.")
+    parser.add_argument("--seed", metavar="S", type=int, default=1, help="what chance does. Default: 1.")
+    parser.add_argument("--loss", metavar="P", type=float, default=0.0, help="part of messages lost, 0 to 1")
+    parser.add_argument("--latency", metavar="LIKE", default="lan", help="lan, wifi or wan. Default: lan.")
+    parser.add_argument("--wan", action="store_true", help="with the times for slow links")
+    parser.add_argument(
+        "--fault", metavar="F", action="append", default=[], help="NAME[:PARAMETER=VALUE,...]; repeat it"
+    )
+    parser.add_argument(
+        "--without", metavar="RULE", action="append", default=[], help="switch a rule of safety off"
+    )
+    parser.add_argument("--list", action="store_true", help="which faults and rules there are")
+    parser.add_argument("--campaign", action="store_true", help="every fault alone, and all together")
+    parser.add_argument("--seeds", metavar="N", type=int, default=3, help="of the campaign. Default: 3.")
+
+
 COMMANDS: Final = (
     Command(
         "serve",
@@ -353,6 +372,19 @@ COMMANDS: Final = (
         ),
         settings=("state_dir", "config"),
         add_arguments=_add_list_revoke,
+        reads=True,
+    ),
+    Command(
+        "sim",
+        "a cluster under virtual time: faults, measurements, invariants",
+        "sim",
+        (
+            ("ollama-dist sim gossip --fault vanish:every=20", "how soon deaths are known"),
+            ("ollama-dist sim gossip --list", "which faults there are"),
+            ("ollama-dist sim gossip --campaign --seeds 20", "everything that can happen, many times"),
+        ),
+        settings=(),
+        add_arguments=_gossip,
         reads=True,
     ),
     Command(

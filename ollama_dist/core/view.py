@@ -108,8 +108,6 @@ class LoadedModel:
     digest: str
     context_length: int = 0
     """Context per slot it was loaded with; 0 where the engine does not say."""
-    active: int = 0
-    """Requests it is answering or has waiting, from this node's own count."""
     options: tuple[RunnerOption, ...] | None = None
     """What its owner asked for when it was loaded; None where somebody else had it loaded."""
     row: Mapping[str, Any] = field(default_factory=dict, hash=False)

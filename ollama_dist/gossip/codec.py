@@ -23,6 +23,7 @@ from ollama_dist.gossip.protocol.messages import (
     MemberDelta,
     Rank,
     Standing,
+    Start,
 )
 from ollama_dist.rpc.v1 import membership_pb2 as pb
 
@@ -57,6 +58,7 @@ def encode(envelope: Envelope) -> bytes:
         target=_number(envelope.target) if envelope.target else None,
         nack=not envelope.acked,
         target_claim=_claim_to(envelope.target_claim) if envelope.target_claim else None,
+        start=_start_to(envelope.start) if envelope.start else None,
         extensions=envelope.extensions,
     ).SerializeToString()
     if len(data) > MAX_MESSAGE:
@@ -90,6 +92,7 @@ def decode(kind: Kind, data: bytes) -> Envelope:
         target=_id(said.target) if said.HasField("target") else None,
         acked=not said.nack,
         target_claim=_claim_from(said.target_claim) if said.HasField("target_claim") else None,
+        start=_start_from(said.start) if said.HasField("start") else None,
         extensions=tuple(said.extensions),
     )
 
@@ -164,12 +167,23 @@ def _contact_from(said: pb.Contact) -> Contact:
     return Contact(tuple(said.addresses), said.public_key, said.nonce, versions)
 
 
+def _start_to(start: Start) -> pb.Start:
+    return pb.Start(nonce=start.nonce, age_ms=_milliseconds(start.age))
+
+
+def _start_from(said: pb.Start) -> Start:
+    return Start(said.nonce, min(said.age_ms, LATEST_MS) / 1000)
+
+
 # State
 
 
+def _milliseconds(age: float) -> int:
+    return round(min(max(age, 0.0) * 1000, LATEST_MS))
+
+
 def _hot_to(hot: Hot) -> pb.Hot:
-    age_ms = round(min(max(hot.age, 0.0) * 1000, LATEST_MS))
-    return pb.Hot(version=hot.version, data=hot.data, age_ms=age_ms)
+    return pb.Hot(version=hot.version, data=hot.data, age_ms=_milliseconds(hot.age))
 
 
 def _hot_from(said: pb.Hot) -> Hot:

@@ -5,10 +5,10 @@ dispatcher may try elsewhere. After that, an answer ends as success only if the 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from ollama_dist.backends.http1 import Connection, Head, Header, OnInterim
+from ollama_dist.backends.http1 import Connection, Head, Header, OnInterim, Sink
 from ollama_dist.backends.target import Target
 from ollama_dist.core.dialects import FORMS
 from ollama_dist.core.errors import DistError, UpstreamCut, UpstreamFailed, UpstreamRefused, UpstreamTimeout
@@ -79,7 +79,8 @@ class BrokenOff(UpstreamCut):
 class Answer:
     """An answer that has begun: its head and first bytes are here.
 
-    Read on with `more` until it returns ``b""``, and `close` it in any case.
+    Read on with `more` until it returns ``b""``, with `pour` in between where that is of use, and `close` it
+    in any case.
     """
 
     def __init__(
@@ -112,17 +113,27 @@ class Answer:
             raise
         if not data:
             self.usage = self._rest.verdict.usage
-        elif self._copy is not None:
-            self._room -= len(data)
-            self._copy.append(data)
-            if self._room < 0:
-                self._copy = None
+        else:
+            self._remember(data)
         return data
+
+    async def pour(self, sink: Sink) -> None:
+        """Let what is to come run into ``sink``, as far as it takes it; how it goes on `more` tells."""
+        if self._rest is None:
+            return
+        await self._rest.pour(sink, None if self._copy is None else self._remember)
 
     def keep_copy(self, limit: int) -> None:
         """Remember what is read, unless it becomes more than ``limit`` bytes."""
         self._room = limit - len(self.first)
         self._copy = [self.first] if self._room >= 0 else None
+
+    def _remember(self, data: bytes) -> None:
+        if self._copy is not None:
+            self._room -= len(data)
+            self._copy.append(data)
+            if self._room < 0:
+                self._copy = None
 
     @property
     def copy(self) -> bytes | None:
@@ -157,6 +168,16 @@ class _Rest:
         else:
             self.verdict = ended_well(self._watch)
         return data
+
+    async def pour(self, sink: Sink, remember: Callable[[bytes], None] | None) -> None:
+        feed = self._watch.feed
+
+        def feed_both(data: bytes) -> None:
+            feed(data)
+            if remember is not None:
+                remember(data)
+
+        await self._connection.pour(sink, feed if remember is None else feed_both, self._silence)
 
     def close(self) -> None:
         self._target.give_back(self._connection)

@@ -123,6 +123,7 @@ def make_node(
         labels=settings.node.labels,
         contexts=settings.requests.context_lengths,
         cached_routes=frozenset(settings.requests.cached_routes),
+        splice=settings.requests.splice,
         cache_bytes=settings.requests.cache_bytes,
         cache_age_s=settings.requests.cache_age_s,
         moves=MoveOptions(paths.root, settings.models.disk_reserve_bytes, settings.models.placement),

@@ -331,7 +331,14 @@ class RequestSettings:
             unit="s",
         ),
     )
-
+    splice: bool = field(
+        default=True,
+        metadata=about(
+            "Let streams run straight from the engine's connection into the client's. Off: piece by piece, "
+            "at more cost and with the same result.",
+            parse_bool,
+        ),
+    )
     client_per_minute: int = field(
         default=0,
         metadata=about(

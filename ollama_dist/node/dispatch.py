@@ -6,7 +6,7 @@ learned from the end.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import Random
@@ -18,6 +18,7 @@ from ollama_dist.backends.http1 import Head, Header
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import Busy, DistError, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import NodeId
+from ollama_dist.core.modes import Mode
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.outcomes import Attempt, Outcome, Result, Usage
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority
@@ -25,11 +26,12 @@ from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.node.answer_cache import LARGEST, AnswerCache, Asking, Kept
 from ollama_dist.node.answers import Answer, AttemptFailed, begin
 from ollama_dist.node.limits import OWNER_S
-from ollama_dist.node.load import EngineLoad, OnPlace, Waited
+from ollama_dist.node.load import AT_ONCE, EngineLoad, OnPlace, Waited
 from ollama_dist.node.loads import Loads
+from ollama_dist.node.logs import log_request
 from ollama_dist.node.modes import EffectiveMode, Switches, effective_mode
 from ollama_dist.node.stats import Stats
-from ollama_dist.scheduling.breaker import Breakers, Circuit
+from ollama_dist.scheduling.breaker import Breakers
 from ollama_dist.scheduling.decide import decide, unload_targets
 from ollama_dist.scheduling.decision import Decision, DecisionLog, Record
 from ollama_dist.scheduling.estimate import loaded_as_asked, service_s
@@ -51,6 +53,8 @@ REPLAYED: Final = ("Content-Type",)
 CLIENT_LEFT: Final = 499
 """What is noted as the status when nobody was left to be answered."""
 
+_UNDECIDED: Final = EffectiveMode(Mode.DISTRIBUTED)
+
 _TELLING: Final = (
     Result.BUSY,
     Result.GAVE_OUT,
@@ -70,7 +74,7 @@ class Served:
     """A request whose answer has begun: where it comes from and what led there."""
 
     request: InferenceRequest
-    mode: EffectiveMode
+    mode: EffectiveMode = _UNDECIDED
     decision: Decision | None = None
     """The first one: later ones only go without the places already tried."""
     attempts: list[Attempt] = field(default_factory=list)
@@ -160,13 +164,13 @@ class Dispatcher:
         `ModelNotFound`.
         """
         began = self._clock()
-        served = Served(request, effective_mode(self._switches(), self._view()))
+        served = Served(request)
         is_read = False
         refusal: DistError | None = None
         first_byte_s: float | None = None
         self._budget.begin()
         try:
-            async with AsyncExitStack() as held:
+            with ExitStack() as held:
                 await self._answer_or_recall(served, headers, body, held, on_place, asking)
                 first_byte_s = self._clock() - began
                 if asking is not None and served.answer is not None:
@@ -200,13 +204,13 @@ class Dispatcher:
         me = self._view().me
         self.stats.relayed_in += 1
         try:
-            async with AsyncExitStack() as held:
-                target, waited = await self._own_slot(request, on_place, held)
-                answer = await self._begin_here(target, request, headers, body)
+            with ExitStack() as held:
+                target, waited = await self._own_slot(request, on_place, me, held)
+                answer = await self._begin_here(target, request, headers, body, me)
                 held.callback(answer.close)
                 yield answer, waited
                 if answer.result is Result.OK:
-                    self._learn(me, request, answer.usage)
+                    self._learn(me, request, answer.usage, is_own=True)
         except AttemptFailed as failed:
             self.stats.refused_in += failed.result in (Result.BUSY, Result.REFUSED)
             raise
@@ -224,7 +228,7 @@ class Dispatcher:
         served: Served,
         headers: Sequence[Header],
         body: bytes,
-        held: AsyncExitStack,
+        held: ExitStack,
         on_place: OnPlace | None,
         asking: Asking | None,
     ) -> None:
@@ -272,49 +276,50 @@ class Dispatcher:
         served: Served,
         headers: Sequence[Header],
         body: bytes,
-        held: AsyncExitStack,
+        held: ExitStack,
         on_place: OnPlace | None,
     ) -> None:
         """Put the first answer that begins into ``served``; what it needs stays in ``held``."""
         failures: list[AttemptFailed] = []
         while served.answer is None:
+            view = self._view()
             try:
-                decision = self._decide(served)
+                decision = self._decide(served, view)
             except NoCandidate:
                 if not failures:
                     raise
                 self._surrender(served, failures)
                 break
-            node = self._view().nodes[decision.winner]
+            node = view.nodes[decision.winner]
             if served.request.intent is Intent.UNLOAD:
                 await self._unload_elsewhere(served, node.id, headers, body)
             try:
-                async with AsyncExitStack() as attempt:
-                    if node.id == self._view().self_id:
-                        target, served.waited = await self._own_slot(served.request, on_place, attempt)
-                        answer = await self._begin_here(target, served.request, headers, body)
-                    else:
-                        target = self._lease(node, attempt)
-                        answer = await begin(
-                            target,
-                            served.request,
-                            (*headers, *_for_owner(served.request, on_place)),
-                            body,
-                            patience_s=OWNER_S,
-                            on_interim=_heard(on_place),
-                        )
-                    attempt.callback(answer.close)
-                    await held.enter_async_context(attempt.pop_all())
-                    served.node, served.answer = node, answer
+                if node.id == view.self_id:
+                    target, served.waited = await self._own_slot(served.request, on_place, node, held)
+                    me = node if served.waited.place == AT_ONCE else self._view().me
+                    answer = await self._begin_here(target, served.request, headers, body, me)
+                else:
+                    answer = await begin(
+                        self._lease(node, held),
+                        served.request,
+                        (*headers, *_for_owner(served.request, on_place)),
+                        body,
+                        patience_s=OWNER_S,
+                        on_interim=_heard(on_place),
+                    )
+                held.callback(answer.close)
+                served.node, served.answer = node, answer
             except AttemptFailed as failed:
+                held.close()
+                served.waited = None
                 self._note_failure(served, node, failed)
                 failures.append(failed)
                 step = next_step(served.attempts, fallback=self._switches().fallback)
                 if isinstance(step, GiveUp) or (step.costs and not self._take_retry(served)):
                     self._surrender(served, failures)
 
-    def _decide(self, served: Served) -> Decision:
-        view, now = self._view(), self._clock()
+    def _decide(self, served: Served, view: ClusterView) -> Decision:
+        now = self._clock()
         served.mode = effective_mode(self._switches(), view)
         decision = decide(
             served.request,
@@ -330,10 +335,9 @@ class Dispatcher:
         return decision
 
     def _conditions(self, view: ClusterView, served: Served, now: float) -> Conditions:
-        circuits = {node: self.breakers.circuit(node, now) for node in view.nodes}
         return Conditions(
             mode=served.mode.mode,
-            circuits={node: circuit for node, circuit in circuits.items() if circuit is not Circuit.CLOSED},
+            circuits=self.breakers.not_closed(view.nodes, now),
             tried={attempt.node: attempt.result for attempt in served.attempts},
         )
 
@@ -356,7 +360,7 @@ class Dispatcher:
                 f"{served.request.model_text!r} could not be served ({'; '.join(tried)})"
             ) from telling
 
-    def _lease(self, node: NodeView, held: AsyncExitStack) -> Target:
+    def _lease(self, node: NodeView, held: ExitStack) -> Target:
         """The right to send one request to a peer, as long as ``held``; raises `AttemptFailed`."""
         target = self._way_to(node.id)
         self._ledger.sent(node)
@@ -364,29 +368,28 @@ class Dispatcher:
         return target
 
     async def _own_slot(
-        self, request: InferenceRequest, on_place: OnPlace | None, held: AsyncExitStack
+        self, request: InferenceRequest, on_place: OnPlace | None, me: NodeView, held: ExitStack
     ) -> tuple[Target, Waited]:
         """A slot of this node's own engine, as long as ``held``; raises `AttemptFailed`."""
-        target, me, model = self._way_to(self._view().self_id), self._view().me, request.model
+        target, model = self._way_to(me.id), request.model
         service = service_s(request, model, me, self._rates) if model is not None else 0.0
         try:
-            return target, await held.enter_async_context(self._load.admitted(request, service, on_place))
+            admission = await self._load.admit(request, service, on_place)
         except Busy as busy:
             raise AttemptFailed(Result.BUSY, str(busy)) from busy
+        held.callback(admission.leave)
+        return target, admission.waited
 
     async def _begin_here(
-        self, target: Target, request: InferenceRequest, headers: Sequence[Header], body: bytes
+        self,
+        target: Target,
+        request: InferenceRequest,
+        headers: Sequence[Header],
+        body: bytes,
+        me: NodeView,
     ) -> Answer:
         beginning = begin(target, request, headers, body)
-        return await (self._loads.begin(request, beginning) if self._must_load(request) else beginning)
-
-    def _must_load(self, request: InferenceRequest) -> bool:
-        """Whether the engine has to bring a model of its own into memory for this."""
-        me, model = self._view().me, request.model
-        if model is None or model not in me.models or request.intent is Intent.UNLOAD or request.local_only:
-            return False
-        is_elsewhere = bool(me.models[model].row.get("remote_host"))
-        return not is_elsewhere and loaded_as_asked(request, model, me) is None
+        return await (self._loads.begin(request, beginning) if _must_load(request, me) else beginning)
 
     def _way_to(self, node: NodeId) -> Target:
         target = self._target(node)
@@ -440,7 +443,7 @@ class Dispatcher:
             self.breakers.end(node.id, result, self._clock())
             served.attempts.append(Attempt(node.id, result))
             if result is Result.OK:
-                self._learn(node, request, answer.usage)
+                self._learn(node, request, answer.usage, is_own=served.waited is not None)
         outcome = Outcome(
             status=answer.status if answer else refusal.status if refusal else CLIENT_LEFT,
             result=result,
@@ -455,8 +458,7 @@ class Dispatcher:
         name = node.name if node is not None else ""
         is_fallback = bool(served.fallback_reason)
         self.stats.count(request.route, request.model_text, name, outcome, is_fallback=is_fallback)
-        log.info(
-            "request",
+        log_request(
             route=request.route,
             model=request.model_text,
             node=name,
@@ -467,11 +469,11 @@ class Dispatcher:
             tokens=outcome.usage.output_tokens,
         )
 
-    def _learn(self, node: NodeView, request: InferenceRequest, usage: Usage) -> None:
+    def _learn(self, node: NodeView, request: InferenceRequest, usage: Usage, *, is_own: bool) -> None:
         if request.model is not None:
             model = node.models.get(request.model)
             self._rates.learn(node.id, request.model, model.size if model else 0, usage)
-        if node.id == self._view().self_id:
+        if is_own:
             self._load.learn(usage)
             if request.intent is not Intent.UNLOAD:
                 self._loads.note(request)
@@ -492,6 +494,15 @@ def _expected_wait_s(decision: Decision | None) -> float:
     """At the place that was chosen first."""
     found = [each for each in decision.candidates if each.node == decision.winner] if decision else []
     return found[0].estimate.wait_s if found else 0.0
+
+
+def _must_load(request: InferenceRequest, me: NodeView) -> bool:
+    """Whether the engine of ``me`` has to bring a model of its own into memory for this."""
+    model = request.model
+    if model is None or model not in me.models or request.intent is Intent.UNLOAD or request.local_only:
+        return False
+    is_elsewhere = bool(me.models[model].row.get("remote_host"))
+    return not is_elsewhere and loaded_as_asked(request, model, me) is None
 
 
 def _told_after(failed: AttemptFailed) -> int:

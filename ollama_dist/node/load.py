@@ -1,8 +1,7 @@
 """What this node's engine has to do right now, counted by this node, and the queue in front of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,6 +31,20 @@ class Waited:
     place: Place = AT_ONCE
     """As it came in."""
     waited_s: float = 0.0
+
+
+class Admission:
+    """A place in the engine until `leave`, which is to be called once; ``waited`` says how it was come by."""
+
+    __slots__ = ("_leave", "_ticket", "waited")
+
+    def __init__(self, leave: Callable[[Ticket | None], None], ticket: Ticket | None, waited: Waited) -> None:
+        self._leave = leave
+        self._ticket = ticket
+        self.waited = waited
+
+    def leave(self) -> None:
+        self._leave(self._ticket)
 
 
 class EngineLoad:
@@ -66,6 +79,7 @@ class EngineLoad:
         return Load(in_flight, queue.waiting, self._slots, round(self._tokens_per_s, 1))
 
     def active(self, model: ModelKey) -> int:
+        """Requests for one model that run or wait here."""
         return self._queue.active(model)
 
     def set_slots(self, slots: int, width: int | None = None) -> None:
@@ -75,11 +89,10 @@ class EngineLoad:
             self._call(self._queue.set_slots(width))
             self._changed()
 
-    @asynccontextmanager
-    async def admitted(
+    async def admit(
         self, request: InferenceRequest, service_s: float, on_place: OnPlace | None = None
-    ) -> AsyncIterator[Waited]:
-        """A place in the engine for as long as the block runs, waited for if need be.
+    ) -> Admission:
+        """A place in the engine, waited for if need be.
 
         ``service_s`` is how long the request will probably take. Raises `Busy` when there is no room, or
         none in time. What only loads or unloads a model takes no slot, nor does what an engine will refuse.
@@ -87,23 +100,26 @@ class EngineLoad:
         if request.model is None or request.intent not in (Intent.GENERATE, Intent.EMBED):
             self._beside += 1
             self._changed()
-            try:
-                yield Waited()
-            finally:
-                self._beside -= 1
-                self._changed()
-            return
+            return Admission(self._leave, None, Waited())
         began = self._clock()
         ticket = self._queue.enter(request.model, request.priority, service_s, began)
         self._changed()
+        place = self._queue.place(ticket)
+        if not place.position:
+            return Admission(self._leave, ticket, Waited(place))
         try:
-            place = self._queue.place(ticket)
-            if place.position:
-                await self._turn(ticket, on_place)
-            yield Waited(place, self._clock() - began)
-        finally:
+            await self._turn(ticket, on_place)
+        except BaseException:
+            self._leave(ticket)
+            raise
+        return Admission(self._leave, ticket, Waited(place, self._clock() - began))
+
+    def _leave(self, ticket: Ticket | None) -> None:
+        if ticket is None:
+            self._beside -= 1
+        else:
             self._call(self._queue.leave(ticket))
-            self._changed()
+        self._changed()
 
     async def _turn(self, ticket: Ticket, on_place: OnPlace | None) -> None:
         turn = self._turns[ticket] = asyncio.get_running_loop().create_future()

@@ -37,6 +37,8 @@ class Loads:
         self._me = me
         self._look = look
         self._options: dict[ModelKey, tuple[RunnerOption, ...]] = {}
+        self.version = 0
+        """Rises whenever `options` answers otherwise than before."""
         self._held = Tasks()
 
     @property
@@ -78,13 +80,15 @@ class Loads:
 
     def note(self, request: InferenceRequest) -> None:
         """The engine answered ``request``: from now on the model is in memory as it asked."""
-        if request.model is not None:
+        if request.model is not None and self._options.get(request.model) != request.runner_options:
             self._options[request.model] = request.runner_options
+            self.version += 1
 
     def forget_all_but(self, loaded: Iterable[ModelKey]) -> None:
         """Only these are still in memory."""
         kept = set(loaded)
         self._options = {model: options for model, options in self._options.items() if model in kept}
+        self.version += 1
 
     async def stop(self) -> None:
         await self._held.stop()

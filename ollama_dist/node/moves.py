@@ -67,6 +67,8 @@ class Around(Protocol):
 
     def target(self, node: NodeId) -> Target | None: ...
 
+    def active(self, model: ModelKey) -> int: ...
+
     @property
     def mode(self) -> Mode: ...
 
@@ -111,6 +113,7 @@ class Moves:
             ask_to_keep=self._ask_to_keep,
             nudge=nudge,
             pinned=lambda key: self.is_pinned(node.view().self_id, key),
+            active=node.active,
         )
         operations = Shelf(options.folder / "operations" if options.folder else None)
         self.shared = Shared(self._shelf, told_changed)

@@ -59,6 +59,9 @@ REFRESH_S: Final = 1.0
 
 TELEMETRY_S: Final = 5.0
 
+ANNOUNCE_S: Final = 0.01
+"""How long a change of the load waits for others; members are told at most every few tenths of a second."""
+
 FIRST_LOOK_S: Final = 0.3
 """How long a starting node waits to see its engine before it tells the others: a load is told only so often,
 and theirs would be that nothing can be sent here."""
@@ -138,6 +141,8 @@ class NodeOptions:
     """Context lengths that are pinned."""
     cached_routes: frozenset[str] = frozenset()
     """Where answers are kept without being asked to."""
+    splice: bool = True
+    """Whether streams run straight from connection to connection."""
     cache_bytes: int = 64 * 2**20
     cache_age_s: float = 3600.0
     moves: MoveOptions = field(default_factory=MoveOptions)
@@ -179,12 +184,17 @@ class Node:
         self._targets: dict[NodeId, Target] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._is_engine_seen = asyncio.Event()
+        self._loaded: tuple[object, int, Mapping[ModelKey, LoadedModel]] | None = None
+        """Made of the engine's list and this version of what is known beside it."""
+        self._is_stale = False
+        """Our own load has changed since the picture was made."""
+        self._announcing: asyncio.TimerHandle | None = None
         self._load = EngineLoad(
             engine.slots, options.max_queue, self._load_changed, time.monotonic, width=engine.width
         )
         self._loads = Loads(lambda: self.view().me, engine.nudge)
         self._models: Mapping[ModelKey, InstalledModel] = {}
-        self.moves = Moves(self, options.moves, engine.nudge, self._load_changed, self._announce_state)
+        self.moves = Moves(self, options.moves, engine.nudge, self._renew_self, self._announce_state)
         self._views = ViewStore(cluster.id, self._myself())
         self._announcer = Announcer(cluster.set_load, cluster.set_state)
         self.dispatcher = Dispatcher(
@@ -234,7 +244,7 @@ class Node:
     async def drain(self) -> None:
         """Tell the others to send nothing more."""
         self._is_draining = True
-        self._load_changed()
+        self._renew_self()
 
     async def stop(self) -> None:
         await self.moves.stop()
@@ -248,11 +258,16 @@ class Node:
         if self.keeper is not None:
             await self.keeper.stop()
         await self.engine.stop()
+        if self._announcing is not None:
+            self._announcing.cancel()
         self._telemetry.close()
 
     # The picture
 
     def view(self) -> ClusterView:
+        if self._is_stale:
+            self._is_stale = False
+            self._views.set_self(self._myself())
         return self._views.current
 
     def target(self, node: NodeId) -> Target | None:
@@ -313,10 +328,6 @@ class Node:
 
     def _myself(self) -> NodeView:
         snapshot = self.engine.snapshot
-        loaded = {
-            key: replace(model, active=self._load.active(key), options=self._loads.options(key))
-            for key, model in snapshot.loaded.items()
-        }
         return NodeView(
             id=self.options.id,
             name=self.options.name,
@@ -328,12 +339,20 @@ class Node:
             load=self._load.now,
             resources=self._resources,
             models=self._identified(snapshot.models),
-            loaded=loaded,
+            loaded=self._in_memory(),
             store=self.keeper.store_id if self.keeper is not None else "",
             draining=self._is_draining or self.moves.is_draining,
             labels=self._labels,
             standing=self._standing,
         )
+
+    def _in_memory(self) -> Mapping[ModelKey, LoadedModel]:
+        """What the engine runs, with what this node knows of it."""
+        seen, version = self.engine.snapshot.loaded, self._loads.version
+        if self._loaded is None or self._loaded[0] is not seen or self._loaded[1] != version:
+            known = {key: replace(model, options=self._loads.options(key)) for key, model in seen.items()}
+            self._loaded = seen, version, known
+        return self._loaded[2]
 
     def _note_engine(self) -> None:
         engine = self.engine.snapshot.engine
@@ -370,10 +389,20 @@ class Node:
         )
 
     def _load_changed(self) -> None:
-        self._renew_self()
+        """It changes several times within a request: the picture is renewed when somebody looks at it, and
+        what changes in between is told the others as one."""
+        self._is_stale = True
+        if self._announcing is None:
+            self._announcing = asyncio.get_running_loop().call_later(ANNOUNCE_S, self._announce_load)
 
     def _renew_self(self) -> None:
-        self._views.set_self(self._myself())
+        self._is_stale = True
+        self._announce_load()
+
+    def _announce_load(self) -> None:
+        if self._announcing is not None:
+            self._announcing.cancel()
+            self._announcing = None
         me = self.view().me
         self._announcer.announce_load(
             Hot(
@@ -429,6 +458,10 @@ class Node:
             await asyncio.sleep(TELEMETRY_S)
             await self._look_around()
             self._renew_self()
+
+    def active(self, model: ModelKey) -> int:
+        """Requests for a model that run or wait here."""
+        return self._load.active(model)
 
     async def _look_around(self) -> None:
         store = self.keeper.store if self.keeper is not None else None
@@ -571,6 +604,4 @@ class Node:
 
 def _without_life(model: LoadedModel) -> LoadedModel:
     """Without the moment it would be unloaded: that moves with every request, and who asks is told afresh."""
-    return replace(
-        model, active=0, row={name: value for name, value in model.row.items() if name != "expires_at"}
-    )
+    return replace(model, row={name: value for name, value in model.row.items() if name != "expires_at"})

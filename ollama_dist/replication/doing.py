@@ -52,6 +52,8 @@ class Hands:
     """Have the engine looked at again."""
     pinned: Callable[[ModelKey], bool]
     """Whether the model is to stay here, whatever else is wished."""
+    active: Callable[[ModelKey], int]
+    """Requests that run with the model here."""
 
 
 class Doing:
@@ -160,9 +162,9 @@ class Doing:
 
     async def _have_it_kept(self, step: Step) -> None:
         view = self._hands.view()
-        loaded = view.me.loaded.get(step.key)
-        if loaded is not None and loaded.active:
-            raise InUse(f"it is answering {loaded.active} requests")
+        active = self._hands.active(step.key)
+        if active:
+            raise InUse(f"requests run with it: {active}")
         asked = keepers(view, step.key, step.content, but=view.me.id)
         refusals = []
         for node in sorted(asked, key=lambda node: node.id != step.target):

@@ -4,6 +4,7 @@ A place is blamed by the status of what it did, not by how it felt: a node that 
 look like the fastest of all.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -52,6 +53,13 @@ class Breakers:
         if now < state.open_until or (state.trying_until is not None and now < state.trying_until):
             return Circuit.OPEN
         return Circuit.HALF_OPEN
+
+    def not_closed(self, nodes: Iterable[NodeId], now: float) -> dict[NodeId, Circuit]:
+        """Of ``nodes`` those whose circuit is not closed."""
+        if not self._states:
+            return {}
+        circuits = {node: self.circuit(node, now) for node in nodes}
+        return {node: circuit for node, circuit in circuits.items() if circuit is not Circuit.CLOSED}
 
     def begin(self, node: NodeId, now: float) -> None:
         """A request goes there; through a half-open circuit it is the one that tries."""

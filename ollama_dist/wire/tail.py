@@ -8,7 +8,7 @@ from typing import Final
 
 from ollama_dist.wire.outline import Outline, outline_of
 
-SETTLE_BYTES: Final = 24 * 1024
+SETTLE_BYTES: Final = 12 * 1024
 """How much is let pile up before it is gone through; also the longest unfinished line kept as it is."""
 
 LONG_LINE_BYTES: Final = 2 * 1024

@@ -142,10 +142,10 @@ async def _until_it_listens(port: int) -> None:
 # A node in front of a fake
 
 
-def _node(age: str) -> Serving:
+def _node(age: str, *, splice: bool = True) -> Serving:
     @contextlib.asynccontextmanager
     async def serving(_folder: Path) -> AsyncIterator[tuple[str, int]]:
-        async with FakeOllama(age, models=()) as fake, solo_node(fake.port) as node:
+        async with FakeOllama(age, models=()) as fake, solo_node(fake.port, splice=splice) as node:
             yield "127.0.0.1", node.port
 
     return serving
@@ -170,6 +170,15 @@ NODES: Final = tuple(
     )
     for age in VERSIONS
 )
+
+PIECEWISE: Final = Target(
+    "node-piecewise",
+    VERSIONS[-1],
+    _node(VERSIONS[-1], splice=False),
+    allowed=NODE_DIFFERS,
+    same_chunks=False,
+)
+"""A node whose streams do not run straight through."""
 
 # The embedded engine
 
@@ -212,5 +221,5 @@ ENGINE: Final = Target(
     else "the embedded engine is tested where the extra `engine` is installed",
 )
 
-TARGETS: Final = (*FAKES, *NODES, ENGINE, real_ollama())
+TARGETS: Final = (*FAKES, *NODES, PIECEWISE, ENGINE, real_ollama())
 """Another server joins by a row here."""

@@ -1,14 +1,17 @@
-"""The benchmark of the relay works: what it needs builds, and its figures are there, however high."""
+"""The benchmarks work: what they need builds, and their figures are there, however high."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from benchmarks.membership import report as membership
+from benchmarks.membership.events import Log
 from benchmarks.relay.__main__ import main
 from benchmarks.relay.build import NoCompiler, compiler
 from benchmarks.relay.passes import Figures
 from benchmarks.relay.report import BEGIN, END, put_between_marks, ratio
+from benchmarks.scale import measure
 
 
 @pytest.fixture
@@ -46,6 +49,17 @@ def test_a_tiny_pass_has_every_figure(tmp_path: Path) -> None:
     assert plain["kib_per_stream"] >= 0
 
 
+@pytest.mark.usefixtures("_compiler")
+def test_streams_and_connections_leave_nothing_behind() -> None:
+    found = measure(streams=60, connections=120, per_s=20, seconds=1.5)
+    assert found["flowing"]["errors"] == 0
+    assert found["flowing"]["chunks"] > 60 * 20
+    assert 0 < found["silent"]["descriptors_per_stream"] <= 2.1
+    assert found["silent"]["descriptors_left_by_streams"] <= 2  # the node's own look at its engine
+    assert found["waiting"]["descriptors_per_connection"] == pytest.approx(1.0, abs=0.05)
+    assert found["waiting"]["descriptors_left_by_connections"] <= 2
+
+
 def test_a_ratio_is_taken_within_each_pass() -> None:
     passes = {"a": [{"x": 2.0}, {"x": 30.0}, {}], "b": [{"x": 1.0}, {"x": 10.0}, {"x": 5.0}]}
     assert ratio(passes, "a", "b", "x") == 2.5
@@ -62,3 +76,42 @@ def test_figures_go_between_the_marks(tmp_path: Path) -> None:
 def test_the_document_has_its_marks() -> None:
     text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
     assert text.count(BEGIN) == text.count(END) == 1
+
+
+# Membership
+
+
+def _line(event: str, at: str, **said: str) -> str:
+    return json.dumps({**said, "event": event, "level": "debug", "timestamp": f"2026-11-21T10:00:{at}Z"})
+
+
+def test_what_a_node_came_to_believe_is_read_from_its_log_as_it_grows(tmp_path: Path) -> None:
+    path = tmp_path / "desk.log"
+    log = Log("desk", path)
+    assert log.news() == []
+    path.write_text(
+        _line("membership_started", "00.500000", node="aa", port="1")
+        + "\n"
+        + _line("member_joined", "01.000000", member="bb", detail="")
+        + "\n"
+        + _line("member_suspect", "02.000000", member="bb", detail="")[:30]
+    )
+    (joined,) = log.news()
+    assert (joined.observer, joined.member, joined.state) == ("desk", "bb", "alive")
+    assert joined.at - log.started_at == 0.5
+    assert log.node_id == "aa"
+    with path.open("a") as more:
+        more.write(_line("member_suspect", "02.000000", member="bb", detail="")[30:] + "\n")
+    assert [change.state for change in log.news()] == ["suspect"]
+    assert log.beliefs == {"bb": "suspect"}
+
+
+def test_the_table_of_membership_has_the_bars_and_the_worst_of_few(tmp_path: Path) -> None:
+    found = {
+        5: {"kill -9: suspect everywhere": [0.25, 0.5, 1.0], "idle: own memory, KiB": [1000.0, 2000.0]},
+        20: {"idle: own memory, KiB": [4500.0]},
+    }
+    text = membership.markdown(found, ["a note"])
+    assert "| kill -9: suspect everywhere | p99 3 | 0.50 / 1.00 (3) | – |" in text
+    assert membership.per_peer_kib(found) == 200
+    assert json.loads(membership.as_json(found, {}))["per_peer_kib"] == 200

@@ -1,7 +1,8 @@
 """Answers broken off at any byte, in any way, and what callers and the decision log are told of it.
 
-Ten thousand cuts, over one boundary and over two. Every failing one is listed; which cut has which number
-depends on the seed of its test alone.
+Ten thousand cuts, over one boundary and over two, each with streams that run straight through and with such
+that are passed on piece by piece. Every failing one is listed; which cut has which number depends on the seed
+of its test alone.
 """
 
 import asyncio
@@ -115,9 +116,14 @@ def whole_answers() -> list[Cut]:
     return [cut for cut in cuts(200, "whole") if cut.how is How.WHOLE][:4]
 
 
-@pytest.mark.parametrize("seed", range(4))
-async def test_at_the_node_itself(seed: int) -> None:
-    async with breaking() as engine, solo_node(engine.port, slots=SLOTS) as solo:
+both_ways = pytest.mark.parametrize(
+    ("seed", "splice"), [(seed, seed % 2 == 0) for seed in range(4)], ids=["0", "1-plain", "2", "3-plain"]
+)
+
+
+@both_ways
+async def test_at_the_node_itself(seed: int, splice: bool) -> None:
+    async with breaking() as engine, solo_node(engine.port, slots=SLOTS, splice=splice) as solo:
         trial = Trial(solo.port, solo.node.dispatcher, [engine])
         await trial.run(cuts(1400, f"one {seed}"))
         await at_rest([solo.node])
@@ -128,11 +134,12 @@ async def test_at_the_node_itself(seed: int) -> None:
         assert breakers.really(solo.node.view().self_id) is Circuit.CLOSED
 
 
-@pytest.mark.parametrize("seed", range(4))
-async def test_over_another_node(seed: int) -> None:
+@both_ways
+async def test_over_another_node(seed: int, splice: bool) -> None:
+    models: dict[str, list[str]] = {"desk": [], "laptop": []}
     async with (
         breaking() as engine,
-        joined_nodes({"desk": [], "laptop": []}, engines={"laptop": engine.port}, slots=SLOTS) as nodes,
+        joined_nodes(models, {"splice": splice}, {"laptop": engine.port}, slots=SLOTS) as nodes,
     ):
         desk, laptop = nodes["desk"], nodes["laptop"]
         trial = Trial(desk.public.address[1], desk.node.dispatcher, [engine])

@@ -48,10 +48,11 @@ STREAMS = [(path, body) for path, body in REQUESTS if body.get("stream")]
 
 
 @asynccontextmanager
-async def warm_nodes(slots: int) -> AsyncIterator[JoinedNodes]:
+async def warm_nodes(slots: int, *, splice: bool = True) -> AsyncIterator[JoinedNodes]:
     """desk, and laptop with two models in memory: a load that has begun goes on without its client."""
     models = {"desk": [], "laptop": ["tiny", "tiny-embed"]}
-    async with joined_nodes(models, slots=slots) as nodes, aiohttp.ClientSession() as session:
+    joined = joined_nodes(models, {"splice": splice}, slots=slots)
+    async with joined as nodes, aiohttp.ClientSession() as session:
         laptop = nodes["laptop"]
         for path, body in (REQUESTS[1], REQUESTS[-1]):
             async with session.post(laptop.url + path, json=body) as response:
@@ -125,6 +126,7 @@ async def outcomes(entry: JoinedNode, count: int) -> dict[str, int]:
 
 entries = pytest.mark.parametrize("entry", ["laptop", "desk"], ids=["one boundary", "two"])
 ways = pytest.mark.parametrize("how", ["fin", "reset"])
+paths = pytest.mark.parametrize("splice", [True, False], ids=["straight", "piecewise"])
 
 
 @entries
@@ -144,8 +146,9 @@ async def test_before_the_first_token(entry: str, how: str) -> None:
 
 @entries
 @ways
-async def test_in_mid_stream(entry: str, how: str) -> None:
-    async with warm_nodes(slots=32) as nodes:
+@paths
+async def test_in_mid_stream(entry: str, how: str, splice: bool) -> None:
+    async with warm_nodes(slots=32, splice=splice) as nodes:
         nodes["laptop"].fake.faults.add(Fault(hang=Hang.STREAM))
         clients = await ask_all(nodes[entry], STREAMS)
         for client in clients:
@@ -227,10 +230,13 @@ async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @entries
-async def test_a_client_that_reads_slowly_holds_little_of_its_answer_in_a_node(entry: str) -> None:
+@paths
+async def test_a_client_that_reads_slowly_holds_little_of_its_answer_in_a_node(
+    entry: str, splice: bool
+) -> None:
     async with (
         serving(flood) as port,
-        joined_nodes({"desk": [], "laptop": []}, engines={"laptop": port}) as nodes,
+        joined_nodes({"desk": [], "laptop": []}, {"splice": splice}, {"laptop": port}) as nodes,
     ):
         most = 0
 

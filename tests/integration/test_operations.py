@@ -242,7 +242,7 @@ async def test_a_drain_that_cannot_finish_says_why_and_ends_with_undrain() -> No
     async with cluster(desk=["tiny"], laptop=[]) as (nodes, copiers):
         nodes.board.set_state(nodes["laptop"].node.options.id, nodes["laptop"].node.view().me.state, "joined")
         nodes["laptop"].node.moves.is_draining = True
-        nodes["laptop"].node._load_changed()
+        nodes["laptop"].node._renew_self()
         await until(lambda: nodes["desk"].node.view().find("laptop").draining, what="both being drained")
         status, said = await ask(nodes["desk"], "POST", "drain", {"node": "desk"})
         assert status == 202

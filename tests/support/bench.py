@@ -13,10 +13,21 @@ from ollama_dist.gossip.protocol.effects import (
     Event,
     EventKind,
     Failure,
+    Persist,
     Respond,
     WakeAt,
 )
-from ollama_dist.gossip.protocol.messages import Claim, Contact, Envelope, Kind, MemberDelta, Rank, Standing
+from ollama_dist.gossip.protocol.messages import (
+    Claim,
+    Contact,
+    Envelope,
+    Hot,
+    Kind,
+    MemberDelta,
+    Rank,
+    Standing,
+    Start,
+)
 from ollama_dist.sim.network import sign_as, verify, virtual_id
 
 ME = virtual_id("me")
@@ -41,12 +52,13 @@ class Bench:
         self.now = 100.0
         self.config = config
         self.events: list[Event] = []
+        self.persisted: list[Persist] = []
         self.counts: dict[str, int] = {}
         self.open: dict[int, Call] = {}
         self.responses: dict[int, Envelope] = {}
         self._wake: WakeAt | None = None
         self._request = 0
-        contact = Contact(("me:1",), ME.encode(), nonce=7)
+        contact = Contact((f"{ME}:1",), ME.encode(), nonce=7)
         rng = Random(seed)
         self.core = Membership(ME, contact, sign=sign_as(ME), verify=verify, config=config, rng=rng)
         self.do(self.core.start(self.now, 1))
@@ -67,6 +79,8 @@ class Bench:
                     self.responses[request] = envelope
                 case WakeAt():
                     self._wake = effect
+                case Persist():
+                    self.persisted.append(effect)
                 case Event():
                     self.events.append(effect)
                 case Count(what):
@@ -100,11 +114,13 @@ class Bench:
         kind: Kind = Kind.GOSSIP,
         claim: Claim | None = None,
         deltas: tuple[MemberDelta, ...] = (),
+        hot: Hot | None = None,
+        start: Start | None = None,
     ) -> Envelope:
         """``sender`` sends a message; the answer it gets."""
         self._request += 1
         own = claim if claim is not None else self._known_claim(sender)
-        envelope = Envelope(kind, own, rumours=rumours, deltas=deltas)
+        envelope = Envelope(kind, own, rumours=rumours, deltas=deltas, hot=hot, start=start)
         self.do(self.core.message(self.now, self._request, sender, envelope))
         return self.responses[self._request]
 

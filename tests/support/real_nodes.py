@@ -16,6 +16,7 @@ import aiohttp
 from ollama_dist.gossip.keys import new_cluster_key
 from tests.support.fake_ollama import FakeOllama
 
+PROGRAM: Final = "ollama_dist.cli.main"
 START_S: Final = 30.0
 STOP_S: Final = 15.0
 STEP_S: Final = 0.02
@@ -26,12 +27,21 @@ _Found = TypeVar("_Found")
 class RealNode:
     """One node. Its ports stay the same however often it is started."""
 
-    def __init__(self, name: str, folder: Path, ollama: FakeOllama, flags: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        ollama: FakeOllama,
+        flags: Sequence[str],
+        ports: tuple[int, int] | None = None,
+    ) -> None:
         self.name = name
         self.folder = folder
         self.ollama = ollama
-        self.port, self.node_port = free_ports(2)
+        self.port, self.node_port = ports or free_ports(2)
         self.log = folder / "node.log"
+        self.program = PROGRAM
+        """The module that is run; another one from the next start on."""
         self._flags = flags
         self._environment: dict[str, str] = {}
         self._process: asyncio.subprocess.Process | None = None
@@ -52,6 +62,18 @@ class RealNode:
     def admin_token(self) -> str:
         return (self.state_dir / "admin.token").read_text().strip()
 
+    def prefix(self) -> tuple[str, ...]:
+        """What its command is started by."""
+        return ()
+
+    def listeners(self) -> tuple[str, ...]:
+        """Where it is told to listen."""
+        return ("--listen", f"127.0.0.1:{self.port}", "--node-listen", f"127.0.0.1:{self.node_port}")
+
+    def session(self) -> aiohttp.ClientSession:
+        """For requests from its own machine."""
+        return aiohttp.ClientSession()
+
     async def start(self, *flags: str, environment: Mapping[str, str] | None = None) -> None:
         """``flags`` and ``environment`` are kept for the next start. Returns when it answers."""
         if flags:
@@ -61,8 +83,10 @@ class RealNode:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *command("serve", "--name", self.name, "--state-dir", str(self.state_dir)),
-                *("--listen", f"127.0.0.1:{self.port}", "--node-listen", f"127.0.0.1:{self.node_port}"),
+                *self.prefix(),
+                *(sys.executable, "-m", self.program),
+                *("serve", "--name", self.name, "--state-dir", str(self.state_dir)),
+                *self.listeners(),
                 *("--ollama", f"127.0.0.1:{self.ollama.port}", *self._flags),
                 env=environment_of(self.folder) | self._environment,
                 stdout=log,
@@ -84,6 +108,15 @@ class RealNode:
         """SIGSTOP: it answers nothing, and its connections stay open."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     async def terminate(self) -> int:
         """SIGTERM; the exit code once it has ended."""
@@ -112,7 +145,7 @@ class RealNode:
 
     async def get(self, path: str, **headers: str) -> Any:
         async with (
-            aiohttp.ClientSession() as session,
+            self.session() as session,
             session.get(self.url + path, headers=headers) as answer,
         ):
             assert answer.status == 200, await answer.text()
@@ -123,7 +156,7 @@ class RealNode:
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body; a body that was cut short raises `aiohttp.ClientPayloadError`."""
         async with (
-            aiohttp.ClientSession() as session,
+            self.session() as session,
             session.post(self.url + path, json=body, headers=headers) as answer,
         ):
             return answer.status, answer.headers, await answer.read()
@@ -157,7 +190,7 @@ class RealNode:
 
     async def _answers(self) -> bool:
         with contextlib.suppress(aiohttp.ClientError, OSError):
-            async with aiohttp.ClientSession() as session, session.get(self.url + "/") as answer:
+            async with self.session() as session, session.get(self.url + "/") as answer:
                 return answer.status == 200
         return False
 
@@ -186,11 +219,16 @@ class RealNodes:
     ) -> RealNode:
         """Start a node with a scripted Ollama that has ``models``. Without ``flags`` it looks for nobody."""
         ollama = FakeOllama(models=models if isinstance(models, Mapping) else tuple(models), **fake_options)
-        await ollama.start()
-        node = self._nodes[name] = RealNode(name, self._folder / name, ollama, flags or ("--no-mdns",))
+        node = await self.make(name, self._folder / name, ollama, flags or ("--no-mdns",))
+        self._nodes[name] = node
         given = self.key if key is None else key
         await node.start(environment={"OLLAMA_DIST_CLUSTER_KEY": given} if given else {})
         return node
+
+    async def make(self, name: str, folder: Path, ollama: FakeOllama, flags: Sequence[str]) -> RealNode:
+        """The node and its Ollama, which runs then."""
+        await ollama.start()
+        return RealNode(name, folder, ollama, flags)
 
     async def joined(self, models: Mapping[str, Sequence[str]], **fake_options: Any) -> None:
         """Nodes that found each other through the first, once each would send requests to all."""
@@ -208,7 +246,7 @@ class RealNodes:
 
 
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "ollama_dist.cli.main", *words]
+    return [sys.executable, "-m", PROGRAM, *words]
 
 
 def environment_of(home: Path) -> dict[str, str]:

@@ -107,10 +107,11 @@ async def solo_node(
     ready: bool = True,
     clients: ClientPolicy = NO_KEYS,
     head_s: float = HEAD_S,
+    splice: bool = True,
 ) -> AsyncIterator[SoloNode]:
     """The node in front of ``engine_port`` on loopback, its engine ready unless that is not waited for."""
     settings = OllamaSettings(node_id(1), address=("127.0.0.1", engine_port), slots=slots)
-    options = NodeOptions(node_id(1), "solo", max_queue, Switches())
+    options = NodeOptions(node_id(1), "solo", max_queue, Switches(), splice=splice)
     node = Node(options, OllamaEngine(settings), Nobody(), lambda _: None)
     passthrough = Passthrough()
     front = public_front(node, passthrough, admin_token=ADMIN_TOKEN, clients=clients)

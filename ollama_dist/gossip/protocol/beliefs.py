@@ -51,7 +51,7 @@ class Beliefs:
             self._context.count("barred")
             return
         if row is not None and not _is_news(claim, row):
-            if claim.standing.life < row.standing.life or not row.is_living:
+            if claim.standing.life < row.standing.life or not row.is_living or _is_other_start(claim, row):
                 self._context.answers.extend(row.claims())
             return
         if row is None and claim.rank is Rank.ALIVE and self._is_full():
@@ -67,7 +67,7 @@ class Beliefs:
         else:
             self._lives(row, claim)
         self._context.rumours.add(claim)
-        self._own.persist_if_changed()
+        self._own.peers_changed()
 
     def _meet(self, claim: Claim) -> None:
         row = Row(claim.subject, claim.standing, claim, since=self._context.now, reason="joined")
@@ -94,6 +94,8 @@ class Beliefs:
 
     def _is_genuine(self, claim: Claim) -> bool:
         contact = claim.contact
+        if not self._context.config.rules.signatures:
+            return contact is not None
         return contact is not None and self._context.verify(
             claim.subject, contact.public_key, claim.signed_part(), claim.signature
         )
@@ -110,6 +112,8 @@ class Beliefs:
             self._lacking(teller)
         elif claim.standing.life < row.standing.life:
             self._context.answers.extend(row.claims())
+        elif claim.accuser == self._context.me:
+            self._context.count("own_echo")  # only a failure of our own is one, not somebody's telling of it
         elif row.is_living and claim.accuser is not None:
             if claim.rank is Rank.SUSPECT or by_sync:
                 self.suspect(row, claim.accuser, f"suspected by {claim.accuser}")
@@ -122,7 +126,10 @@ class Beliefs:
             return
         self.suspect(row, accuser, f"said to be dead by {accuser}")
         row.is_condemned = True
-        self._look(row)
+        if self._context.config.rules.hearsay:
+            self._look(row)
+        else:
+            self._declare(row, row.reason)
 
     def suspect(self, row: Row, accuser: NodeId, reason: str) -> None:
         """``accuser`` has not reached the member. Our own failure condemns whom others call dead."""
@@ -151,6 +158,7 @@ class Beliefs:
             context.config.suspicion_max_mult,
             min(context.config.confirmations, others),
             context.rng,
+            must_ask=context.config.rules.ask_once,
         )
         row.standing = Standing(row.standing.generation, row.standing.incarnation, Rank.SUSPECT)
         row.since, row.reason = context.now, reason
@@ -199,7 +207,7 @@ class Beliefs:
         claim = self._death_of(row)
         self._goes(row, claim, reason, EventKind.DEAD)
         self._context.rumours.add(claim)
-        self._own.persist_if_changed()
+        self._own.peers_changed()
 
     def _death_of(self, row: Row) -> Claim:
         life = row.standing
@@ -225,6 +233,16 @@ class Beliefs:
         row.is_condemned = False
         self._context.alarms.cancel(("ask", row.id))
         self._context.alarms.cancel(("verdict", row.id))
+
+
+def _is_other_start(claim: Claim, row: Row) -> bool:
+    """Whether two starts of a member used one generation: it must hear of that, and go beyond."""
+    known = row.signed
+    if claim.contact is None or known.contact is None:
+        return False
+    return (
+        claim.standing.generation == known.standing.generation and claim.contact.nonce != known.contact.nonce
+    )
 
 
 def _is_news(claim: Claim, row: Row) -> bool:

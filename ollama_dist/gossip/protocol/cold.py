@@ -5,7 +5,7 @@ lacks is a range. Deletions are remembered for a while as entries without a valu
 one was forgotten starts from the beginning.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from ollama_dist.gossip.protocol.messages import ColdDelta, ColdEntry
@@ -16,6 +16,8 @@ ENTRY_OVERHEAD = 12
 
 class ColdState:
     """The entries of one member in one generation."""
+
+    __slots__ = ("_entries", "_size", "_view", "gc", "version")
 
     def __init__(self) -> None:
         self.version = 0
@@ -40,6 +42,10 @@ class ColdState:
             present = {key: entry.value for key, entry in self._entries.items() if entry.value is not None}
             self._view = MappingProxyType(present)
         return self._view
+
+    def entries(self) -> Iterable[ColdEntry]:
+        """All entries, remembered deletions among them."""
+        return self._entries.values()
 
     def get(self, key: str) -> bytes | None:
         entry = self._entries.get(key)

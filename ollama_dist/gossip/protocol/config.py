@@ -9,6 +9,29 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
+class Rules:
+    """Rules of safety, all of them in force. Experiments switch one off to show what it is for."""
+
+    refutation: bool = True
+    """Who is accused contradicts with a higher incarnation."""
+
+    ask_once: bool = True
+    """Nobody is declared dead before it was asked directly, in vain (rule 3)."""
+
+    hearsay: bool = True
+    """A death that others tell of is only a reason to look (rule 4)."""
+
+    signatures: bool = True
+    """What a member says of itself is signed by it."""
+
+    anti_entropy: bool = True
+    """Members whose fingerprints differ synchronise."""
+
+    dead_contact: bool = True
+    """The dead are pinged now and then, so that the halves of a broken cluster find back."""
+
+
+@dataclass(frozen=True, slots=True)
 class GossipConfig:
     """Times in seconds, sizes in bytes. Formulas that depend on the size of the cluster are methods."""
 
@@ -104,6 +127,8 @@ class GossipConfig:
 
     leave_timeout: float = 1.0
     leave_acks: int = 3
+
+    rules: Rules = Rules()
 
     def period(self, members: int) -> float:
         """T' for a cluster of ``members``."""

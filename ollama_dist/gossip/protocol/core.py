@@ -2,7 +2,8 @@
 
 The driver feeds it and carries out its effects; nothing here waits, sends or reads a clock. The parts are
 `own` (what this member says of itself), `beliefs` (what is believed of the others), `detector` (who is
-probed), `exchange` (what rides on messages), `joining` (how the cluster is found).
+probed), `exchange` (what rides on messages), `joining` (how the cluster is found), `twins` (who else is this
+member).
 """
 
 from collections.abc import Callable, Hashable
@@ -28,8 +29,9 @@ from ollama_dist.gossip.protocol.effects import (
 from ollama_dist.gossip.protocol.exchange import Exchange
 from ollama_dist.gossip.protocol.joining import Joining
 from ollama_dist.gossip.protocol.members import Row
-from ollama_dist.gossip.protocol.messages import Contact, Envelope, Kind, Rank
+from ollama_dist.gossip.protocol.messages import Claim, Contact, Envelope, Kind, Rank
 from ollama_dist.gossip.protocol.own import FORGOTTEN_KEY, REACH_KEY, Own, forgotten_of, unreachable_of
+from ollama_dist.gossip.protocol.twins import Twins
 
 
 class Membership:
@@ -55,7 +57,9 @@ class Membership:
         self._detector = Detector(self._context, self._own, self._exchange)
         self._beliefs = Beliefs(self._context, self._own, self._detector.look, self._exchange.want)
         self._detector.connect(self._beliefs)
-        self._joining = Joining(self._context, self._own, self._exchange)
+        self._twins = Twins(self._context, self._own, self._exchange)
+        self._own.connect(self._twins.hear)
+        self._joining = Joining(self._context, self._own, self._exchange, self._twins)
         self._wake_number = 0
         self._woken_for: float | None = None
         self._leaving_for = 0
@@ -83,8 +87,11 @@ class Membership:
     def message(self, now: float, request: int, sender: NodeId, envelope: Envelope) -> list[Effect]:
         """A request from ``sender``, whom the transport verified. One `Respond` with ``request`` follows."""
         self._context.now = now
-        self._let_in(sender)
-        self._hear(sender, envelope)
+        if sender == self._context.me:
+            self._twins.meet(envelope)
+        else:
+            self._let_in(sender)
+            self._hear(sender, envelope)
         row = self._context.members.get(sender)
         target = self._context.members.get(envelope.target) if envelope.target else None
         if envelope.kind is Kind.PING_REQ and target is not None and target.is_living:
@@ -103,18 +110,18 @@ class Membership:
         pending = self._context.close(token)
         if pending is None:
             return self._done()
+        if pending.purpose is Purpose.CLONE_CHECK:
+            self._twins.answered(sender, envelope)
+            self._joining.go_on()
         if sender == self._context.me:
-            if pending.purpose is Purpose.CLONE_CHECK:
-                self._joining.clone_answered(sender)
-            elif pending.purpose is Purpose.JOIN:
-                self._joining.failed(pending)  # an address of our own by another name
+            if pending.purpose is Purpose.JOIN:
+                self._twins.meet(envelope)
+                self._joining.failed(pending)
             return self._done()
         before = self._context.members.fingerprint
         self._hear(sender, envelope)
         row = self._context.members.get(sender)
-        self._use_reply(
-            pending, sender, row, envelope, brought_news=self._context.members.fingerprint != before
-        )
+        self._use_reply(pending, row, envelope, brought_news=self._context.members.fingerprint != before)
         self._context.answers.clear()  # a reply is never answered
         if row is not None and row.is_living:
             self._exchange.heard_fingerprint(row, envelope.fingerprint)
@@ -129,7 +136,8 @@ class Membership:
                 case Purpose.JOIN:
                     self._joining.failed(pending)
                 case Purpose.CLONE_CHECK:
-                    self._joining.clone_silent()
+                    self._twins.silent()
+                    self._joining.go_on()
                 case Purpose.LEAVE:
                     pass
                 case _:
@@ -230,6 +238,7 @@ class Membership:
         """Say good-bye; `EventKind.DEPARTED` follows when enough have heard it, or soon anyway."""
         self._context.now = now
         self._own.leave()
+        self._own.persist_if_changed(at_once=True)
         others = self._context.others()
         count = min(len(others), max(8, 3 * len(others).bit_length()))
         self._leaving_for = min(self._context.config.leave_acks, len(others))
@@ -258,6 +267,16 @@ class Membership:
     def member(self, member: NodeId) -> MemberView | None:
         row = self._context.members.get(member)
         return self._view(row) if row is not None else None
+
+    @property
+    def wake_number(self) -> int:
+        """Of the last wish to be woken."""
+        return self._wake_number
+
+    @property
+    def inside(self) -> Context:
+        """What the parts share, for checks and measurements to look at; nobody outside changes it."""
+        return self._context
 
     def members(self) -> tuple[MemberView, ...]:
         """All members as they are believed to be, the dead of the last day that nobody forgot among them."""
@@ -311,16 +330,17 @@ class Membership:
         row = self._context.members.get(sender)
         if row is not None and row.is_living:
             row.heard_at = self._context.now
-            if envelope.hot is not None and envelope.claim is not None:
-                self._exchange.take_load(row, envelope.hot)
+            if envelope.hot is not None and _is_of_this_life(envelope.claim, row):
+                self._exchange.take_word(row, envelope.hot)
         for claim in envelope.rumours:
             self._beliefs.hear(claim, teller=sender)
         if envelope.target_claim is not None:
             self._beliefs.hear(envelope.target_claim, teller=sender)
+        told = next((entry for entry in envelope.digest if entry.subject == self._context.me), None)
+        if told is not None:
+            self._exchange.look_for_lies(told)
         for delta in envelope.deltas:
             for claim in delta.claims:
-                if claim.subject == self._context.me and self._joining.check_clone(claim):
-                    continue
                 self._beliefs.hear(claim, teller=sender, by_sync=True)
             self._exchange.take_state(delta)
 
@@ -330,13 +350,11 @@ class Membership:
             self._beliefs.hear(envelope.claim, teller=sender)
 
     def _use_reply(
-        self, pending: Pending, sender: NodeId, row: Row | None, envelope: Envelope, *, brought_news: bool
+        self, pending: Pending, row: Row | None, envelope: Envelope, *, brought_news: bool
     ) -> None:
         match pending.purpose:
             case Purpose.JOIN:
                 self._joining.succeeded(pending)
-            case Purpose.CLONE_CHECK:
-                self._joining.clone_answered(sender)
             case Purpose.SYNC if row is not None:
                 self._exchange.synced(row, brought_news=brought_news)
             case Purpose.LEAVE:
@@ -409,6 +427,8 @@ class Membership:
     def _bury(self) -> None:
         """Forget who died long ago."""
         self._heed_forgotten()
+        if not self._context.members.gone_count:
+            return
         oldest = self._context.now - self._context.config.dead_kept
         gone = [row for row in self._context.members if not row.is_living]
         gone.sort(key=lambda row: row.since)
@@ -424,6 +444,7 @@ class Membership:
         for effect in context.effects:
             if isinstance(effect, Event) and effect.kind is EventKind.JOINED and effect.member != context.me:
                 self._detector.add(effect.member)
+        self._own.persist_if_changed()
         if self._own.is_announced:
             self._exchange.wake()
         wake = context.alarms.next()
@@ -437,6 +458,11 @@ class Membership:
 
 
 _NO_LIFE: Final = (-1, -1)
+
+
+def _is_of_this_life(claim: Claim | None, row: Row) -> bool:
+    """Whether who says ``claim`` of itself is not a message from before its last start, that came late."""
+    return claim is not None and claim.standing.generation == row.standing.generation
 
 
 def _nack(reply: Envelope) -> Envelope:

@@ -207,6 +207,8 @@ class Detector:
     def _greet_the_dead(self) -> None:
         """Ping one of the dead, with chance dead/(alive + 1): so the halves of a broken cluster find back."""
         context = self._context
+        if not context.members.gone_count or not context.config.rules.dead_contact:
+            return
         dead = [row for row in context.members if row.standing.rank is Rank.DEAD and row.addresses]
         if dead and context.rng.random() < len(dead) / (context.size + 1):
             row = context.rng.choice(dead)

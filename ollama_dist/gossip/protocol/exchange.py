@@ -7,8 +7,10 @@ with a digest of what he has (scuttlebutt); loads of others ride along while the
 from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.protocol.context import Context, Purpose
 from ollama_dist.gossip.protocol.effects import EventKind, Respond
+from ollama_dist.gossip.protocol.fresh import FreshLoads
 from ollama_dist.gossip.protocol.members import Row
 from ollama_dist.gossip.protocol.messages import (
+    VERSION_LIMIT,
     Claim,
     DigestEntry,
     Envelope,
@@ -16,6 +18,7 @@ from ollama_dist.gossip.protocol.messages import (
     Kind,
     MemberDelta,
     Rank,
+    Start,
 )
 from ollama_dist.gossip.protocol.own import Own
 
@@ -38,6 +41,9 @@ class Exchange:
         self._in_vain: dict[NodeId, tuple[int, int]] = {}
         """Fingerprints (ours, theirs) with which a synchronisation brought nothing."""
         self._spread_ticks = 0
+        self._loads = FreshLoads()
+        self._disputed: set[NodeId] = set()
+        """Members of whom we have a later load than they themselves told last."""
 
     # Envelopes
 
@@ -47,7 +53,10 @@ class Exchange:
         own = self._own
         differs = to is None or to.fingerprint != context.members.fingerprint
         carries_digest = kind is Kind.SYNC or (
-            kind is Kind.PING and differs and context.size <= context.config.inline_digest_max
+            kind is Kind.PING
+            and differs
+            and context.config.rules.anti_entropy
+            and context.size <= context.config.inline_digest_max
         )
         return Envelope(
             kind=kind,
@@ -58,6 +67,7 @@ class Exchange:
             digest=self.digest() if carries_digest else (),
             deltas=self._fresh_loads(to),
             target=target,
+            start=self._start_for(to),
         )
 
     def reply(self, kind: Kind, to: Row | None, digest: tuple[DigestEntry, ...]) -> Envelope:
@@ -74,6 +84,7 @@ class Exchange:
             rumours=answers + self._news_for(to),
             hot=self._own_load(),
             deltas=deltas,
+            start=self._start_for(to),
         )
 
     def respond_help(self, request: int, target: Row, *, acked: bool) -> None:
@@ -92,6 +103,10 @@ class Exchange:
             )
         )
 
+    def _start_for(self, to: Row | None) -> Start | None:
+        """Who is nobody we know, or has our own id, may be a twin."""
+        return self._own.start(self._context.now) if to is None or to is self._own.row else None
+
     def _news_for(self, to: Row | None) -> tuple[Claim, ...]:
         context = self._context
         buddy = (to.accusation,) if to is not None and to.accusation is not None else ()
@@ -105,14 +120,19 @@ class Exchange:
     def _fresh_loads(self, to: Row | None) -> tuple[MemberDelta, ...]:
         """The newest loads of others, for somebody who may not have heard them yet."""
         context = self._context
-        limit = context.now - FRESH_PERIODS * context.period
-        fresh = [
-            row
-            for row in context.others()
-            if row.hot is not None and row.hot_at > limit and (to is None or row.id != to.id)
-        ]
-        fresh.sort(key=lambda row: -row.hot_at)
-        return tuple(self._load_delta(row) for row in fresh[: context.config.hot_piggyback])
+        deltas: list[MemberDelta] = []
+        if to is not None and to.id in self._disputed:
+            self._disputed.discard(to.id)
+            if to.hot is not None:
+                deltas.append(self._load_delta(to))
+        for time, member in self._loads.newest(context.now - FRESH_PERIODS * context.period):
+            row = context.members.get(member)
+            if row is None or not row.is_living or row.hot_at != time or row is to:
+                continue
+            deltas.append(self._load_delta(row))
+            if len(deltas) == context.config.hot_piggyback:
+                break
+        return tuple(deltas)
 
     def _load_delta(self, row: Row) -> MemberDelta:
         assert row.hot is not None
@@ -126,17 +146,23 @@ class Exchange:
 
         Before we have announced ourselves, nothing of us: others shall say what they know under our identity.
         """
-        oldest = self._context.now - self._context.config.dead_in_digest
-        return tuple(
-            row.digest()
-            for row in self._context.members
-            if (row.is_living or row.since > oldest) and (row is not self._own.row or self._own.is_announced)
-        )
+        context = self._context
+        told = [row for row in context.members.living() if self._own.is_announced or row is not self._own.row]
+        if context.members.gone_count:
+            oldest = context.now - context.config.dead_in_digest
+            told += [row for row in context.members if not row.is_living and row.since > oldest]
+        return tuple([row.digest() for row in told])
 
     def deltas_for(self, digest: tuple[DigestEntry, ...], budget: int) -> tuple[MemberDelta, ...]:
         """What the owner of ``digest`` lacks: members never heard of first, then the smallest pieces."""
         known = {entry.subject: entry for entry in digest}
-        lacking = [row for row in self._context.members if _has_news(row, known.get(row.id))]
+        lacking = [
+            row
+            for row in self._context.members
+            if (entry := known.get(row.id)) != row.digest()
+            and _has_news(row, entry)
+            and (self._own.is_announced or row is not self._own.row)
+        ]
         lacking.sort(key=lambda row: (row.id in known, row.cold.size))
         deltas = []
         for row in lacking:
@@ -171,9 +197,14 @@ class Exchange:
     def take_state(self, delta: MemberDelta) -> None:
         """Take in load and slow state of one member; its claims were heard before."""
         row = self._context.members.get(delta.subject)
-        if row is None or not row.is_living or row.id == self._context.me:
+        if row is None or not row.is_living or delta.generation != row.standing.generation:
             return
-        if delta.generation != row.standing.generation:
+        hot, cold, gc = _versions(delta)
+        if max(hot, cold, gc) >= VERSION_LIMIT:
+            self._context.count("absurd_version")
+            return
+        if row is self._own.row:
+            self.look_for_lies(row.digest()._replace(hot=hot, cold=cold, gc=gc))
             return
         if delta.hot is not None:
             self.take_load(row, delta.hot)
@@ -182,10 +213,21 @@ class Exchange:
             self._context.event(EventKind.UPDATED, row.id)
             self.spread(1)
 
+    def look_for_lies(self, told: DigestEntry) -> None:
+        """Somebody told what it has of us."""
+        if max(told.hot, told.cold, told.gc) < VERSION_LIMIT:
+            self._own.outbid(told)
+
+    def take_word(self, row: Row, hot: Hot) -> None:
+        """The member itself told its load. Where others told a later one, it hears of that: they may lie."""
+        if row.hot is not None and hot.version < row.hot.version:
+            self._disputed.add(row.id)
+        self.take_load(row, hot)
+
     def take_load(self, row: Row, hot: Hot) -> None:
         if row.hot is None or hot.version > row.hot.version:
-            row.hot = Hot(hot.version, hot.data)
-            row.hot_at = self._context.now - max(0.0, hot.age)
+            row.load(Hot(hot.version, hot.data), self._context.now - max(0.0, hot.age))
+            self._loads.add(row.hot_at, row.id)
             self._context.event(EventKind.UPDATED, row.id)
 
     # Spreading
@@ -224,7 +266,7 @@ class Exchange:
     def want(self, member: NodeId) -> None:
         """Ask ``member`` for what we lack, as soon as the pace allows."""
         context = self._context
-        if member == context.me:
+        if member == context.me or not context.config.rules.anti_entropy:
             return
         self._wanted[member] = None
         if not context.alarms.is_set("sync"):
@@ -265,6 +307,13 @@ class Exchange:
     def forget(self, member: NodeId) -> None:
         self._wanted.pop(member, None)
         self._in_vain.pop(member, None)
+        self._disputed.discard(member)
+
+
+def _versions(delta: MemberDelta) -> tuple[int, int, int]:
+    """Of the load and the slow state that it brings, and of the deletions that are forgotten."""
+    hot = delta.hot.version if delta.hot is not None else 0
+    return (hot, delta.cold.end, delta.cold.gc) if delta.cold is not None else (hot, 0, 0)
 
 
 def _has_news(row: Row, entry: DigestEntry | None) -> bool:

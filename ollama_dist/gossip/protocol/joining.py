@@ -2,18 +2,18 @@
 
 An address is only where somebody may be. Who is there is told by the transport, and that it belongs to the
 cluster by its certificate. Until somebody was found, or a while has passed without, this member stays quiet:
-it might be a copy of another one that runs (rule of clones).
+it might be a copy of another one that runs (see `twins`).
 """
 
 from dataclasses import dataclass
 from typing import Final
 
-from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.protocol.context import Context, Pending, Purpose
 from ollama_dist.gossip.protocol.effects import EventKind
 from ollama_dist.gossip.protocol.exchange import Exchange
-from ollama_dist.gossip.protocol.messages import Claim, Kind, Rank
+from ollama_dist.gossip.protocol.messages import Kind
 from ollama_dist.gossip.protocol.own import Own
+from ollama_dist.gossip.protocol.twins import Twins
 
 ADDRESSES_MAX: Final = 256
 """Addresses remembered to be tried; the oldest that nobody insists on goes first."""
@@ -34,14 +34,14 @@ class Candidate:
 class Joining:
     """Tries candidates until somebody answers, and lone addresses now and then after that."""
 
-    def __init__(self, context: Context, own: Own, exchange: Exchange) -> None:
+    def __init__(self, context: Context, own: Own, exchange: Exchange, twins: Twins) -> None:
         self._context = context
         self._own = own
         self._exchange = exchange
         self._candidates: dict[str, Candidate] = {}
-        self._has_joined = False
-        self._clone_checks = 0
-        self._is_clone = False
+        self._twins = twins
+        self._is_ready = False
+        """Somebody was found, or a while has passed without."""
 
     def begin(self) -> None:
         """Nobody is known: be alone after a while, at once if there is nobody to try."""
@@ -88,8 +88,7 @@ class Joining:
             candidate.pause = self._context.config.join_retry_low
             if not candidate.is_lasting:
                 del self._candidates[pending.address]
-        if not self._has_joined and not self._clone_checks:
-            self.join()
+        self.join()
         self._wake()
 
     def failed(self, pending: Pending) -> None:
@@ -106,44 +105,17 @@ class Joining:
         self._wake()
 
     def join(self) -> None:
-        """From now on we are a member, be it of a cluster of one; a copy of another never is."""
-        if not (self._has_joined or self._is_clone):
-            self._has_joined = True
+        """From now on we are a member, be it of a cluster of one, as soon as we know that we are no copy."""
+        self._is_ready = True
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Whatever kept us from joining may be over."""
+        if self._is_ready and not self._own.is_announced and self._twins.allows_joining:
             self._context.alarms.cancel("alone")
             self._own.announce()
             self._context.event(EventKind.JOINED, self._context.me)
             self._exchange.spread()
-
-    # Somebody else who is us
-
-    def check_clone(self, claim: Claim) -> bool:
-        """Others know our identity in another life: ask there whether that life goes on. True when we do."""
-        contact = claim.contact
-        if self._has_joined or contact is None or claim.rank is not Rank.ALIVE:
-            return False
-        if contact.nonce == self._own.nonce or set(contact.addresses) & set(self._own.addresses):
-            return False
-        self._clone_checks += 1
-        deadline = self._context.now + self._context.config.clone_check
-        for address in contact.addresses[:1]:
-            envelope = self._exchange.envelope(Kind.PING, None)
-            self._context.call_address(address, envelope, deadline, Purpose.CLONE_CHECK)
-        return True
-
-    def clone_answered(self, sender: NodeId) -> None:
-        """Who answered where we are said to live: if it is we, we are the copy and have to yield."""
-        self._clone_checks -= 1
-        if sender == self._context.me:
-            if not self._is_clone:
-                self._context.event(EventKind.CLONE, sender, "another node runs under this identity")
-            self._is_clone = True
-        elif not self._clone_checks:
-            self.join()
-
-    def clone_silent(self) -> None:
-        self._clone_checks -= 1
-        if not self._clone_checks:
-            self.join()
 
     # Shared
 

@@ -15,12 +15,8 @@ from ollama_dist.gossip.protocol.effects import Gone
 from ollama_dist.gossip.protocol.messages import Claim, DigestEntry, Hot, Rank, Standing
 from ollama_dist.gossip.protocol.suspicion import Suspicion
 
-STATES = {
-    Rank.ALIVE: MemberState.ALIVE,
-    Rank.SUSPECT: MemberState.SUSPECT,
-    Rank.DEAD: MemberState.DEAD,
-    Rank.LEFT: MemberState.LEFT,
-}
+STATES = (MemberState.ALIVE, MemberState.SUSPECT, MemberState.DEAD, MemberState.LEFT)
+"""By rank."""
 
 
 @dataclass(slots=True)
@@ -53,6 +49,8 @@ class Row:
     hot_at: float = float("-inf")
     """When its owner published `hot`, as far as can be told."""
     cold: ColdState = field(default_factory=ColdState)
+    _digest: DigestEntry | None = None
+    """As it was made last, until something in it changes."""
 
     @classmethod
     def of_gone(cls, gone: Gone, me: NodeId) -> "Row":
@@ -101,16 +99,27 @@ class Row:
         self.cold = ColdState()
         self.fingerprint = None
 
+    def load(self, hot: Hot, at: float) -> None:
+        """It told this load, published ``at`` that time."""
+        self.hot, self.hot_at = hot, at
+        self._digest = None
+
+    def changed(self) -> None:
+        """Its life or its slow state did."""
+        self._digest = None
+
     def digest(self) -> DigestEntry:
-        return DigestEntry(
-            subject=self.id,
-            generation=self.standing.generation,
-            incarnation=self.standing.incarnation,
-            is_gone=not self.is_living,
-            hot=self.hot.version if self.hot else 0,
-            cold=self.cold.version,
-            gc=self.cold.gc,
-        )
+        if self._digest is None:
+            self._digest = DigestEntry(
+                subject=self.id,
+                generation=self.standing.generation,
+                incarnation=self.standing.incarnation,
+                is_gone=not self.is_living,
+                hot=self.hot.version if self.hot else 0,
+                cold=self.cold.version,
+                gc=self.cold.gc,
+            )
+        return self._digest
 
     def claims(self) -> tuple[Claim, ...]:
         """All that somebody who knows nothing of it needs to believe what we do."""
@@ -122,6 +131,7 @@ class Members:
 
     def __init__(self) -> None:
         self._rows: dict[NodeId, Row] = {}
+        self._living: dict[NodeId, Row] = {}
         self._hashes: dict[NodeId, int] = {}
         self.fingerprint = 0
         """Of the lives and the slow state of all living members; without load, which changes all the time."""
@@ -139,11 +149,15 @@ class Members:
         return self._rows.get(member)
 
     def living(self) -> list[Row]:
-        return [row for row in self._rows.values() if row.is_living]
+        return list(self._living.values())
 
     @property
     def living_count(self) -> int:
-        return len(self._hashes)
+        return len(self._living)
+
+    @property
+    def gone_count(self) -> int:
+        return len(self._rows) - len(self._living)
 
     def add(self, row: Row) -> None:
         self._rows[row.id] = row
@@ -151,14 +165,19 @@ class Members:
 
     def drop(self, member: NodeId) -> None:
         self._rows.pop(member, None)
+        self._living.pop(member, None)
         self.fingerprint ^= self._hashes.pop(member, 0)
 
     def touch(self, row: Row) -> None:
         """The row changed: bring the fingerprint up to date."""
+        row.changed()
         self.fingerprint ^= self._hashes.pop(row.id, 0)
         if row.is_living:
+            self._living[row.id] = row
             self._hashes[row.id] = fresh = _hash(row)
             self.fingerprint ^= fresh
+        else:
+            self._living.pop(row.id, None)
 
 
 def _hash(row: Row) -> int:

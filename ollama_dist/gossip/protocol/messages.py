@@ -7,7 +7,7 @@ what a message says of itself.
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from functools import total_ordering
-from typing import Final
+from typing import Final, NamedTuple
 
 from ollama_dist.core.ids import NodeId
 
@@ -16,6 +16,9 @@ PROTOCOL_MAX: Final = 1
 
 GENERATION_LIMIT: Final = 2**62
 """No honest generation comes near it; what claims more is dropped."""
+
+VERSION_LIMIT: Final = 2**62
+"""No honest version of a load or of slow state does either."""
 
 
 class Rank(IntEnum):
@@ -28,7 +31,7 @@ class Rank(IntEnum):
 
     @property
     def is_gone(self) -> bool:
-        return self >= Rank.DEAD
+        return self > 1  # asked of every row, all the time: a plain number is quickest
 
 
 @total_ordering
@@ -62,6 +65,15 @@ class Contact:
     nonce: int
     """Random per start: tells two lives of one identity apart."""
     versions: tuple[int, int] = (PROTOCOL_MIN, PROTOCOL_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start of a member, for whoever might be another start of the same."""
+
+    nonce: int
+    age: float
+    """Seconds since then: durations are compared, never clocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +152,8 @@ class ColdDelta:
     entries: tuple[ColdEntry, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DigestEntry:
-    """What somebody knows of one member, in numbers."""
+class DigestEntry(NamedTuple):
+    """What somebody knows of one member, in numbers. A tuple, since a thousand are compared at a time."""
 
     subject: NodeId
     generation: int
@@ -200,5 +211,7 @@ class Envelope:
     """Of a reply to a PING_REQ: whether the target answered."""
     target_claim: Claim | None = None
     """Of a reply to a PING_REQ: the target's own newest claim."""
+    start: Start | None = None
+    """The sender's, where it may speak to itself: to an address, to a stranger, to its own id."""
     extensions: tuple[bytes, ...] = field(default=())
     """Fields of later versions, kept as they came."""

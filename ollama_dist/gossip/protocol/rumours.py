@@ -1,22 +1,33 @@
 """News on its way: claims queued to ride on messages, the least told first (SWIM section 4.1)."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from bisect import bisect_left, insort
+from typing import Final, NamedTuple
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.protocol.messages import Claim, Rank
 
-_Key = tuple[NodeId, Rank, NodeId | None]
+_Key = tuple[Rank, NodeId | None]
+"""Of what is told of one member: the kind of claim, and its accuser."""
 
 QUEUE_MAX: Final = 4096
 """Entries; when it is full the least urgent goes."""
 
+SMALLEST: Final = 40
+"""No claim takes fewer bytes: with less left, a message is full."""
 
-@dataclass(slots=True)
-class _Rumour:
+MISFITS_MAX: Final = 8
+"""A message is full, too, when so many entries in a row of urgency would not fit any more."""
+
+
+class _Entry(NamedTuple):
+    """One piece of news. The order of the fields is the order of urgency."""
+
+    sent: int
+    is_of_another: bool
+    rank: Rank
+    size: int
+    number: int
     claim: Claim
-    sent: int = 0
 
 
 class Rumours:
@@ -24,42 +35,63 @@ class Rumours:
 
     def __init__(self, own: NodeId) -> None:
         self._own = own
-        self._queue: dict[_Key, _Rumour] = {}
+        self._queue: list[_Entry] = []
+        """Always in order."""
+        self._of: dict[NodeId, dict[_Key, _Entry]] = {}
+        self._added = 0
 
     def __len__(self) -> int:
         return len(self._queue)
 
     def add(self, claim: Claim) -> None:
         """Queue ``claim`` to be told, from the start if it is news."""
-        for key in [k for k, r in self._queue.items() if k[0] == claim.subject and _voids(claim, r.claim)]:
-            del self._queue[key]
-        self._queue[claim.subject, claim.rank, claim.accuser] = _Rumour(claim)
+        for entry in list(self._of.get(claim.subject, {}).values()):
+            if _key(entry.claim) == _key(claim) or _voids(claim, entry.claim):
+                self._remove(entry)
+        self._added += 1
+        self._insert(_Entry(0, claim.subject != self._own, claim.rank, claim.size, self._added, claim))
         if len(self._queue) > QUEUE_MAX:
-            del self._queue[max(self._queue, key=lambda key: self._urgency(self._queue[key]))]
+            self._remove(self._queue[-1])
 
     def forget(self, subject: NodeId) -> None:
-        for key in [key for key in self._queue if key[0] == subject]:
-            del self._queue[key]
+        for entry in list(self._of.get(subject, {}).values()):
+            self._remove(entry)
 
     def take(self, budget: int, limit: int) -> tuple[Claim, ...]:
         """What to put on one message of ``budget`` bytes; told ``limit`` times, an entry is done."""
-        chosen = []
-        for rumour in self._in_order():
-            if rumour.claim.size > budget:
-                continue
-            budget -= rumour.claim.size
-            rumour.sent += 1
-            chosen.append(rumour.claim)
-        for key in [key for key, rumour in self._queue.items() if rumour.sent >= limit]:
-            del self._queue[key]
-        return tuple(chosen)
+        chosen = self._that_fit(budget) if self._queue else []
+        for entry in chosen:
+            self._remove(entry)
+            if entry.sent + 1 < limit:
+                self._insert(entry._replace(sent=entry.sent + 1))
+        return tuple(entry.claim for entry in chosen)
 
-    def _in_order(self) -> Iterator[_Rumour]:
-        return iter(sorted(self._queue.values(), key=self._urgency))
+    def _that_fit(self, budget: int) -> list[_Entry]:
+        chosen, misfits = [], 0
+        for entry in self._queue:
+            if entry.size <= budget:
+                chosen.append(entry)
+                budget -= entry.size
+            else:
+                misfits += 1
+            if budget < SMALLEST or misfits == MISFITS_MAX:
+                break
+        return chosen
 
-    def _urgency(self, rumour: _Rumour) -> tuple[int, bool, int, int]:
-        claim = rumour.claim
-        return rumour.sent, claim.subject != self._own, claim.rank, claim.size
+    def _insert(self, entry: _Entry) -> None:
+        insort(self._queue, entry)
+        self._of.setdefault(entry.claim.subject, {})[_key(entry.claim)] = entry
+
+    def _remove(self, entry: _Entry) -> None:
+        del self._queue[bisect_left(self._queue, entry)]
+        of_subject = self._of[entry.claim.subject]
+        del of_subject[_key(entry.claim)]
+        if not of_subject:
+            del self._of[entry.claim.subject]
+
+
+def _key(claim: Claim) -> _Key:
+    return claim.rank, claim.accuser
 
 
 def _voids(newer: Claim, older: Claim) -> bool:

@@ -18,7 +18,16 @@ ASK_UNTIL: Final = 0.9
 class Suspicion:
     """The clock of one accusation. Times are monotonic seconds."""
 
-    def __init__(self, now: float, shortest: float, max_mult: int, confirmations: int, rng: Random) -> None:
+    def __init__(
+        self,
+        now: float,
+        shortest: float,
+        max_mult: int,
+        confirmations: int,
+        rng: Random,
+        *,
+        must_ask: bool = True,
+    ) -> None:
         self.began = now
         self._shortest = shortest
         self._longest = shortest * max_mult if confirmations >= 1 else shortest
@@ -26,7 +35,7 @@ class Suspicion:
         self.accusers: set[NodeId] = set()
         self.ask_at = now + shortest * rng.uniform(ASK_FROM, ASK_UNTIL)
         """When this member next asks the accused directly."""
-        self.was_asked = False
+        self.was_asked = not must_ask
         """Whether it has, and got no answer."""
         self._extension = 0.0
 

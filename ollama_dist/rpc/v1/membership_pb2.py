@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#ollama_dist/rpc/v1/membership.proto\x12\x12ollama_dist.rpc.v1\"\x81\x03\n\x08\x45nvelope\x12\x0f\n\x07version\x18\x01 \x01(\r\x12(\n\x05\x63laim\x18\x02 \x01(\x0b\x32\x19.ollama_dist.rpc.v1.Claim\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x06\x12*\n\x07rumours\x18\x04 \x03(\x0b\x32\x19.ollama_dist.rpc.v1.Claim\x12$\n\x03hot\x18\x05 \x01(\x0b\x32\x17.ollama_dist.rpc.v1.Hot\x12/\n\x06\x64igest\x18\x06 \x03(\x0b\x32\x1f.ollama_dist.rpc.v1.DigestEntry\x12/\n\x06\x64\x65ltas\x18\x07 \x03(\x0b\x32\x1f.ollama_dist.rpc.v1.MemberDelta\x12\x13\n\x06target\x18\x08 \x01(\x06H\x00\x88\x01\x01\x12\x0c\n\x04nack\x18\t \x01(\x08\x12/\n\x0ctarget_claim\x18\n \x01(\x0b\x32\x19.ollama_dist.rpc.v1.Claim\x12\x12\n\nextensions\x18\x0f \x03(\x0c\x42\t\n\x07_target\"\xb2\x01\n\x05\x43laim\x12\x0f\n\x07subject\x18\x01 \x01(\x06\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x13\n\x0bincarnation\x18\x03 \x01(\r\x12\x0c\n\x04rank\x18\x04 \x01(\r\x12,\n\x07\x63ontact\x18\x05 \x01(\x0b\x32\x1b.ollama_dist.rpc.v1.Contact\x12\x11\n\tsignature\x18\x06 \x01(\x0c\x12\x14\n\x07\x61\x63\x63user\x18\x07 \x01(\x06H\x00\x88\x01\x01\x42\n\n\x08_accuser\"i\n\x07\x43ontact\x12\x11\n\taddresses\x18\x01 \x03(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\r\n\x05nonce\x18\x03 \x01(\x06\x12\x13\n\x0bversion_min\x18\x04 \x01(\r\x12\x13\n\x0bversion_max\x18\x05 \x01(\r\"4\n\x03Hot\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61ge_ms\x18\x03 \x01(\x04\"G\n\tColdEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x12\n\x05value\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x42\x08\n\x06_value\"c\n\tColdDelta\x12\r\n\x05start\x18\x01 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x04\x12\n\n\x02gc\x18\x03 \x01(\x04\x12.\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x1d.ollama_dist.rpc.v1.ColdEntry\"\x7f\n\x0b\x44igestEntry\x12\x0f\n\x07subject\x18\x01 \x01(\x06\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x13\n\x0bincarnation\x18\x03 \x01(\r\x12\x0f\n\x07is_gone\x18\x04 \x01(\x08\x12\x0b\n\x03hot\x18\x05 \x01(\x04\x12\x0c\n\x04\x63old\x18\x06 \x01(\x04\x12\n\n\x02gc\x18\x07 \x01(\x04\"\xb0\x01\n\x0bMemberDelta\x12\x0f\n\x07subject\x18\x01 \x01(\x06\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12)\n\x06\x63laims\x18\x03 \x03(\x0b\x32\x19.ollama_dist.rpc.v1.Claim\x12$\n\x03hot\x18\x04 \x01(\x0b\x32\x17.ollama_dist.rpc.v1.Hot\x12+\n\x04\x63old\x18\x05 \x01(\x0b\x32\x1d.ollama_dist.rpc.v1.ColdDelta2\xe6\x02\n\nMembership\x12\x42\n\x04Ping\x12\x1c.ollama_dist.rpc.v1.Envelope\x1a\x1c.ollama_dist.rpc.v1.Envelope\x12\x45\n\x07PingReq\x12\x1c.ollama_dist.rpc.v1.Envelope\x1a\x1c.ollama_dist.rpc.v1.Envelope\x12\x42\n\x04Sync\x12\x1c.ollama_dist.rpc.v1.Envelope\x1a\x1c.ollama_dist.rpc.v1.Envelope\x12\x44\n\x06Gossip\x12\x1c.ollama_dist.rpc.v1.Envelope\x1a\x1c.ollama_dist.rpc.v1.Envelope\x12\x43\n\x05Leave\x12\x1c.ollama_dist.rpc.v1.Envelope\x1a\x1c.ollama_dist.rpc.v1.Envelopeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#ollama_dist/rpc/v1/membership.proto\x12\x12ollama_dist.rpc.v1\"\xab\x03\n\x08\x45nvelope\x12\x0f\n\x07version\x18\x01 \x01(\r\x12(\n\x05\x63laim\x18\x02 \x01(\x0b\x32\x19.ollama_dist.rpc.v1.Claim\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x06\x12*\n\x07rumours\x18\x04 \x03(\x0b\x32\x19.ollama_dist.rpc.v1.Claim\x12$\n\x03hot\x18\x05 \x01(\x0b\x32\x17.ollama_dist.rpc.v1.Hot\x12/\n\x06\x64igest\x18\x06 \x03(\x0b\x32\x1f.ollama_dist.rpc.v1.DigestEntry\x12/\n\x06\x64\x65ltas\x18\x07 \x03(\x0b\x32\x1f.ollama_dist.rpc.v1.MemberDelta\x12\x13\n\x06target\x18\x08 \x01(\x06H\x00\x88\x01\x01\x12\x0c\n\x04nack\x18\t \x01(\x08\x12/\n\x0ctarget_claim\x18\n \x01(\x0b\x32\x19.ollama_dist.rpc.v1.Claim\x12(\n\x05start\x18\x0b \x01(\x0b\x32\x19.ollama_dist.rpc.v1.Start\x12\x12\n\nextensions\x18\x0f \x03(\x0c\x42\t\n\x07_target\"&\n\x05Start\x12\r\n\x05nonce\x18\x01 \x01(\x06\x12\x0e\n\x06\x61ge_ms\x18\x02 \x01(\x04\"\xb2\x01\n\x05\x43laim\x12\x0f\n\x07subject\x18\x01 \x01(\x06\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x13\n\x0bincarnation\x18\x03 \x01(\r\x12\x0c\n\x04rank\x18\x04 \x01(\r\x12,\n\x07\x63ontact\x18\x05 \x01(\x0b\x32\x1b.ollama_dist.rpc.v1.Contact\x12\x11\n\tsignature\x18\x06 \x01(\x0c\x12\x14\n\x07\x61\x63\x63user\x18\x07 \x01(\x06H\x00\x88\x01\x01\x42\n\n\x08_accuser\"i\n\x07\x43ontact\x12\x11\n\taddresses\x18\x01 \x03(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\r\n\x05nonce\x18\x03 \x01(\x06\x12\x13\n\x0bversion_min\x18\x04 \x01(\r\x12\x13\n\x0bversion_max\x18\x05 \x01(\r\"4\n\x03Hot\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61ge_ms\x18\x03 \x01(\x04\"G\n\tColdEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x12\n\x05value\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x42\x08\n\x06_value\"c\n\tColdDelta\x12\r\n\x05start\x18\x01 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x04\x12\n\n\x02gc\x18\x03 \x01(\x04\x12.\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x1d.ollama_dist.rpc.v1.ColdEntry\"\x7f\n\x0b\x44igestEntry\x12\x0f\n\x07subject\x18\x01 \x01(\x06\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x13\n\x0bincarnation\x18\x03 \x01(\r\x12\x0f\n\x07is_gone\x18\x04 \x01(\x08\x12\x0b\n\x03hot\x18\x05 \x01(\x04\x12\x0c\n\x04\x63old\x18\x06 \x01(\x04\x12\n\n\x02gc\x18\x07 \x01(\x04\"\xb0\x01\n\x0bMemberDelta\x12\x0f\n\x07subject\x18\x01 \x01(\x06\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12)\n\x06\x63laims\x18\x03 \x03(\x0b\x32\x19.ollama_dist.rpc.v1.Claim\x12$\n\x03hot\x18\x04 \x01(\x0b\x32\x17.ollama_dist.rpc.v1.Hot\x12+\n\x04\x63old\x18\x05 \x01(\x0b\x32\x1d.ollama_dist.rpc.v1.ColdDelta2\xe6\x02\n\nMembership\x12\x42\n\x04Ping\x12\x1c.ollama_dist.rpc.v1.Envelope\x1a\x1c.ollama_dist.rpc.v1.Envelope\x12\x45\n\x07PingReq\x12\x1c.ollama_dist.rpc.v1.Envelope\x1a\x1c.ollama_dist.rpc.v1.Envelope\x12\x42\n\x04Sync\x12\x1c.ollama_dist.rpc.v1.Envelope\x1a\x1c.ollama_dist.rpc.v1.Envelope\x12\x44\n\x06Gossip\x12\x1c.ollama_dist.rpc.v1.Envelope\x1a\x1c.ollama_dist.rpc.v1.Envelope\x12\x43\n\x05Leave\x12\x1c.ollama_dist.rpc.v1.Envelope\x1a\x1c.ollama_dist.rpc.v1.Envelopeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,21 +32,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ollama_dist.rpc.v1.membersh
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENVELOPE']._serialized_start=60
-  _globals['_ENVELOPE']._serialized_end=445
-  _globals['_CLAIM']._serialized_start=448
-  _globals['_CLAIM']._serialized_end=626
-  _globals['_CONTACT']._serialized_start=628
-  _globals['_CONTACT']._serialized_end=733
-  _globals['_HOT']._serialized_start=735
-  _globals['_HOT']._serialized_end=787
-  _globals['_COLDENTRY']._serialized_start=789
-  _globals['_COLDENTRY']._serialized_end=860
-  _globals['_COLDDELTA']._serialized_start=862
-  _globals['_COLDDELTA']._serialized_end=961
-  _globals['_DIGESTENTRY']._serialized_start=963
-  _globals['_DIGESTENTRY']._serialized_end=1090
-  _globals['_MEMBERDELTA']._serialized_start=1093
-  _globals['_MEMBERDELTA']._serialized_end=1269
-  _globals['_MEMBERSHIP']._serialized_start=1272
-  _globals['_MEMBERSHIP']._serialized_end=1630
+  _globals['_ENVELOPE']._serialized_end=487
+  _globals['_START']._serialized_start=489
+  _globals['_START']._serialized_end=527
+  _globals['_CLAIM']._serialized_start=530
+  _globals['_CLAIM']._serialized_end=708
+  _globals['_CONTACT']._serialized_start=710
+  _globals['_CONTACT']._serialized_end=815
+  _globals['_HOT']._serialized_start=817
+  _globals['_HOT']._serialized_end=869
+  _globals['_COLDENTRY']._serialized_start=871
+  _globals['_COLDENTRY']._serialized_end=942
+  _globals['_COLDDELTA']._serialized_start=944
+  _globals['_COLDDELTA']._serialized_end=1043
+  _globals['_DIGESTENTRY']._serialized_start=1045
+  _globals['_DIGESTENTRY']._serialized_end=1172
+  _globals['_MEMBERDELTA']._serialized_start=1175
+  _globals['_MEMBERDELTA']._serialized_end=1351
+  _globals['_MEMBERSHIP']._serialized_start=1354
+  _globals['_MEMBERSHIP']._serialized_end=1712
 # @@protoc_insertion_point(module_scope)

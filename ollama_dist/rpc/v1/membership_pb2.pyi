@@ -36,6 +36,7 @@ class Envelope(google.protobuf.message.Message):
     TARGET_FIELD_NUMBER: builtins.int
     NACK_FIELD_NUMBER: builtins.int
     TARGET_CLAIM_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
     EXTENSIONS_FIELD_NUMBER: builtins.int
     version: builtins.int
     """Of the protocol this is written in; a reader that does not know it refuses."""
@@ -57,6 +58,10 @@ class Envelope(google.protobuf.message.Message):
     @property
     def target_claim(self) -> Global___Claim: ...
     @property
+    def start(self) -> Global___Start:
+        """Of a call to an address, and of the reply to somebody with the replier's own id."""
+
+    @property
     def extensions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]: ...
     def __init__(
         self,
@@ -71,13 +76,34 @@ class Envelope(google.protobuf.message.Message):
         target: builtins.int | None = ...,
         nack: builtins.bool = ...,
         target_claim: Global___Claim | None = ...,
+        start: Global___Start | None = ...,
         extensions: collections.abc.Iterable[builtins.bytes] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_target", b"_target", "claim", b"claim", "hot", b"hot", "target", b"target", "target_claim", b"target_claim"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_target", b"_target", "claim", b"claim", "deltas", b"deltas", "digest", b"digest", "extensions", b"extensions", "fingerprint", b"fingerprint", "hot", b"hot", "nack", b"nack", "rumours", b"rumours", "target", b"target", "target_claim", b"target_claim", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_target", b"_target", "claim", b"claim", "hot", b"hot", "start", b"start", "target", b"target", "target_claim", b"target_claim"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_target", b"_target", "claim", b"claim", "deltas", b"deltas", "digest", b"digest", "extensions", b"extensions", "fingerprint", b"fingerprint", "hot", b"hot", "nack", b"nack", "rumours", b"rumours", "start", b"start", "target", b"target", "target_claim", b"target_claim", "version", b"version"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_target", b"_target"]) -> typing.Literal["target"] | None: ...
 
 Global___Envelope: typing_extensions.TypeAlias = Envelope
+
+@typing.final
+class Start(google.protobuf.message.Message):
+    """One start of a member; two that run at once under one id find out by this which is the younger."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: builtins.int
+    AGE_MS_FIELD_NUMBER: builtins.int
+    nonce: builtins.int
+    age_ms: builtins.int
+    def __init__(
+        self,
+        *,
+        nonce: builtins.int = ...,
+        age_ms: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["age_ms", b"age_ms", "nonce", b"nonce"]) -> None: ...
+
+Global___Start: typing_extensions.TypeAlias = Start
 
 @typing.final
 class Claim(google.protobuf.message.Message):

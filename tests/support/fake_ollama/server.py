@@ -93,7 +93,12 @@ class FakeOllama:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def start(self, port: int = 0, host: str = "127.0.0.1") -> None:
+    async def start(
+        self,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        create: Callable[[], socket.socket] = socket.socket,
+    ) -> None:
         """Listen; where no port is given on the one it had before, or any free one."""
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_route("*", "/{path:.*}", self._answer)
@@ -106,7 +111,7 @@ class FakeOllama:
             auto_decompress=False,  # as Go's server; what is opened is opened by Ollama
         )
         await self._runner.setup()
-        listener = socket.socket()
+        listener = create()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port or self.port))
         await web.SockSite(self._runner, listener).start()

@@ -157,3 +157,40 @@ async def test_a_client_that_left_before_its_body_came_is_told_apart_from_a_mist
         with suppress(ConnectionError):
             await said(port, CHUNKED)
         assert isinstance(await asyncio.wait_for(ended, 5), ConnectionError)
+
+
+EXPECTING = (
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nConnection: close\r\n"
+    b"Expect: 100-Continue\r\n\r\n"
+)
+
+
+async def test_a_body_held_back_is_asked_for_once_somebody_reads_it() -> None:
+    async with served(handler=read_and_tell) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(EXPECTING)
+        async with asyncio.timeout(5):
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"abc")
+            answer = await reader.read()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"abc")
+
+
+async def test_a_body_that_nobody_reads_is_not_asked_for() -> None:
+    async with served() as port:
+        answer = await said(port, EXPECTING)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_body_that_came_anyway_is_not_asked_for() -> None:
+    async with served(handler=read_and_tell) as port:
+        answer = await said(port, EXPECTING + b"abc")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_other_expectations_are_not_met() -> None:
+    async with served() as port:
+        answer = await said(port, REQUEST.replace(b"\r\n\r\n", b"\r\nExpect: miracles\r\n\r\n"))
+    assert answer.startswith(b"HTTP/1.1 417 Expectation Failed\r\n")

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from ollama_dist.api.connections import HIGH_WATER_BYTES
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.relay import relay
@@ -15,7 +17,10 @@ from ollama_dist.api.routes import Route, Where
 from ollama_dist.core.ids import RequestId
 from ollama_dist.core.outcomes import Result
 from ollama_dist.core.scopes import Scope
+from ollama_dist.gossip.credentials import Credentials
+from ollama_dist.gossip.identity import Identity
 from ollama_dist.node.answers import BrokenOff
+from tests.support.members import KEY
 
 NDJSON = [("Content-Type", "application/x-ndjson")]
 CUT = BrokenOff(Result.CUT, "the answer broke off")
@@ -65,6 +70,43 @@ async def body_received(port: int, version: str) -> bytes:
             return await reader.read()
     finally:
         writer.close()
+
+
+class Endless:
+    """An answer without an end, that comes as fast as it is taken."""
+
+    async def more(self) -> bytes:
+        await asyncio.sleep(0)
+        return b"x" * 16_000
+
+
+@pytest.mark.parametrize("is_secured", [False, True], ids=["plain", "tls"])
+async def test_little_waits_for_a_client_that_reads_nothing(tmp_path: Path, is_secured: bool) -> None:
+    server, client = (Credentials(Identity.load(tmp_path / name, KEY, "crt")) for name in ("a", "b"))
+    shown = client.passes[0]
+    most = 0
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        exchange = Exchange(request, ROUTE, RequestId("0" * 24), [])
+        return await relay(exchange, Endless(), status=200, headers=NDJSON)
+
+    listener = Listener(handle, bind("127.0.0.1", [0]), server.server_context() if is_secured else None)
+    await listener.start()
+    _reader, writer = await asyncio.open_connection(
+        "127.0.0.1",
+        listener.address[1],
+        limit=1000,
+        ssl=shown.relay if is_secured else None,
+        server_hostname=shown.server_name if is_secured else None,
+    )
+    writer.write(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n")
+    for _ in range(50):
+        await asyncio.sleep(0.01)
+        transports = [each.transport for each in listener._server.connections if each.transport is not None]
+        most = max(most, *(each.get_write_buffer_size() for each in transports), 0)
+    writer.transport.abort()
+    await listener.stop()
+    assert HIGH_WATER_BYTES < most < 2 * HIGH_WATER_BYTES
 
 
 async def test_an_answer_without_framing_ends_with_its_connection() -> None:

@@ -9,6 +9,7 @@ from ollama_dist.backends.http1 import (
     READ_BYTES,
     Connection,
     Head,
+    Sink,
     request_bytes,
 )
 from ollama_dist.backends.target import Target
@@ -229,6 +230,122 @@ async def test_a_reader_that_waits_holds_the_sender_back() -> None:
         assert sent < 50_000_000
         assert connection._buffered <= HIGH_WATER_BYTES + READ_BYTES
         assert len(await read_all(connection)) == 50_000_000
+        connection.close()
+
+
+def into(poured: list[bytes]) -> Sink:
+    def sink(data: bytes) -> bool:
+        poured.append(data)
+        return True
+
+    return sink
+
+
+async def pour_all(connection: Connection, takes: int = 10**9) -> tuple[list[bytes], list[bytes]]:
+    """What ran into a sink that has enough after each ``takes`` pieces, and what was read between."""
+    poured: list[bytes] = []
+    read: list[bytes] = []
+
+    def sink(data: bytes) -> bool:
+        poured.append(data)
+        return len(poured) % takes != 0
+
+    while True:
+        await connection.pour(sink, lambda _: None, 5.0)
+        if not (part := await connection.read(asyncio.get_running_loop().time() + 5.0)):
+            return poured, read
+        read.append(part)
+
+
+@pytest.mark.parametrize("cut", range(1, len(CHUNKED)))
+async def test_where_the_network_cuts_an_answer_does_not_matter_where_it_runs_through(cut: int) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_request(reader)
+            writer.write(CHUNKED[:cut])
+            await writer.drain()
+            await asyncio.sleep(0.001)
+            writer.write(CHUNKED[cut:])
+
+    async with serving(serve) as port:
+        place = Target(NODE, "127.0.0.1", port)
+        for _ in range(2):
+            connection, _ = await ask(place)
+            poured, read = await pour_all(connection)
+            assert b"".join(poured + read) == b"hello"
+            place.give_back(connection)
+        assert connection.exchanges == 2
+        place.close()
+
+
+async def test_what_runs_through_is_heard_first_and_held_back_by_a_sink_that_has_enough() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6000000\r\n\r\n")
+        for _ in range(600):
+            writer.write(b"x" * 10_000)
+            await writer.drain()
+
+    async with serving(serve) as port:
+        connection, _ = await ask(Target(NODE, "127.0.0.1", port))
+        heard: list[int] = []
+        poured: list[int] = []
+
+        def sink(data: bytes) -> bool:
+            poured.append(len(data))
+            assert sum(heard) == sum(poured)
+            return False
+
+        await connection.pour(sink, lambda data: heard.append(len(data)), 5.0)
+        await asyncio.sleep(0.05)
+        assert len(poured) == 1
+        assert connection._buffered <= HIGH_WATER_BYTES + READ_BYTES
+        poured_after, read = await pour_all(connection, takes=3)
+        assert sum(poured) + len(b"".join(poured_after + read)) == 6_000_000
+        connection.close()
+
+
+async def test_what_runs_through_and_breaks_off_is_told_by_the_next_read() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(CHUNKED[:-5])
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+    async with serving(serve) as port:
+        connection, _ = await ask(Target(NODE, "127.0.0.1", port))
+        with pytest.raises(UpstreamCut):
+            await pour_all(connection)
+
+
+async def test_silence_in_what_runs_through_counts_from_what_came_last() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+        for _ in range(10):
+            await asyncio.sleep(0.05)
+            writer.write(b"x")
+        await reader.read()
+
+    async with serving(serve) as port:
+        connection, _ = await ask(Target(NODE, "127.0.0.1", port))
+        poured: list[bytes] = []
+        await connection.pour(into(poured), lambda _: None, 0.3)
+        assert len(b"".join(poured)) == 10
+        with pytest.raises(UpstreamTimeout, match="stalled"):
+            await connection.read(asyncio.get_running_loop().time() + 5.0)
+        assert not connection.is_open
+
+
+async def test_a_reader_who_leaves_while_it_runs_through_leaves_nothing_behind() -> None:
+    async with scripted(SHORT[:-1]) as server:
+        connection, _ = await ask(target(server))
+        poured: list[bytes] = []
+        pouring = asyncio.create_task(connection.pour(into(poured), lambda _: None, 60.0))
+        await until(lambda: poured == [b"hell"], what="the beginning")
+        pouring.cancel()
+        await asyncio.wait([pouring])
+        assert connection._sink is None
         connection.close()
 
 

@@ -19,6 +19,7 @@ from ollama_dist.gossip.protocol.messages import (
     MemberDelta,
     Rank,
     Standing,
+    Start,
 )
 from ollama_dist.rpc.v1 import membership_pb2 as pb
 
@@ -43,6 +44,8 @@ CLAIMS = st.builds(
 HOTS = st.builds(
     Hot, version=U64, data=st.binary(max_size=64), age=st.integers(0, 10**9).map(lambda ms: ms / 1000)
 )
+
+STARTS = st.builds(Start, nonce=U64, age=st.integers(0, 10**9).map(lambda ms: ms / 1000))
 
 
 @st.composite
@@ -87,6 +90,7 @@ ENVELOPES = st.builds(
     target=st.none() | IDS,
     acked=st.booleans(),
     target_claim=st.none() | CLAIMS,
+    start=st.none() | STARTS,
     extensions=st.lists(st.binary(max_size=8), max_size=3).map(tuple),
 )
 

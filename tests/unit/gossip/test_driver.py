@@ -3,18 +3,22 @@
 Less would suspect members for no other reason than that the machine is busy.
 """
 
+import asyncio
+import contextlib
 import secrets
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
 from ollama_dist.gossip import discovery
-from ollama_dist.gossip.calls import CallFailed
+from ollama_dist.gossip.calls import MAX_MESSAGE, CallFailed
 from ollama_dist.gossip.channels import Channels
 from ollama_dist.gossip.credentials import Credentials
 from ollama_dist.gossip.driver import Driver, GossipSettings
@@ -315,3 +319,74 @@ async def test_the_next_port_is_taken_when_one_is_not_free(members: Members) -> 
     b = await members.start("b", address(a), settings=replace(SETTINGS, ports=(a.port, 0)))
     assert b.port != a.port
     await agree(a, b)
+
+
+async def test_who_has_no_key_changes_nothing_whatever_it_sends(members: Members) -> None:
+    a, b, c = await members.three()
+    before = {driver.id: _known(driver) for driver in (a, b, c)}
+    host, _, port = address(a).rpartition(":")
+    anybody = ssl.create_default_context()
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    for said in (
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        secrets.token_bytes(70_000),
+        b"",
+    ):
+        for tls in (None, anybody):
+            with contextlib.suppress(OSError):  # a closed door is as good an answer as any
+                await _said(host, int(port), said, tls)
+    slow = [await asyncio.open_connection(host, int(port)) for _ in range(50)]
+    for _ in range(5):
+        for _, writer in slow:
+            writer.write(b"\x16")  # a handshake that never ends
+        await asyncio.sleep(0.05)
+    a.set_state("model", b"llama3")
+    await until(lambda: all(view(each, a.id).cold == {"model": b"llama3"} for each in (b, c)))
+    assert {driver.id: _known(driver) for driver in (a, b, c)} == before
+    for driver in (a, b, c):
+        assert driver.counters()["event_dead"] == driver.counters().get("failed_inputs", 0) == 0
+    for _, writer in slow:
+        writer.close()
+
+
+async def test_a_member_that_sends_rubbish_is_refused_and_changes_nothing(
+    members: Members, tmp_path: Path
+) -> None:
+    a, b, c = await members.three()
+    rogue = Channels(Credentials(member(tmp_path, "rogue")), lambda peer: None)
+    before = {driver.id: _known(driver) for driver in (a, b, c)}
+    rng = Random(3)
+    for size in (0, 1, 40, 4000, MAX_MESSAGE, MAX_MESSAGE + 1):
+        for kind in Kind:
+            with contextlib.suppress(CallFailed):
+                await rogue.call(a.id, a.addresses, kind, rng.randbytes(size), 5.0)
+    a_few = asyncio.Semaphore(4)
+
+    async def flood() -> None:
+        async with a_few:
+            with contextlib.suppress(CallFailed):
+                await rogue.call(a.id, a.addresses, Kind.PING, b"\xff", 10.0)
+
+    await asyncio.gather(*(flood() for _ in range(200)))
+    assert a.counters()["malformed"] >= 20
+    assert a.counters()["rate_limited"] >= 50
+    assert {driver.id: _known(driver) for driver in (a, b, c)} == before
+    await agree(a, b, c)
+    await rogue.stop()
+
+
+def _known(driver: Driver) -> dict[NodeId, int]:
+    """Whom it has ever heard of, and in which life."""
+    return {each.id: each.generation for each in driver.members()}
+
+
+async def _said(host: str, port: int, said: bytes, tls: ssl.SSLContext | None) -> None:
+    """Connect, say it, and wait for the end."""
+    async with asyncio.timeout(2):
+        reader, writer = await asyncio.open_connection(host, port, ssl=tls)
+        writer.write(said)
+        if said:
+            await writer.drain()
+        writer.close()
+        await reader.read()

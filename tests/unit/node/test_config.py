@@ -64,6 +64,7 @@ def test_what_is_on_by_default_is_turned_off_by_its_flag() -> None:
     flags = {setting.key: setting.flag for setting in all_settings() if setting.is_switch}
     assert flags == {
         "mdns": "--no-mdns",
+        "splice": "--no-splice",
         "distributed": "--no-distributed",
         "standalone": "--standalone",
         "fallback": "--no-fallback",

@@ -26,6 +26,7 @@ SAMPLES = {
     "context_lengths": "tiny=2048,qwen*=8192",
     "cached_routes": "/api/embed,/v1/embeddings",
     "cache_bytes": "1000",
+    "splice": "false",
     "cache_age_s": "60",
     "client_per_minute": "30",
     "client_at_once": "2",

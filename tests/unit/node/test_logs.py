@@ -10,12 +10,14 @@ import pytest
 import structlog
 
 from ollama_dist.core.ids import RequestId
+from ollama_dist.node import logs
 from ollama_dist.node.config import LogSettings
-from ollama_dist.node.logs import MASK, Redactor, configure_logging, request_context
+from ollama_dist.node.logs import MASK, Redactor, configure_logging, log_request, request_context
 from ollama_dist.node.setting_values import LogFormat, LogLevel, Secret
 
 JSON = LogSettings(log_format=LogFormat.JSON)
 TEXT = LogSettings()
+LOG = structlog.get_logger()
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +27,7 @@ def logging_as_before() -> Iterator[None]:
     yield
     root.handlers, level = before
     root.setLevel(level)
+    logs._request_lines.set_up(Redactor(), None)
     logging.captureWarnings(False)
     structlog.reset_defaults()
 
@@ -170,6 +173,25 @@ def test_nobody_outside_can_forge_a_line_or_steer_the_terminal() -> None:
     assert stream.getvalue().count("\n") == 1
     assert "\x1b" not in stream.getvalue()
     assert "\u2028" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "model", ["tiny", "my model", "x\n2026 [error] forged\x1b[2J", "odk1-9f2c-0-c2VjcmV0-crc"]
+)
+def test_the_line_of_a_request_is_as_any_other(model: str) -> None:
+    fields = {"route": "/api/chat", "model": model, "status": 200, "first_byte_s": None, "total_s": 0.25}
+    direct, general = io.StringIO(), io.StringIO()
+    for stream, write in ((direct, log_request), (general, lambda **said: LOG.info("request", **said))):
+        configure_logging(TEXT, secrets=[Secret("open sesame")], stream=stream)
+        with request_context(RequestId("a" * 24)):
+            write(**fields)
+    assert direct.getvalue().partition(" ")[2] == general.getvalue().partition(" ")[2]
+    configure_logging(LogSettings(log_level=LogLevel.WARNING), stream=(silent := io.StringIO()))
+    log_request(**fields)
+    assert silent.getvalue() == ""
+    configure_logging(JSON, stream=(as_json := io.StringIO()))
+    log_request(**fields)
+    assert lines_of(as_json)[0]["event"] == "request"
 
 
 def test_setting_up_twice_logs_once() -> None:

@@ -17,11 +17,11 @@ def _settled_pair() -> tuple[VirtualNetwork, VirtualNode, VirtualNode]:
 
 def test_a_load_that_changes_after_a_quiet_time_is_told_at_once() -> None:
     network, writer, reader = _settled_pair()
-    network._do(writer, writer.core.set_load(network.now, b"idle"))
+    network.do(writer, writer.core.set_load(network.now, b"idle"))
     network.run_until(lambda: _has_heard(reader, writer, b"idle"), within=3)
     network.run(5)
 
-    network._do(writer, writer.core.set_load(network.now, b"busy"))
+    network.do(writer, writer.core.set_load(network.now, b"busy"))
 
     assert network.run_until(lambda: _has_heard(reader, writer, b"busy"), within=60) < 2
 
@@ -30,7 +30,7 @@ def test_a_load_that_changes_all_the_time_is_told_no_faster_than_the_pace() -> N
     network, writer, reader = _settled_pair()
     versions = set()
     for step in range(200):
-        network._do(writer, writer.core.set_load(network.now, b"%d" % step))
+        network.do(writer, writer.core.set_load(network.now, b"%d" % step))
         network.run(0.02)
         versions.add(reader.view_of(writer).hot_version)
 
@@ -41,12 +41,12 @@ def test_a_load_that_changes_all_the_time_is_told_no_faster_than_the_pace() -> N
 
 def test_a_load_that_returns_to_what_was_told_is_not_told_again_in_between() -> None:
     network, writer, reader = _settled_pair()
-    network._do(writer, writer.core.set_load(network.now, b"idle"))
+    network.do(writer, writer.core.set_load(network.now, b"idle"))
     network.run_until(lambda: _has_heard(reader, writer, b"idle"), within=3)
     version = reader.view_of(writer).hot_version
 
-    network._do(writer, writer.core.set_load(network.now, b"busy"))
-    network._do(writer, writer.core.set_load(network.now, b"idle"))
+    network.do(writer, writer.core.set_load(network.now, b"busy"))
+    network.do(writer, writer.core.set_load(network.now, b"idle"))
     network.run(5)
 
     assert reader.view_of(writer).hot == b"idle"
@@ -55,7 +55,7 @@ def test_a_load_that_returns_to_what_was_told_is_not_told_again_in_between() -> 
 
 def test_an_unchanged_load_is_told_again_so_that_its_age_says_something() -> None:
     network, writer, reader = _settled_pair()
-    network._do(writer, writer.core.set_load(network.now, b"idle"))
+    network.do(writer, writer.core.set_load(network.now, b"idle"))
     network.run_until(lambda: _has_heard(reader, writer, b"idle"), within=3)
     version = reader.view_of(writer).hot_version
 

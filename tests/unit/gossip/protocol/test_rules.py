@@ -5,9 +5,19 @@ import pytest
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
 from ollama_dist.gossip.protocol.config import LAN
-from ollama_dist.gossip.protocol.effects import EventKind, Failure
-from ollama_dist.gossip.protocol.messages import GENERATION_LIMIT, Claim, Kind, MemberDelta, Rank, Standing
-from ollama_dist.sim.network import virtual_id
+from ollama_dist.gossip.protocol.effects import EventKind, Failure, Respond
+from ollama_dist.gossip.protocol.messages import (
+    GENERATION_LIMIT,
+    Claim,
+    Contact,
+    Envelope,
+    Hot,
+    Kind,
+    MemberDelta,
+    Rank,
+    Standing,
+)
+from ollama_dist.sim.network import VirtualNetwork, sign_as, virtual_id
 from tests.support.bench import ME, Bench, accused, signed
 
 ALIVE, SUSPECT, DEAD, LEFT = MemberState.ALIVE, MemberState.SUSPECT, MemberState.DEAD, MemberState.LEFT
@@ -91,6 +101,70 @@ def test_a_member_that_lost_its_disk_outlives_its_own_past() -> None:
     answer = bench.say(bench.others[0], from_before)
     assert answer.claim is not None
     assert answer.claim.standing.generation == 42
+
+
+def test_a_member_with_an_older_disk_outlives_a_past_of_the_same_generation() -> None:
+    bench = Bench()
+    from_before = signed(ME, generation=1)  # under another nonce than this life's
+    answer = bench.say(bench.others[0], from_before)
+    assert answer.claim is not None
+    assert answer.claim.standing.generation == 2
+
+
+def test_who_claims_a_life_that_another_start_had_is_shown_that_one() -> None:
+    bench = Bench()
+    other = bench.others[0]
+    contact = Contact((f"{other}:1",), other.encode(), nonce=2)
+    bare = Claim(other, Standing(1, 0, Rank.ALIVE), contact)
+    again = Claim(other, bare.standing, contact, sign_as(other)(bare.signed_part()))
+    answer = bench.say(other, claim=again)
+    assert signed(other) in answer.rumours
+
+
+def test_who_has_not_announced_itself_tells_nobody_of_itself() -> None:
+    """It may be a copy: the one that runs must not hear of a later life of its own."""
+    network = VirtualNetwork()
+    newcomer = network.prepare("newcomer", seeds=["nowhere"])
+    network.begin(newcomer, generation=5)
+    accusation = accused(newcomer.id, Rank.DEAD, STRANGER, generation=4)
+    question = Envelope(Kind.SYNC, signed(STRANGER), rumours=(accusation,))
+    effects = newcomer.core.message(0.0, 1, STRANGER, question)
+    [answer] = [effect.envelope for effect in effects if isinstance(effect, Respond)]
+    assert answer.claim is None
+    assert all(delta.subject != newcomer.id for delta in answer.deltas)
+    assert all(claim.subject != newcomer.id for claim in answer.rumours)
+
+
+def test_what_others_say_in_our_own_name_is_no_failure_of_ours() -> None:
+    bench = Bench(others=6)
+    bench.quiet()
+    victim, liar = bench.others[:2]
+    bench.say(liar, accused(victim, Rank.DEAD, liar), accused(victim, Rank.SUSPECT, ME))
+    bench.say(liar, accused(victim, Rank.DEAD, ME))
+    assert bench.state(victim) is not DEAD
+
+
+def test_a_load_that_comes_late_from_an_earlier_life_is_not_the_load_of_this_one() -> None:
+    bench = Bench()
+    other = bench.others[0]
+    bench.say(other, claim=signed(other, generation=2))
+    bench.say(other, claim=signed(other, generation=1), hot=Hot(57, b"old"))
+    bench.say(other, claim=signed(other, generation=2), hot=Hot(1, b"new"))
+    view = bench.core.member(other)
+    assert view is not None
+    assert view.hot == b"new"
+
+
+def test_where_others_are_is_kept_at_once_and_then_once_a_period() -> None:
+    bench = Bench()
+    bench.quiet()
+    kept = len(bench.persisted)
+    for number in range(5):
+        bench.say(bench.others[0], signed(virtual_id(f"newcomer {number}")))
+    assert len(bench.persisted) == kept + 1
+    bench.advance(2 * LAN.period_low, answering=True)
+    assert f"{virtual_id('newcomer 4')}:1" in bench.persisted[-1].peers
+    assert len(bench.persisted) <= kept + 3
 
 
 # 1. Every answer carries the word of who answers
