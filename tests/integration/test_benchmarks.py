@@ -1,4 +1,4 @@
-"""The benchmark of the relay works: what it needs builds, and its figures are there, however high."""
+"""The benchmarks work: what they need builds, and their figures are there, however high."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ from benchmarks.relay.__main__ import main
 from benchmarks.relay.build import NoCompiler, compiler
 from benchmarks.relay.passes import Figures
 from benchmarks.relay.report import BEGIN, END, put_between_marks, ratio
+from benchmarks.transfer.__main__ import main as measure_transfers
 
 
 @pytest.fixture
@@ -62,3 +63,13 @@ def test_figures_go_between_the_marks(tmp_path: Path) -> None:
 def test_the_document_has_its_marks() -> None:
     text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
     assert text.count(BEGIN) == text.count(END) == 1
+
+
+def test_a_small_transfer_has_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "transfer.json"
+    assert measure_transfers(["--mib", "3", "--passes", "1", "--out", str(out)]) == 0
+    ways = json.loads(out.read_text())["ways"]
+    for way in ("node to node, 16 ranges", "node to file, in order, hashed"):
+        assert ways[way]["seconds"] > 0
+        assert ways[way]["taking_cpu_s_per_gb"] > 0
+    assert "| node to node, 16 ranges |" in capsys.readouterr().out
