@@ -42,7 +42,7 @@ from ollama_dist.gossip.protocol.effects import (
     Respond,
     WakeAt,
 )
-from ollama_dist.gossip.protocol.messages import Contact, Envelope, Kind
+from ollama_dist.gossip.protocol.messages import GENERATION_STEP, Contact, Envelope, Kind
 from ollama_dist.gossip.server import Refused, Server
 from ollama_dist.gossip.store import Memory, Store
 from ollama_dist.runtime.tasks import Tasks
@@ -143,8 +143,8 @@ class Driver:
         for address in (*settings.seeds, *memory.peers_in(self.identity.cluster_id)):
             self._do(core.candidate(now, address, is_lasting=True))
         # A first start takes the time for a number that is surely new; it is never compared with a clock.
-        generation = memory.generation + 1 if memory.generation else int(time.time() * 1000)
-        effects = core.start(now, generation)
+        later = memory.generation + 1 + secrets.randbelow(GENERATION_STEP)
+        effects = core.start(now, later if memory.generation else int(time.time() * 1000))
         self._core = core
         self._do(effects)
         log.info("membership_started", node=self.id, port=self.port, addresses=self.addresses)

@@ -61,7 +61,7 @@ _WORDS: Final[Mapping[EventKind, tuple[tuple[MemberState | None, ...], MemberSta
     EventKind.SUSPECT: ((ALIVE,), SUSPECT),
     EventKind.ALIVE_AGAIN: ((SUSPECT,), ALIVE),
     EventKind.DEAD: ((SUSPECT,), DEAD),
-    EventKind.LEFT: ((ALIVE, SUSPECT), LEFT),
+    EventKind.LEFT: ((ALIVE, SUSPECT, DEAD), LEFT),
     EventKind.UPDATED: ((ALIVE, SUSPECT), None),
     EventKind.REACH: ((ALIVE, SUSPECT), None),
 }

@@ -29,7 +29,7 @@ from ollama_dist.gossip.protocol.effects import (
     Respond,
     WakeAt,
 )
-from ollama_dist.gossip.protocol.messages import Contact, Envelope
+from ollama_dist.gossip.protocol.messages import GENERATION_STEP, Contact, Envelope
 from ollama_dist.sim.links import LATENCIES, Latency, Links
 
 STALL_PERIODS: Final = 2
@@ -189,7 +189,7 @@ class VirtualNetwork:
         node.troubled_at = self.now
         for address in (*node.seeds, *node.peers):
             self.do(node, node.core.candidate(self.now, address, is_lasting=True))
-        self.do(node, node.core.start(self.now, generation))
+        self.do(node, node.core.start(self.now, generation + self.rng.randrange(GENERATION_STEP)))
 
     def cluster(self, size: int) -> list[VirtualNode]:
         """``size`` nodes called n0, n1, … that join through the first."""

@@ -186,7 +186,12 @@ class RealNode:
     async def until_routable(self, seconds: float = 15.0, /, **models: int) -> float:
         """Seconds until exactly these nodes get requests from here, with so many models each."""
         what = f"{self.name}: {models} routable"
-        return await eventually(self.routable, lambda found: found == models, seconds, what)
+        try:
+            return await eventually(self.routable, lambda found: found == models, seconds, what)
+        except AssertionError as late:
+            rows = (await self.get("/api/distributed/nodes"))["nodes"]
+            seen = [(row["name"], row["state"], row["reason"], row["engine"], row["models"]) for row in rows]
+            raise AssertionError(f"{late}; it sees {seen}") from late
 
     async def _answers(self) -> bool:
         with contextlib.suppress(aiohttp.ClientError, OSError):

@@ -215,7 +215,7 @@ class Beliefs:
         return Claim(row.id, standing, accuser=self._context.me)
 
     def _goes(self, row: Row, claim: Claim, reason: str, event: EventKind) -> None:
-        was_living = row.is_living
+        was = row.state
         self._acquit(row)
         row.standing = claim.standing
         if claim.contact is not None:
@@ -224,7 +224,7 @@ class Beliefs:
             row.accusation = claim
         row.since, row.reason = self._context.now, reason
         self._context.members.touch(row)
-        if was_living:
+        if row.state is not was:  # who was dead may be heard to have left
             self._context.event(event, row.id, reason)
 
     def _acquit(self, row: Row) -> None:

@@ -79,14 +79,16 @@ class Joining:
                 context.call_address(candidate.address, envelope, deadline, Purpose.JOIN)
         self._wake()
 
-    def succeeded(self, pending: Pending) -> None:
-        """Somebody of ours answered at that address."""
+    def succeeded(self, pending: Pending, *, is_known: bool) -> None:
+        """Somebody of ours answered there. Who has not announced itself is not known by that, and is
+        asked again soon: two that start together would else take no notice of each other."""
         candidate = self._candidates.get(pending.address)
         if candidate is not None:
+            config = self._context.config
             candidate.is_open = False
-            candidate.try_at = self._context.now + self._context.config.seed_retry
-            candidate.pause = self._context.config.join_retry_low
-            if not candidate.is_lasting:
+            candidate.try_at = self._context.now + (config.seed_retry if is_known else config.join_retry_low)
+            candidate.pause = config.join_retry_low
+            if is_known and not candidate.is_lasting:
                 del self._candidates[pending.address]
         self.join()
         self._wake()

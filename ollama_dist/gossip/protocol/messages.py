@@ -17,6 +17,10 @@ PROTOCOL_MAX: Final = 1
 GENERATION_LIMIT: Final = 2**62
 """No honest generation comes near it; what claims more is dropped."""
 
+GENERATION_STEP: Final = 2**16
+"""A start takes one of so many next generations by chance. Two that know the same last one, since a disk was
+copied or restored, hardly ever take the same: what is told of one is not taken for the other's."""
+
 VERSION_LIMIT: Final = 2**62
 """No honest version of a load or of slow state does either."""
 

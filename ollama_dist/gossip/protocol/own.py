@@ -10,6 +10,7 @@ from ollama_dist.gossip.protocol.effects import Persist
 from ollama_dist.gossip.protocol.members import Row
 from ollama_dist.gossip.protocol.messages import (
     GENERATION_LIMIT,
+    GENERATION_STEP,
     Claim,
     Contact,
     DigestEntry,
@@ -27,6 +28,7 @@ FORGOTTEN_KEY: Final = "~forgot"
 """And under this one which of the dead it was told to forget, by id and life."""
 FORGOTTEN_MAX: Final = 64
 _FORGOTTEN_CHARS: Final = 16 + 16 + 8
+_OUTLIVABLE: Final = GENERATION_LIMIT - GENERATION_STEP
 
 
 class Own:
@@ -88,7 +90,7 @@ class Own:
                 self._renew(mine.generation, mine.incarnation + 1)
             elif said.life < mine.life and self.is_announced:
                 self._context.answers.append(self.claim)
-        elif self._matters(claim) and said.generation < GENERATION_LIMIT - 1 and verified(claim):
+        elif self._matters(claim) and said.generation < _OUTLIVABLE and verified(claim):
             self._other_start(claim)
 
     def _matters(self, claim: Claim) -> bool:
@@ -107,7 +109,7 @@ class Own:
     def outlive(self, claim: Claim) -> None:
         """Go beyond what another start of ours said."""
         self._context.count("outlived_own_past")
-        self._renew(claim.standing.generation + 1, 0)
+        self._renew(self._generation_after(claim.standing.generation), 0)
         self.persist()
 
     def leave(self) -> None:
@@ -137,7 +139,9 @@ class Own:
         if (told.gc, told.cold) > (cold.gc, cold.version) and is_due:
             context.count("state_outbid")
             self._state_outbid_at = context.now
-            self._renew(mine.generation + 1, 0)  # with which everybody forgets what it had of us
+            self._renew(
+                self._generation_after(mine.generation), 0
+            )  # with which everybody forgets what it had of us
             self.persist()
 
     def publish_reach(self, unreachable: list[NodeId]) -> bool:
@@ -185,9 +189,12 @@ class Own:
     def _living_addresses(self) -> tuple[str, ...]:
         return tuple(sorted({address for row in self._context.others() for address in row.addresses}))
 
+    def _generation_after(self, generation: int) -> int:
+        return generation + 1 + self._context.rng.randrange(GENERATION_STEP)
+
     def _renew(self, generation: int, incarnation: int) -> None:
         if incarnation > INCARNATION_LIMIT:
-            generation, incarnation = generation + 1, 0
+            generation, incarnation = self._generation_after(generation), 0
         self._become(self._signed(Standing(generation, incarnation, Rank.ALIVE)))
 
     def _become(self, claim: Claim) -> None:

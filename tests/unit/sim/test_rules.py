@@ -33,17 +33,22 @@ def _heals_within(seconds: float) -> Holds:
 
 
 def _scenario(
-    *faults: str, nodes: int = 5, loss: float = 0.0, latency: str = "lan", minutes: float = 0.7
+    *faults: str,
+    nodes: int = 5,
+    loss: float = 0.0,
+    latency: str = "lan",
+    minutes: float = 0.7,
+    seed: int = 1,
 ) -> Scenario:
     return Scenario(
-        nodes=nodes, minutes=minutes, loss=loss, latency=latency, seed=1, faults=tuple(map(parse, faults))
+        nodes=nodes, minutes=minutes, loss=loss, latency=latency, seed=seed, faults=tuple(map(parse, faults))
     )
 
 
 CASES: dict[str, tuple[Scenario, Holds]] = {
     "indirect-probes": (_scenario("one-way:seconds=40"), _seldom_suspects(0)),
-    "suspicion": (_scenario(loss=0.2), _kills_nobody),
-    "slow-suspicion": (_scenario(loss=0.35), _kills_nobody),
+    "suspicion": (_scenario(loss=0.3, seed=3), _kills_nobody),
+    "slow-suspicion": (_scenario(loss=0.4, seed=2), _kills_nobody),
     "refutation": (_scenario(loss=0.2), _kills_nobody),
     "health": (_scenario("slow:delay=0.3,seconds=40"), _seldom_suspects(180)),
     "stall-guard": (

@@ -100,7 +100,7 @@ def test_a_member_that_lost_its_disk_outlives_its_own_past() -> None:
     from_before = signed(ME, generation=41)
     answer = bench.say(bench.others[0], from_before)
     assert answer.claim is not None
-    assert answer.claim.standing.generation == 42
+    assert answer.claim.standing.generation > 41
 
 
 def test_a_member_with_an_older_disk_outlives_a_past_of_the_same_generation() -> None:
@@ -108,7 +108,7 @@ def test_a_member_with_an_older_disk_outlives_a_past_of_the_same_generation() ->
     from_before = signed(ME, generation=1)  # under another nonce than this life's
     answer = bench.say(bench.others[0], from_before)
     assert answer.claim is not None
-    assert answer.claim.standing.generation == 2
+    assert answer.claim.standing.generation > 1
 
 
 def test_who_claims_a_life_that_another_start_had_is_shown_that_one() -> None:
