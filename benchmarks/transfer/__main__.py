@@ -134,6 +134,7 @@ def _fan_out(folder: Path, port: int, count: int) -> Row:
     takers = [_taker(folder, port, []) for _ in range(count)]
     for taker in takers:
         taker.communicate()
+    assert not any(taker.returncode for taker in takers)
     return {"seconds": time.monotonic() - began}
 
 
