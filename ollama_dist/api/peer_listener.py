@@ -13,6 +13,7 @@ from ollama_dist.api.exchange import JSON, Exchange
 from ollama_dist.api.front import Handler
 from ollama_dist.api.giving import Giving
 from ollama_dist.api.inference import inspected, priority_of, whole
+from ollama_dist.api.lending import Lends, LoanGiving
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.pulling import Pull, PullSurroundings
 from ollama_dist.api.relay import relay
@@ -53,6 +54,9 @@ class Home(PullSurroundings, Protocol):
     @property
     def turns(self) -> Turns: ...
 
+    @property
+    def lender(self) -> Lends | None: ...
+
 
 class PeerListener:
     """The handler of the node listener. ``admit`` raises unless the other side is a member."""
@@ -64,10 +68,13 @@ class PeerListener:
         self._passthrough = passthrough
         self._admit = admit
         self._table = RouteTable(PEER_ROUTES)
-        giving, turns = Giving(lambda: node.giver), TurnGiving(node.turns, node.view)
+        giving = Giving(lambda: node.giver)
+        turns, loans = TurnGiving(node.turns, node.view), LoanGiving(lambda: node.lender)
         self._handlers: dict[str, Handler] = {
-            route.name: getattr(giving, route.name, None) or getattr(turns, route.name)
+            route.name: getattr(holder, route.name)
+            for holder in (giving, turns, loans)
             for route in REPLICATION_ROUTES
+            if hasattr(holder, route.name)
         }
         self._pull = Pull(node, self._own_engine)
 

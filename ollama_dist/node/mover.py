@@ -18,9 +18,11 @@ from ollama_dist.replication.copier import Copier
 from ollama_dist.replication.copying import OllamaCopier, OpenSource
 from ollama_dist.replication.journal import Journal
 from ollama_dist.replication.keeper import Keeper
+from ollama_dist.replication.lending import Lender
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.members import Members
 from ollama_dist.replication.mirror import Mirror, MirrorSettings
+from ollama_dist.replication.passing import Passing
 from ollama_dist.replication.pulling import Installer, Pulling
 from ollama_dist.replication.registry import LOOPBACK, LoopbackRegistry, RegistryAddress
 from ollama_dist.replication.room import check_room
@@ -34,6 +36,7 @@ log = structlog.get_logger()
 TIDY_S: Final = 5.0
 """Between two looks at the journal for names that an earlier life has left."""
 
+LENT_FOLDER: Final = "lent"
 JOURNAL: Final = "names-in-passing.json"
 
 
@@ -78,24 +81,26 @@ class Mover:
         self._engine = engine
         self._keeper = keeper
         self._registry = LoopbackRegistry(settings.address)
-        self._journal = Journal(state_dir / JOURNAL)
+        self._passing = Passing(lambda: self._engine.target, Journal(state_dir / JOURNAL))
         self._upstream = Upstream()
         self._task: asyncio.Task[None] | None = None
+        self._lender = Lender(self._passing, self._registry, state_dir / LENT_FOLDER, settings.disk_reserve)
         members = Members(view, reach, keeper.pace_in)
-        self._into_ollama = OllamaCopier(
-            lambda: self._engine.target,
-            self._registry,
-            self._journal,
-            members.open,
-            self._make_room,
-        )
         self.copier: InstallingCopier = (
-            make_copier(members.open, self._make_room) if make_copier is not None else self._into_ollama
+            make_copier(members.open, self._make_room)
+            if make_copier is not None
+            else OllamaCopier(self._passing, self._registry, members.open, self._make_room)
         )
         self.mirror = (
             Mirror(settings.mirror, keeper.giver, keeper.needing) if settings.mirror is not None else None
         )
         self.pulling = Pulling(members, self.copier, self._upstream, self.turns)
+
+    @property
+    def lender(self) -> Lender | None:
+        """What makes this node's models readable for others; None where they are, or where nothing can."""
+        is_ollama = self._engine.snapshot.engine.kind is EngineKind.OLLAMA
+        return self._lender if is_ollama and self._keeper.store is None and not self.trouble else None
 
     @property
     def open_to(self) -> str:
@@ -118,23 +123,30 @@ class Mover:
             self.trouble = str(error)
             log.error("no_registry", error=str(error))
             return
+        self._keeper.lent = self._lender.store
         self._task = background(self._keep_tidy(), "tidy-names")
 
     async def stop(self) -> None:
         await end(self._task)
+        await self._lender.stop()
         await self._registry.stop()
         if self.mirror is not None:
             await self.mirror.stop()
         await self._upstream.close()
 
     async def _keep_tidy(self) -> None:
+        given = 0
         while True:
             engine = self._engine.snapshot.engine
             if engine.kind is EngineKind.OLLAMA and engine.state is EngineState.READY:
                 try:
-                    await self._into_ollama.tidy()
+                    await self._passing.tidy()
                 except (UpstreamFailed, NoCandidate, OSError) as error:
                     log.warning("names_not_tidied", error=str(error))
+            if self._keeper.giver.given != given:
+                given = self._keeper.giver.given
+                self._lender.note_use()
+            await self._lender.sweep()
             await asyncio.sleep(TIDY_S)
 
     async def _make_room(self, manifest: Manifest) -> None:

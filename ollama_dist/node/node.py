@@ -45,6 +45,7 @@ from ollama_dist.node.reports import Problem, Reach, SelfReport
 from ollama_dist.node.telemetry import Telemetry
 from ollama_dist.replication.giving import Giver
 from ollama_dist.replication.keeper import Keeper
+from ollama_dist.replication.lending import Lender
 from ollama_dist.replication.pulling import Pulling
 from ollama_dist.replication.store import StoreUnreadable
 from ollama_dist.replication.turns import Turns
@@ -272,8 +273,10 @@ class Node:
 
     @property
     def puller(self) -> Pulling | None:
-        """What pulls for clients."""
-        return self.mover.pulling if self.mover is not None and not self.mover.trouble else None
+        """What pulls for clients; None where the engine does that best alone: nobody else is to be asked."""
+        if self.mover is None or self.mover.trouble or self.mode is not Mode.DISTRIBUTED:
+            return None
+        return self.mover.pulling
 
     @property
     def pull_hosts(self) -> Collection[str]:
@@ -284,6 +287,11 @@ class Node:
     def turns(self) -> Turns:
         """The turns at asking upstream registries that this node gives."""
         return self.mover.turns if self.mover is not None else Turns()
+
+    @property
+    def lender(self) -> Lender | None:
+        """What makes models readable that this node may not read itself."""
+        return self.mover.lender if self.mover is not None else None
 
     def _identified(self, models: Mapping[ModelKey, InstalledModel]) -> Mapping[ModelKey, InstalledModel]:
         """``models`` with what the keeper knows of them; the same object as long as nothing changes."""

@@ -215,7 +215,8 @@ def _moving_problems(engine: Snapshot, moving: Moving) -> list[Problem]:
             Problem(
                 "warning",
                 "store_unreadable",
-                f"this node may not read the files of its engine's models: {moving.unreadable}",
+                f"this node may not read the files of its engine's models ({moving.unreadable}): "
+                "others get them by way of a second copy here, which takes time and room",
                 "run the node as the user that runs Ollama, or let its user read them "
                 "(usermod -aG ollama USER; chmod g+rx on the folders above them)",
             )

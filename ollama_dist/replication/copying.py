@@ -5,7 +5,6 @@ pulled under such a name, look at what came, give it its own name, take the name
 """
 
 import asyncio
-import contextlib
 import hashlib
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -15,14 +14,13 @@ from typing import Final, Protocol
 
 import structlog
 
-from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import ModelNotFound, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import Digest, NodeId
-from ollama_dist.core.names import ModelName, parse_model_name
-from ollama_dist.replication.journal import Journal
+from ollama_dist.core.names import ModelName
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.metering import Meter
-from ollama_dist.replication.ollama_calls import Listed, OllamaCalls, PullFailed, PullLine
+from ollama_dist.replication.ollama_calls import Listed, PullFailed, PullLine
+from ollama_dist.replication.passing import Passing
 from ollama_dist.replication.registry import LoopbackRegistry, Offer
 from ollama_dist.replication.sources import BlobSource, Progress
 
@@ -32,9 +30,6 @@ ENGINE_BACK_S: Final = 90.0
 """An Ollama that went away in the middle is waited for so long; it is started again or an update is over."""
 
 LOOK_S: Final = 0.5
-TIDY_S: Final = 10.0
-"""For taking names away while everybody waits."""
-
 RETURNS: Final = 3
 """How often one pull is begun again because Ollama went away or what came was corrupt."""
 
@@ -65,27 +60,20 @@ class OpenSource(Protocol):
 
 
 class OllamaCopier:
-    """See `Copier`. ``engine`` is where the local Ollama is; None while there is none.
-
-    ``make_room`` raises `DiskFull` for a model there is no room for.
-    """
+    """See `Copier`. ``make_room`` raises `DiskFull` for a model there is no room for."""
 
     def __init__(
         self,
-        engine: Callable[[], Target | None],
+        passing: Passing,
         registry: LoopbackRegistry,
-        journal: Journal,
         open_source: OpenSource,
         make_room: Callable[[Manifest], Awaitable[None]],
     ) -> None:
-        self._engine = engine
+        self._passing = passing
         self._registry = registry
-        self._journal = journal
         self._open_source = open_source
         self._make_room = make_room
         self._placing = asyncio.Lock()
-        self._live: set[str] = set()
-        """Names in passing that are in use."""
 
     async def copy(
         self,
@@ -104,7 +92,7 @@ class OllamaCopier:
             await self.install(name, source, note)
 
     async def delete(self, name: ModelName) -> None:
-        if not await self._calls().delete(name):
+        if not await self._passing.calls().delete(name):
             raise ModelNotFound(f"model '{name.short}' not found")
 
     async def install(self, name: ModelName, source: ModelSource, on_line: OnLine) -> None:
@@ -115,28 +103,14 @@ class OllamaCopier:
         """
         await self._make_room(source.manifest)
         with self._registry.offer(source, name) as offer:
-            names = offer.name.short, offer.old.short
-            self._live.update(names)
-            is_pulled = False
-            try:
-                await self._journal.add(*names)
+            async with self._passing.hold(offer.name, offer.old) as held:
                 await self._pull(offer, source, on_line)
                 # What others deleted meanwhile may have taken blobs along that were here before, since no
                 # manifest named them. Now one does; whatever is missing is pulled once more.
                 await self._pull(offer, source, lambda _: None)
-                is_pulled = True
+                held.is_settled = True  # a pull that is given up may still be writing its manifest
                 async with self._placing:
                     await self._place(offer, name)
-            finally:
-                # One that was given up may still be writing its manifest: its name is looked for again.
-                await self._in_peace(self._tidy(names, forget_absent=is_pulled))
-                self._live.difference_update(names)
-
-    async def tidy(self) -> None:
-        """Take away what an earlier life of this node has left; once, and again after a failure."""
-        if left := [name for name in self._journal.names if name not in self._live]:
-            log.info("tidying_names", names=left)
-            await self._tidy(left, forget_absent=True)
 
     async def _pull(self, offer: Offer, source: ModelSource, on_line: OnLine) -> None:
         for again in range(RETURNS, -1, -1):
@@ -158,7 +132,7 @@ class OllamaCopier:
                 await self._until_engine_is_back()
 
     async def _lines(self, offer: Offer) -> AsyncGenerator[PullLine, None]:
-        calls = self._calls()
+        calls = self._passing.calls()
         async with aclosing(
             calls.pull(offer.name, lambda connection: offer.on_lost.append(connection.close))
         ) as lines:
@@ -170,7 +144,7 @@ class OllamaCopier:
         deadline = asyncio.get_running_loop().time() + ENGINE_BACK_S
         while True:
             try:
-                await self._calls().version()
+                await self._passing.calls().version()
             except (UpstreamFailed, NoCandidate):
                 if asyncio.get_running_loop().time() > deadline:
                     raise
@@ -179,7 +153,7 @@ class OllamaCopier:
                 return
 
     async def _place(self, offer: Offer, name: ModelName) -> None:
-        calls = self._calls()
+        calls = self._passing.calls()
         before = await calls.tags()
         came = before.get(offer.name.key)
         if came is None or not is_the_same(came, offer.source.manifest):
@@ -193,29 +167,6 @@ class OllamaCopier:
         placed = (await calls.tags()).get(name.key)
         if placed != came:
             raise PullFailed(f"the engine says it has copied the model to {name.short}, but does not list it")
-
-    async def _tidy(self, names: Sequence[str], *, forget_absent: bool) -> None:
-        calls = self._calls()
-        for name in names:
-            if await calls.delete(parse_model_name(name)) or forget_absent:
-                await self._journal.remove(name)
-
-    async def _in_peace(self, work: Awaitable[None]) -> None:
-        """Done though its caller is cancelled, within `TIDY_S`; what fails is left to `tidy`."""
-        task = asyncio.ensure_future(work)
-        with contextlib.suppress(UpstreamFailed, NoCandidate, TimeoutError, OSError):
-            try:
-                async with asyncio.timeout(TIDY_S):
-                    await asyncio.shield(task)
-            except asyncio.CancelledError:
-                await asyncio.wait({task}, timeout=TIDY_S)
-                raise
-
-    def _calls(self) -> OllamaCalls:
-        target = self._engine()
-        if target is None:
-            raise NoCandidate("this node has no Ollama")
-        return OllamaCalls(target)
 
 
 def is_the_same(listed: Listed, manifest: Manifest) -> bool:

@@ -50,6 +50,8 @@ class Keeper:
         self.is_serving: Callable[[], bool] = lambda: False
         """Whether requests are answered now: transfers give way then."""
         self._store: Store | None = None
+        self.lent: Store | None = None
+        """Where models are that the engine has lent, since its store cannot be read."""
         self.reason = "not looked for yet"
         """Why there is no store, for people; empty where there is one."""
         self.store_id = ""
@@ -61,7 +63,7 @@ class Keeper:
 
         self.pace_in = Pace(cap)
         """Of what this node takes; what it gives has its own."""
-        self.giver = Giver(lambda: self._store, self.lists, Pace(cap), Pace(lambda: rates.scrub))
+        self.giver = Giver(lambda: self._store or self.lent, self.lists, Pace(cap), Pace(lambda: rates.scrub))
         self.scrubber = Scrubber(self.giver, state_dir, scrub_period_s, self.lists.forget_all_but)
         self._listed: Mapping[ModelKey, InstalledModel] = {}
         self._known: dict[ModelKey, _Known] = {}

@@ -3,13 +3,19 @@
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
+import structlog
+
 from ollama_dist.backends.target import Target
+from ollama_dist.core.errors import UpstreamFailed
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName
-from ollama_dist.core.view import ClusterView, InstalledModel, NodeView
+from ollama_dist.core.view import ClusterView, EngineKind, InstalledModel, NodeView
 from ollama_dist.replication.fetching import PeerSource, open_peers
+from ollama_dist.replication.loans import borrow
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.pace import Pace
+
+log = structlog.get_logger()
 
 
 class Members:
@@ -45,6 +51,23 @@ class Members:
         node, model = max(having, key=lambda pair: (str(pair[1].row.get("modified_at", "")), pair[0].id))
         return node.id, model
 
+    async def borrow(self, name: ModelName, holders: Collection[NodeId]) -> None:
+        """Where none of ``holders`` can read its model, have one make it readable, however long that takes.
+
+        Where none does, that is found out by asking for the model.
+        """
+        nodes = self.view().nodes
+        known = [nodes[node] for node in holders if node in nodes]
+        if any(node.store for node in known):
+            return None
+        for node in known:
+            if name.key in node.models and node.engine.kind is EngineKind.OLLAMA:
+                try:
+                    return await borrow(self.reach(node.id), name)
+                except UpstreamFailed as error:
+                    log.info("not_lent", node=node.name, model=name.short, reason=str(error))
+        return None
+
     def source(self, manifest: Manifest, holders: Callable[[], Collection[NodeId]]) -> PeerSource:
         """The bytes of a model that is known already; close it in the end."""
         return PeerSource(manifest, holders, self.reach, self._pace)
@@ -54,6 +77,7 @@ class Members:
         self, name: ModelName, identity: Digest | None, holders: Sequence[NodeId]
     ) -> AsyncIterator[PeerSource]:
         """See `OpenSource`."""
+        await self.borrow(name, holders)
         source = await open_peers(name, identity, lambda: self._living(holders), self.reach, self._pace)
         try:
             yield source

@@ -104,9 +104,22 @@ class OllamaCalls:
         ``opened`` gets the connection: who closes it ends the pull, and Ollama keeps what it has got. Raises
         `PullFailed` with Ollama's words, `DiskFull`, and `UpstreamFailed` where Ollama itself goes away.
         """
+        async with aclosing(self._moved("/api/pull", name, opened)) as lines:
+            async for line in lines:
+                yield line
+
+    async def push(self, name: ModelName) -> None:
+        """Have a model pushed over plain HTTP; raises as `pull`."""
+        async with aclosing(self._moved("/api/push", name, lambda _: None)) as lines:
+            async for _ in lines:
+                pass
+
+    async def _moved(
+        self, path: str, name: ModelName, opened: Callable[[Connection], None]
+    ) -> AsyncGenerator[PullLine, None]:
         body = gojson.encode({"model": name.short, "insecure": True})
         connection, head = await self._target.open(
-            "POST", "/api/pull", _JSON, body, head_timeout=HEAD_S, is_fresh=True
+            "POST", path, _JSON, body, head_timeout=HEAD_S, is_fresh=True
         )
         opened(connection)
         try:
@@ -116,7 +129,7 @@ class OllamaCalls:
                     yield line
                     if line.is_success:
                         return
-            raise UpstreamCut(f"the pull ended without success ({head.status})")
+            raise UpstreamCut(f"{path} ended without success ({head.status})")
         finally:
             self._target.drop(connection)
 

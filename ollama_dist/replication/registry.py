@@ -4,6 +4,7 @@ It serves what ``server/images.go`` and ``server/download.go`` of Ollama ask for
 the size of a blob, where its bytes are, and ranges of them. The bytes come from a `BlobSource`.
 """
 
+import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -25,6 +26,9 @@ log = structlog.get_logger()
 
 _WHOLE_FIRST: Final = "ollama-transfer/"
 """The user agent of Ollama's other downloader (models with a blob per tensor): it reads what it is sent."""
+
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +174,11 @@ class RegistryServer:
 
     def __init__(
         self,
-        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        handler: Handler,
         listen: Sequence[tuple[str, int]],
+        what: str = "the registry for this machine's Ollama",
     ) -> None:
+        self._what = what
         self._handler = handler
         self._listen = listen
         self._runner: web.ServerRunner | None = None
@@ -189,9 +195,8 @@ class RegistryServer:
                 bound = socket.create_server((host, port), family=family, backlog=128)
             except OSError as error:
                 await self.stop()
-                raise ConfigError(
-                    f"the registry cannot listen on {host}:{port}: {error.strerror or error}"
-                ) from error
+                reason = os.strerror(error.errno) if error.errno else str(error)
+                raise ConfigError(f"{self._what} cannot listen on {host}:{port}: {reason}") from error
             self.ports.append(bound.getsockname()[1])
             await web.SockSite(self._runner, bound).start()
 
@@ -207,8 +212,9 @@ class LoopbackRegistry:
     def __init__(self, address: RegistryAddress = LOOPBACK, *, crumb_s: float = CRUMB_S) -> None:
         self._address = address
         self._offers: dict[str, Offer] = {}
-        front = RegistryFront(self, lambda _request: self._bytes_at, crumb_s=crumb_s)
-        self._server = RegistryServer(front, address.listen)
+        self._takers: dict[str, Handler] = {}
+        self._front = RegistryFront(self, lambda _request: self._bytes_at, crumb_s=crumb_s)
+        self._server = RegistryServer(self._answer, address.listen)
 
     async def start(self) -> None:
         """Raises `ConfigError` where one of its sockets cannot be had."""
@@ -228,6 +234,22 @@ class LoopbackRegistry:
             yield offer
         finally:
             del self._offers[namespace]
+
+    @contextmanager
+    def take(self, name: ModelName, taker: Handler) -> Iterator[ModelName]:
+        """While inside, what the local Ollama pushes to the name this gives goes to ``taker``."""
+        namespace = f"{TRANSFER_NAMESPACE}{secrets.token_hex(16)}"
+        self._takers[namespace] = taker
+        host = _authority(self._address.name_host, self._server.ports[0])
+        try:
+            yield ModelName(host, namespace, name.model, name.tag)
+        finally:
+            del self._takers[namespace]
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        parts = request.path.split("/", 3)
+        taker = self._takers.get(parts[2].casefold()) if len(parts) == 4 and parts[1] == "v2" else None
+        return await (taker or self._front)(request)
 
     @property
     def _bytes_at(self) -> str:

@@ -11,7 +11,9 @@ import ollama
 import orjson
 import pytest
 
+from ollama_dist.core.modes import Mode
 from ollama_dist.core.view import MemberState
+from ollama_dist.replication.turns import arbiter
 from tests.support.joined_nodes import JoinedNode, JoinedNodes, joined_nodes
 from tests.support.store_source import StoreSource
 from tests.support.upstream_registry import UpstreamRegistry, digest_of
@@ -162,8 +164,21 @@ async def test_what_nobody_has_is_told_in_the_engines_own_words(
 
 
 async def test_other_registries_are_the_engines_business(registry: UpstreamRegistry, tmp_path: Path) -> None:
-    async with joined_nodes({"one": ()}, folder=tmp_path, pull_hosts={"registry.ollama.ai"}) as nodes:
+    nobody: dict[str, tuple[str, ...]] = {"one": (), "two": ()}
+    async with joined_nodes(nobody, folder=tmp_path, pull_hosts={"registry.ollama.ai"}) as nodes:
         model = registry.publish("tiny:1b", WEIGHTS).short
+        _, lines = await pull(nodes["one"], model)
+        assert lines[-1] == {"status": "success"}
+        assert nodes["one"].fake.journal.on("/api/copy") == []
+
+
+@pytest.mark.parametrize("mode", [Mode.LOCAL, Mode.STANDALONE])
+async def test_a_node_that_is_to_be_alone_leaves_it_to_its_engine(
+    registry: UpstreamRegistry, tmp_path: Path, mode: Mode
+) -> None:
+    model = registry.publish("tiny:1b", WEIGHTS).short
+    async with nodes_at(registry, tmp_path, "one", "two") as nodes:
+        nodes["one"].node.switches = nodes["one"].node.switches.with_mode(mode)
         _, lines = await pull(nodes["one"], model)
         assert lines[-1] == {"status": "success"}
         assert nodes["one"].fake.journal.on("/api/copy") == []
@@ -183,7 +198,7 @@ async def test_a_pull_goes_to_the_node_it_names(registry: UpstreamRegistry, tmp_
 
 async def test_not_streamed_is_one_object(registry: UpstreamRegistry, tmp_path: Path) -> None:
     model = registry.publish("tiny:1b", WEIGHTS).short
-    async with nodes_at(registry, tmp_path, "one") as nodes:
+    async with nodes_at(registry, tmp_path, "one", "two") as nodes:
         assert await pull(nodes["one"], model, stream=False) == (200, [{"status": "success"}])
 
 
@@ -191,7 +206,7 @@ async def test_what_goes_wrong_on_the_way_is_the_last_line(
     registry: UpstreamRegistry, tmp_path: Path
 ) -> None:
     model = registry.publish("tiny:1b", WEIGHTS).short
-    async with nodes_at(registry, tmp_path, "one") as nodes:
+    async with nodes_at(registry, tmp_path, "one", "two") as nodes:
         assert nodes["one"].fake.store is not None
         nodes["one"].fake.store.disk_bytes = 300_000
         status, lines = await pull(nodes["one"], model)
@@ -208,7 +223,7 @@ async def test_a_client_that_leaves_ends_its_pull_and_the_next_goes_on_from_ther
 ) -> None:
     model = registry.publish("tiny:1b", WEIGHTS).short
     registry.block_s = 0.02
-    async with nodes_at(registry, tmp_path, "one") as nodes:
+    async with nodes_at(registry, tmp_path, "one", "two") as nodes:
         one = nodes["one"]
         pulling = asyncio.create_task(pull(one, model))
         await until(lambda: registry.total > 500_000, what="half of it")
@@ -239,7 +254,7 @@ async def test_a_node_that_dies_in_its_turn_gives_way(registry: UpstreamRegistry
 
 async def test_the_official_client_sees_nothing_unusual(registry: UpstreamRegistry, tmp_path: Path) -> None:
     model = registry.publish("tiny:1b", WEIGHTS).short
-    async with nodes_at(registry, tmp_path, "one") as nodes:
+    async with nodes_at(registry, tmp_path, "one", "two") as nodes:
         client = ollama.AsyncClient(nodes["one"].url)
         told = [line async for line in await client.pull(model, insecure=True, stream=True)]
         assert told[-1].status == "success"
@@ -259,3 +274,57 @@ async def test_names_in_passing_are_seen_by_nobody(registry: UpstreamRegistry, t
         nodes["one"].node.engine.nudge()
         await until(lambda: bool(nodes["two"].node.view().holders), what="hearing of the other model")
         assert await names(nodes["two"]) == await names(nodes["one"]) == ["plain:latest"]
+
+
+async def test_a_model_that_its_node_may_not_read_is_lent(tmp_path: Path) -> None:
+    nodes = JoinedNodes()
+    try:
+        hosts = {"registry.ollama.ai"}
+        await nodes.add("one", ("tiny",), folder=tmp_path, pull_hosts=hosts, is_readable=False)
+        two = await nodes.add("two", (), folder=tmp_path, pull_hosts=hosts)
+        await nodes.settle()
+        assert nodes["one"].fake.store is not None
+        assert two.node.mover is not None
+        two.node.mover._upstream._manifest_s = 0.001
+        _, lines = await pull(two, "tiny")
+        assert lines[-1] == {"status": "success"}, lines
+        original = StoreSource(nodes["one"].fake.store.folder, "tiny").manifest
+        assert two.fake.store is not None
+        assert StoreSource(two.fake.store.folder, "tiny").manifest.raw == original.raw
+        assert await names(nodes["one"], nodes["one"].fake.url) == ["tiny:latest"]
+    finally:
+        await nodes.stop()
+
+
+async def test_a_registry_that_wants_a_key_is_the_engines_business(
+    registry: UpstreamRegistry, tmp_path: Path
+) -> None:
+    model = registry.publish("tiny:1b", WEIGHTS).short
+    async with nodes_at(registry, tmp_path, "one", "two") as nodes:
+        await pull(nodes["one"], model)
+        await nodes.settle()
+        registry.status = 401
+        _, lines = await pull(nodes["two"], model)
+        assert lines[-1] == {"error": "pull model manifest: 401: "}
+
+
+async def test_when_the_arbiter_dies_those_who_wait_find_another(
+    registry: UpstreamRegistry, tmp_path: Path
+) -> None:
+    model = registry.publish("tiny:1b", WEIGHTS).short
+    subject = StoreSource(registry.store.folder, model).manifest.identity
+    registry.block_s = 0.05
+    async with nodes_at(registry, tmp_path, "one", "two", "three") as nodes:
+        ids = {node.node.view().self_id: node for node in nodes}
+        chosen = arbiter(subject, ids)
+        first, second = (node for node_id, node in ids.items() if node_id != chosen)
+        pulls = [asyncio.create_task(pull(first, model))]
+        await until(lambda: registry.total > 0, what="the first one's turn")
+        pulls.append(asyncio.create_task(pull(second, model)))
+        await asyncio.sleep(0.1)
+        nodes.board.set_state(chosen, MemberState.DEAD, "killed")
+        registry.block_s = 0.0
+        for _, lines in await asyncio.gather(*pulls):
+            assert lines[-1] == {"status": "success"}
+        assert has_it(first, model, registry)
+        assert has_it(second, model, registry)

@@ -10,7 +10,9 @@ import pytest
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.replication.copying import OllamaCopier
 from ollama_dist.replication.journal import Journal
+from ollama_dist.replication.lending import Lender
 from ollama_dist.replication.manifest import Manifest
+from ollama_dist.replication.passing import Passing
 from ollama_dist.replication.registry import LoopbackRegistry
 from ollama_dist.replication.sources import Progress
 from tests.support.fake_ollama.store import FakeStore
@@ -35,7 +37,9 @@ async def copier(target: RealOllama, source: StoreSource, state: Path) -> AsyncI
     connection = target.target
     try:
         journal = Journal(state / "journal.json")
-        yield OllamaCopier(lambda: connection, registry, journal, OpenedStore(source), any_room)
+        passing = Passing(lambda: connection, journal)
+        yield OllamaCopier(passing, registry, OpenedStore(source), any_room)
+        await passing.tidy()
         assert journal.names == ()
     finally:
         connection.close()
@@ -101,7 +105,6 @@ async def test_a_copy_begun_again_by_another_node_life_goes_on_where_it_was(tmp_
             await until(lambda: stored.given > 2**22, what="half of it")
             copy.cancel()
             await asyncio.wait({copy})
-            await copying.tidy()
         before, stored.block_s = stored.given, 0.0
         async with copier(target, stored, tmp_path) as copying:
             await copying.copy(NAME, None, [], lambda _: None)
@@ -140,3 +143,26 @@ async def test_a_model_deleted_during_a_copy_takes_nothing_along(tmp_path: Path)
             await copy
         manifest = StoreSource(target.models, NAME.short).manifest
         assert all((target.models / "blobs" / f"sha256-{digest}").exists() for digest in manifest.blobs)
+
+
+@pytest.mark.parametrize("binary", sorted({BINARY, OTHER}))
+async def test_a_model_is_lent_as_it_is(binary: str, tmp_path: Path) -> None:
+    registry = LoopbackRegistry()
+    await registry.start()
+    async with real_ollama(binary, tmp_path / "source") as source:
+        await source.create(NAME.short, model_file("markov.gguf"), system="Be brief.")
+        connection = source.target
+        passing = Passing(lambda: connection, Journal(tmp_path / "journal.json"))
+        lender = Lender(passing, registry, tmp_path / "lent", reserve=0)
+        manifest = await lender.lend(NAME)
+        original = StoreSource(source.models, NAME.short).manifest
+        assert manifest.identity == original.identity
+        assert manifest.raw == original.raw
+        for digest in manifest.blobs:
+            assert (tmp_path / "lent" / "blobs" / f"sha256-{digest}").read_bytes() == (
+                source.models / "blobs" / f"sha256-{digest}"
+            ).read_bytes()
+        assert await source.names() == [NAME.short]
+        connection.close()
+    await lender.stop()
+    await registry.stop()

@@ -151,9 +151,13 @@ class JoinedNodes:
         engine: int | None = None,
         folder: Path | None = None,
         pull_hosts: Collection[str] = (),
+        is_readable: bool = True,
         **fake_options: Any,
     ) -> JoinedNode:
-        """With a ``folder`` its models lie there, and it can be brought others."""
+        """With a ``folder`` its models lie there, and it can be brought others.
+
+        Not ``is_readable``: its engine keeps them where the node may not look.
+        """
         if folder is not None:
             fake_options["folder"] = folder / name / "models"
         fake = FakeOllama(**{"age": "0.33.0-rc2", "models": tuple(models), **fake_options})
@@ -164,7 +168,7 @@ class JoinedNodes:
         )
         options = NodeOptions(me, name, 4, Switches(), **(node_options or {}))
         local = OllamaEngine(settings)
-        keeper = keeper_of(fake, folder / name) if folder is not None else None
+        keeper = keeper_of(fake, folder / name, is_readable) if folder is not None else None
         node = Node(options, local, BoardCluster(self.board, me), lambda _: None, keeper)
         if folder is not None and keeper is not None:
             moving = MoverSettings(pull_hosts=pull_hosts)
@@ -196,13 +200,13 @@ class JoinedNodes:
             await node.stop()
 
 
-def keeper_of(fake: FakeOllama, state: Path) -> Keeper:
+def keeper_of(fake: FakeOllama, state: Path, is_readable: bool = True) -> Keeper:
     """What knows the files of a fake that has some."""
     assert fake.store is not None
     store = OllamaStore(fake.store.folder)
 
     async def find(_models: Iterable[InstalledModel]) -> Found:
-        return Found(store)
+        return Found(store) if is_readable else Found(None, "it may not be read")
 
     return Keeper(find, state, Rates())
 

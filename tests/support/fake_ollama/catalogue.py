@@ -263,13 +263,10 @@ class Catalogue:
 
     async def _pulled(self, puller: Puller, name: ModelName, *, insecure: bool) -> AsyncGenerator[Line, None]:
         """The lines of a real pull; after the last one the model is listed."""
-        try:
-            async for line in puller.pull(name, insecure=insecure):
-                if line["status"] == "success":
-                    self._note_pulled(puller.store, name)
-                yield {key: value for key, value in line.items() if key != "fresh"}
-        except PullError as error:
-            yield {"error": str(error)}
+        async for line in _told(puller.pull(name, insecure=insecure)):
+            if line.get("status") == "success":
+                self._note_pulled(puller.store, name)
+            yield {key: value for key, value in line.items() if key != "fresh"}
 
     def _note_pulled(self, store: FakeStore, name: ModelName) -> None:
         digests = [layer["digest"] for layer in layers_of(store.read(name))]
@@ -282,6 +279,9 @@ class Catalogue:
         wanted = parsed(fields.get("model") or fields.get("name") or "")
         if wanted is None:
             raise Refused(400, "model is required")
+        if self.puller is not None and wanted.key in self._installed and fields.get("insecure"):
+            lines = _told(self.puller.push(wanted, insecure=True))
+            return await send_as_they_come(request, lines, stream=_streams(fields))
         path = f"/models/manifests/{wanted.host}/{wanted.namespace}/{wanted.model}/{wanted.tag}"
         begin: list[dict[str, Any]] = [{"status": "retrieving manifest"}]
         model = self._installed.get(wanted.key)
@@ -318,6 +318,16 @@ class Catalogue:
         if found != digest:
             raise Refused(400, f'digest mismatch, expected "{digest}", got "{found}"')
         return web.Response(status=201)
+
+
+async def _told(lines: AsyncGenerator[Line, None]) -> AsyncGenerator[Line, None]:
+    """The lines, and the one that tells of an error."""
+    async with contextlib.aclosing(lines):
+        try:
+            async for line in lines:
+                yield line
+        except PullError as error:
+            yield {"error": str(error)}
 
 
 def parsed(name: str) -> ModelName | None:

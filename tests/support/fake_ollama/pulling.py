@@ -106,6 +106,43 @@ class Puller:
             self.store.prune(layer["digest"] for layer in before)
         yield {"status": "success"}
 
+    async def push(self, name: ModelName, *, insecure: bool) -> AsyncGenerator[Line, None]:
+        """As ``server/upload.go``; raises `PullError` for the line that tells of an error."""
+        yield {"status": "retrieving manifest"}
+        manifest = self.store.read(name)
+        base = f"{'http' if insecure else 'https'}://{name.host}/v2/{name.namespace}/{name.model}"
+        async with aiohttp.ClientSession(headers=self._agent) as session:
+            for layer in layers_of(manifest):
+                await self._upload(session, base, layer["digest"])
+                yield {"status": f"pushing {layer['digest'][7:19]}", **layer, "total": layer["size"]}
+            yield {"status": "pushing manifest"}
+            place = f"{base}/manifests/{name.tag}"
+            async with session.put(place, data=_marshalled(manifest)) as answer:
+                if answer.status >= 400:
+                    raise PullError(f"{answer.status}: ")
+        yield {"status": "success"}
+
+    async def _upload(self, session: aiohttp.ClientSession, base: str, digest: str) -> None:
+        async with session.head(f"{base}/blobs/{digest}") as answer:
+            if answer.status == 200:
+                return
+        async with session.post(f"{base}/blobs/uploads/") as answer:
+            place = answer.headers["Location"]
+        data = self.store.blob(digest).read_bytes()
+        for part in self._cut(len(data)):
+            headers = {
+                "Content-Range": f"{part.offset}-{part.offset + part.size - 1}",
+                "X-Redirect-Uploads": "1",
+            }
+            body = data[part.offset : part.offset + part.size]
+            async with session.patch(place, data=body, headers=headers) as answer:
+                if answer.status >= 400:
+                    raise PullError(f"max retries exceeded: http status {answer.status}")
+                place = answer.headers["Location"]
+        async with session.put(place, params={"digest": digest, "etag": "0-1"}) as answer:
+            if answer.status >= 400:
+                raise PullError(f"{answer.status}: ")
+
     async def _manifest(self, session: aiohttp.ClientSession, url: str) -> bytes:
         try:
             async with session.get(url, headers={**self._agent, "Accept": MEDIA_TYPE}) as answer:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 
 from ollama_dist.backends.target import Target
+from ollama_dist.core.errors import ConfigError
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.replication.copying import OllamaCopier
 from ollama_dist.replication.journal import Journal
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.ollama_calls import DiskFull, OllamaCalls, PullFailed
+from ollama_dist.replication.passing import NotNoted, Passing
 from ollama_dist.replication.registry import LoopbackRegistry, RegistryAddress
 from ollama_dist.replication.sources import BlobLost, Progress
 from tests.support.fake_ollama import FakeOllama, Fault
@@ -37,8 +41,8 @@ class Bench:
     fake: FakeOllama
     source: StoreSource
     copier: OllamaCopier
+    passing: Passing
     journal: Journal
-    registry: LoopbackRegistry
     told: list[Progress]
     target: Target
 
@@ -88,8 +92,9 @@ async def bench(
         timing = fake.catalogue.puller.timing
         timing.part_bytes, timing.backoff_s, timing.line_s, timing.stall_s = 100_000, 0.01, 0.005, 0.3
         journal = Journal(folder / "journal.json")
-        copier = OllamaCopier(lambda: target, registry, journal, OpenedStore(source), room)
-        yield Bench(fake, source, copier, journal, registry, [], target)
+        passing = Passing(lambda: target, journal)
+        copier = OllamaCopier(passing, registry, OpenedStore(source), room)
+        yield Bench(fake, source, copier, passing, journal, [], target)
         target.close()
     await registry.stop()
 
@@ -245,14 +250,7 @@ async def test_names_left_by_a_killed_node_are_taken_away_and_no_others(tmp_path
     mine, other = "127.0.0.1:9/ollama-dist-1/tiny:1b", "127.0.0.1:9/ollama-dist-2/tiny:1b"
     async with bench(tmp_path, models={mine: "tiny", other: "tiny", "plain": "tiny"}) as at:
         await at.journal.add(mine, "127.0.0.1:9/ollama-dist-1-old/tiny:1b")
-        again = OllamaCopier(
-            lambda: at.target,
-            at.registry,
-            Journal(tmp_path / "journal.json"),
-            OpenedStore(at.source),
-            any_room,
-        )
-        await again.tidy()
+        await Passing(lambda: at.target, Journal(tmp_path / "journal.json")).tidy()
         assert await at.names() == [other, "plain:latest"]
         assert Journal(tmp_path / "journal.json").names == ()
 
@@ -263,7 +261,7 @@ async def test_names_stay_in_the_journal_while_ollama_is_away(tmp_path: Path) ->
         await at.copy()
         assert len(Journal(tmp_path / "journal.json").names) == 2
         at.fake.clear_faults()
-        await at.copier.tidy()
+        await at.passing.tidy()
         assert at.journal.names == ()
         assert await at.names() == [NAME.short]
 
@@ -272,3 +270,31 @@ async def test_one_host_name_is_enough_where_there_is_no_other(tmp_path: Path) -
     async with bench(tmp_path, address=RegistryAddress(bytes_host="127.0.0.1")) as at:
         await at.copy()
         assert at.whole()
+
+
+async def test_without_a_port_in_the_name_as_windows_needs_it(tmp_path: Path) -> None:
+    """The name's host becomes a folder there, which cannot have a colon in it."""
+    alone = f"127.77.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
+    address = RegistryAddress(((alone, 80), ("127.0.0.1", 0)), alone, "localhost")
+    try:
+        async with bench(tmp_path, address=address) as at:
+            await at.copy()
+            assert at.whole()
+            (asked,) = {orjson.loads(seen.body)["model"] for seen in at.fake.journal.on("/api/pull")}
+            assert ":" not in asked.partition("/")[0]
+    except ConfigError as error:
+        pytest.skip(f"port 80 is not for this user: {error}")
+
+
+async def test_a_name_that_cannot_be_noted_is_not_made(tmp_path: Path) -> None:
+    async with bench(tmp_path) as at:
+        (tmp_path / "journal.json").mkdir()
+        with pytest.raises(NotNoted):
+            await at.copy()
+        assert at.fake.journal.on("/api/pull") == []
+
+
+async def test_what_is_told_names_who_gives(tmp_path: Path) -> None:
+    async with bench(tmp_path) as at:
+        await at.copy()
+        assert {each.sources for each in at.told} == {("source",)}
