@@ -118,7 +118,7 @@ def _copied(folder: Path) -> Row:
 def _taken(folder: Path, port: int, more: list[str]) -> Row:
     """One taker's."""
     before = cpu_s(GIVERS[port])
-    said = json.loads(_taker(folder, port, more).communicate()[0])
+    said = json.loads(_taker(folder, port, more).communicate()[0].splitlines()[-1])  # its log is before it
     gigabytes = said["bytes"] / 1e9
     return {
         "seconds": said["seconds"],
