@@ -118,7 +118,7 @@ def _copied(folder: Path) -> Row:
 def _taken(folder: Path, port: int, more: list[str]) -> Row:
     """One taker's."""
     before = cpu_s(GIVERS[port])
-    said = json.loads(_taker(folder, port, more).communicate()[0])
+    said = json.loads(_taker(folder, port, more).communicate()[0].splitlines()[-1])  # its log is before it
     gigabytes = said["bytes"] / 1e9
     return {
         "seconds": said["seconds"],
@@ -134,6 +134,7 @@ def _fan_out(folder: Path, port: int, count: int) -> Row:
     takers = [_taker(folder, port, []) for _ in range(count)]
     for taker in takers:
         taker.communicate()
+    assert not any(taker.returncode for taker in takers)
     return {"seconds": time.monotonic() - began}
 
 

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import hashlib
 import json
-import resource
 import time
 from pathlib import Path
 
@@ -37,13 +36,18 @@ async def take(wish: argparse.Namespace) -> dict[str, float]:
     else:
         await _as_an_ollama(source, digest, size)
     await source.close()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "seconds": time.monotonic() - began,
         "cpu_s": time.process_time() - cpu,
         "bytes": source.fetched,
-        "memory": max(0, peak - idle),
+        "memory": max(0, _peak() - idle),
     }
+
+
+def _peak() -> int:
+    """The most memory this program ever had, bytes; what `getrusage` says is also its parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 async def _as_an_ollama(source: PeerSource, digest: Digest, size: int) -> None:

@@ -31,8 +31,8 @@ LOOK_S: Final = 0.2
 """Between two looks at what stalls and who is there."""
 
 MANIFEST_S: Final = 3.0
-ROUNDS: Final = 2
-"""How often a holder that does not answer is asked for the manifest: a busy machine may miss once."""
+PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0)
+"""Before each time that holders are asked for the manifest who did not answer: busy machines may miss one."""
 
 LACKS: Final = (404, 410, 416)
 """Statuses of a source that does not have what it was asked for, or has it wrong."""
@@ -83,7 +83,10 @@ async def open_peers(
     """
     complaints: dict[NodeId, str] = {}
     asked = sorted(holders())
-    for _ in range(ROUNDS):
+    for pause in PAUSES_S:
+        if not asked:
+            break
+        await asyncio.sleep(pause)
         silent = []
         for node in asked:
             try:

@@ -106,6 +106,7 @@ class GgufCopier:
             on_line(_line(layer, layer.size))
         lock = self._locks.setdefault(weights.digest, asyncio.Lock())
         async with lock:
+            await self._tidy(weights.digest)
             partial = self._root / PARTIAL / weights.digest
             if not await asyncio.to_thread(_reuse, self._same(weights), partial, weights.size):
                 await self._make_room(manifest)
@@ -124,9 +125,9 @@ class GgufCopier:
         await asyncio.to_thread(self._store.forget, name)
         await self._folder.until(lambda: name.key not in self._folder.models, LISTED_S)
 
-    async def tidy(self) -> None:
-        """Take away files on their way that nobody went on with for `KEPT_S`."""
-        await asyncio.to_thread(_sweep, self._root / PARTIAL, time.time() - KEPT_S)
+    async def _tidy(self, wanted: Digest) -> None:
+        """Take away files on their way that nobody went on with for `KEPT_S`, but for the wanted one."""
+        await asyncio.to_thread(_sweep, self._root / PARTIAL, time.time() - KEPT_S, wanted)
 
     def _same(self, weights: Layer) -> Path | None:
         """A file that is here under another name and has these bytes."""
@@ -263,8 +264,8 @@ def _remove(model: Installed) -> None:
     model.path.with_suffix(".json").unlink(missing_ok=True)
 
 
-def _sweep(folder: Path, before: float) -> None:
+def _sweep(folder: Path, before: float, wanted: Digest) -> None:
     with contextlib.suppress(FileNotFoundError):
         for path in folder.iterdir():
-            if path.stat().st_mtime < before:
+            if path.name != wanted and path.stat().st_mtime < before:
                 path.unlink(missing_ok=True)

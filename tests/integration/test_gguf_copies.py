@@ -213,8 +213,9 @@ async def test_a_model_taken_off_leaves_nothing(tmp_path: Path) -> None:
             await node.copier.delete(TINY)
 
 
-async def test_files_that_nobody_goes_on_with_are_taken_away(tmp_path: Path) -> None:
-    async with target(tmp_path, []) as node:
+async def test_files_that_nobody_goes_on_with_are_taken_away_at_the_next_copy(tmp_path: Path) -> None:
+    async with holders(tmp_path, 1) as held, target(tmp_path / "target", held) as node:
+        held[0].store.install("tiny", weights(tmp_path))
         folder = node.root / PARTIAL
         folder.mkdir()
         for name, age in (("old", KEPT_S + 60), ("young", KEPT_S - 60)):
@@ -222,7 +223,7 @@ async def test_files_that_nobody_goes_on_with_are_taken_away(tmp_path: Path) -> 
             stamp = (folder / name).stat().st_mtime - age
             os.utime(folder / name, (stamp, stamp))
 
-        await node.copier.tidy()
+        await node.copy()
 
         assert [path.name for path in folder.iterdir()] == ["young"]
 
