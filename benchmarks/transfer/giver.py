@@ -35,7 +35,7 @@ async def serve(port: int, store: Path, certificates: Path) -> None:
     front = PeerListener(cast(Home, _Home(store)), Passthrough(), lambda _: None)
     listener = Listener(front, bind("127.0.0.1", [port]), server_context(certificates))
     await listener.start()
-    print("ready", flush=True)
+    print(listener.address[1], flush=True)
     await asyncio.Event().wait()
 
 

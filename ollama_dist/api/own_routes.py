@@ -131,7 +131,7 @@ class OwnRoutes:
 
     async def begin_scrub(self, exchange: Exchange) -> web.StreamResponse:
         read_asked(Nothing, await exchange.json())
-        return exchange.reply_json(self._node.scrub(begin=True), status=202)
+        return exchange.reply_json(self._node.scrub(begin=True))
 
     async def mode(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(ModeChange, await exchange.json())

@@ -15,7 +15,7 @@ from ollama_dist.core.ids import NodeId
 CONNECT_TIMEOUT_S: Final = 1.0
 """On a LAN a connection is made in milliseconds or not at all; TLS included."""
 
-HANDSHAKES: Final = 8
+HANDSHAKES: Final = 4
 """Connections being made at once per place. One costs either side milliseconds of work: were a hundred begun
 together, the last would look like one to a place that does not answer."""
 
@@ -51,8 +51,8 @@ class Target:
         self._outdated: set[Connection] = set()
         """Of those, the ones secured in a way that is not to be used again."""
         self._turns = asyncio.Semaphore(HANDSHAKES)
-        self._refusals = 0
-        """Connections that could not be made."""
+        self._made_at = self._refused_at = float("-inf")
+        """When a connection was made last, and when one could not be (loop time)."""
 
     @property
     def authority(self) -> str:
@@ -144,24 +144,35 @@ class Target:
     async def _in_turn(self, *, is_fresh: bool) -> Connection:
         """A connection made when few others are; or, if it need not be fresh, one that became free by then.
 
-        One that cannot be made speaks for all that wait: a place where nobody is keeps nobody for long.
+        A place that takes nobody's connection is gone: one that finds that out tells all that wait. One that
+        took another's meanwhile is only slow, as this machine may be: then it is tried again.
         """
-        refusals = self._refusals
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        while True:
+            await self._turn(asked_at + HANDSHAKE_WAIT_S)
+            began_at = loop.time()
+            try:
+                if self._refused_at > asked_at and self._made_at < began_at - CONNECT_TIMEOUT_S:
+                    raise _unsent(UpstreamTimeout(f"{self.authority} does not take connections"))
+                connection = (None if is_fresh else self._take_idle()) or await self._connect()
+            except UpstreamFailed as failure:
+                self._refused_at = loop.time()
+                if not isinstance(failure, UpstreamTimeout) or self._made_at <= began_at:
+                    raise
+            else:
+                self._made_at = loop.time()
+                return connection
+            finally:
+                self._turns.release()
+
+    async def _turn(self, until: float) -> None:
         try:
-            async with asyncio.timeout(HANDSHAKE_WAIT_S):
+            async with asyncio.timeout_at(until):
                 await self._turns.acquire()
         except TimeoutError as error:
             late = UpstreamTimeout(f"too many connections to {self.authority} are being made")
             raise _unsent(late) from error
-        try:
-            if self._refusals != refusals:
-                raise _unsent(UpstreamTimeout(f"{self.authority} does not take connections"))
-            return (None if is_fresh else self._take_idle()) or await self._connect()
-        except UpstreamFailed:
-            self._refusals += 1
-            raise
-        finally:
-            self._turns.release()
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()

@@ -31,6 +31,12 @@ LOOK_S: Final = 0.2
 """Between two looks at what stalls and who is there."""
 
 MANIFEST_S: Final = 3.0
+ROUNDS: Final = 2
+"""How often a holder that does not answer is asked for the manifest: a busy machine may miss once."""
+
+LACKS: Final = (404, 410, 416)
+"""Statuses of a source that does not have what it was asked for, or has it wrong."""
+
 LIST_S: Final = 5.0
 SECOND_OPINION_S: Final = 2.0
 """How long the list of a second source is waited for."""
@@ -75,17 +81,25 @@ async def open_peers(
     ``identity``: which content is meant, where it matters. Raises `ModelNotFound` when no holder gives a
     manifest of it; what was wrong with each is in the message.
     """
-    complaints = []
-    for node in sorted(holders()):
-        try:
-            manifest = await _ask_manifest(reach(node), name)
-        except (UpstreamFailed, BadManifest) as error:
-            complaints.append(f"{node}: {error}")
-            continue
-        if identity is None or manifest.identity == identity:
-            return PeerSource(manifest, holders, reach, pace)
-        complaints.append(f"{node}: has another content under this name")
-    raise ModelNotFound(f"no member gives {name.short}: {'; '.join(complaints) or 'nobody holds it'}")
+    complaints: dict[NodeId, str] = {}
+    asked = sorted(holders())
+    for _ in range(ROUNDS):
+        silent = []
+        for node in asked:
+            try:
+                manifest = await _ask_manifest(reach(node), name)
+            except (_Lacking, BadManifest) as error:
+                complaints[node] = str(error)
+            except UpstreamFailed as error:
+                complaints[node] = str(error)
+                silent.append(node)
+            else:
+                if identity is None or manifest.identity == identity:
+                    return PeerSource(manifest, holders, reach, pace)
+                complaints[node] = "has another content under this name"
+        asked = silent
+    reasons = "; ".join(f"{node}: {said}" for node, said in complaints.items())
+    raise ModelNotFound(f"no member gives {name.short}: {reasons or 'nobody holds it'}")
 
 
 async def _ask_manifest(target: Target | None, name: ModelName) -> Manifest:
@@ -94,7 +108,8 @@ async def _ask_manifest(target: Target | None, name: ModelName) -> Manifest:
     path = f"/replication/manifest?model={quote(name.full, safe='')}"
     answer = await fetch(target, "GET", path, timeout=MANIFEST_S, limit=MANIFEST_LIMIT)
     if answer.status != 200:
-        raise UpstreamFailed(_said(answer.status, answer.body))
+        said = _said(answer.status, answer.body)
+        raise _Lacking(said) if answer.status in LACKS else UpstreamFailed(said)
     return read_manifest(answer.body)
 
 
@@ -416,7 +431,7 @@ class _Lacking(UpstreamFailed):
 
 
 def _refusal(status: int) -> UpstreamFailed:
-    if status in (404, 410, 416):
+    if status in LACKS:
         return _Lacking(f"the source answered {status}")
     return UpstreamFailed(f"the source answered {status}")
 

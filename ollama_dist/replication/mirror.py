@@ -73,7 +73,7 @@ class Mirror:
                 return web.Response(status=403)  # never 401: an Ollama would try to sign in
             return await front(request)
 
-        self._server = RegistryServer(guarded, (settings.listen,))
+        self._server = RegistryServer(guarded, (settings.listen,), "the mirror")
 
     async def start(self) -> None:
         """Raises `ConfigError` where it cannot listen."""

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from ollama_dist.backends.target import Target
-from ollama_dist.core.errors import NoCandidate, UpstreamFailed
+from ollama_dist.core.errors import DistError, NoCandidate, UpstreamFailed
 from ollama_dist.core.names import ModelName, parse_model_name
 from ollama_dist.replication.journal import Journal
 from ollama_dist.replication.ollama_calls import OllamaCalls
@@ -19,6 +19,12 @@ log = structlog.get_logger()
 
 TIDY_S: Final = 10.0
 """For taking names away while everybody waits."""
+
+
+class NotNoted(DistError):
+    """A name that could not be written down is not made: after a crash nobody would know whose it was."""
+
+    code = "name_not_noted"
 
 
 @dataclass(slots=True)
@@ -48,18 +54,23 @@ class Passing:
     async def hold(self, *names: ModelName) -> AsyncIterator[Held]:
         """While inside, there may be models of these names; afterwards they are deleted.
 
-        What cannot be deleted now stands in the journal, for `tidy`. Raises `OSError` where it cannot be
-        written.
+        What cannot be deleted now stands in the journal, for `tidy`. Raises `NotNoted`.
         """
         texts = [name.short for name in names]
         held = Held()
         self._live.update(texts)
         try:
-            await self._journal.add(*texts)
+            await self._note(texts)
             yield held
         finally:
             await _in_peace(self._tidy(texts, forget_absent=held.is_settled))
             self._live.difference_update(texts)
+
+    async def _note(self, texts: Sequence[str]) -> None:
+        try:
+            await self._journal.add(*texts)
+        except OSError as error:
+            raise NotNoted(f"the journal of names cannot be written: {error.strerror or error}") from error
 
     async def tidy(self) -> None:
         """Take away what an earlier life of this node has left; once, and again after a failure."""

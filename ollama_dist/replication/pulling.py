@@ -16,7 +16,7 @@ from ollama_dist.replication.copying import ModelSource, OnLine
 from ollama_dist.replication.manifest import BadManifest, Manifest
 from ollama_dist.replication.members import Members
 from ollama_dist.replication.turns import Turns, arbiter, remote_turn
-from ollama_dist.replication.upstream import NotThere, Upstream
+from ollama_dist.replication.upstream import NotThere, Upstream, WantsKey
 
 log = structlog.get_logger()
 
@@ -60,6 +60,8 @@ class Pulling:
         try:
             manifest = await self._upstream.manifest(name, insecure=insecure)
             return Plan(name, manifest, is_upstream=True, insecure=insecure)
+        except WantsKey:
+            return None
         except NotThere:
             log.info("registry_lacks_model", model=name.short)
         except (UpstreamFailed, BadManifest) as error:

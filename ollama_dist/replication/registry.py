@@ -4,6 +4,7 @@ It serves what ``server/images.go`` and ``server/download.go`` of Ollama ask for
 the size of a blob, where its bytes are, and ranges of them. The bytes come from a `BlobSource`.
 """
 
+import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -175,7 +176,9 @@ class RegistryServer:
         self,
         handler: Handler,
         listen: Sequence[tuple[str, int]],
+        what: str = "the registry for this machine's Ollama",
     ) -> None:
+        self._what = what
         self._handler = handler
         self._listen = listen
         self._runner: web.ServerRunner | None = None
@@ -192,9 +195,8 @@ class RegistryServer:
                 bound = socket.create_server((host, port), family=family, backlog=128)
             except OSError as error:
                 await self.stop()
-                raise ConfigError(
-                    f"the registry cannot listen on {host}:{port}: {error.strerror or error}"
-                ) from error
+                reason = os.strerror(error.errno) if error.errno else str(error)
+                raise ConfigError(f"{self._what} cannot listen on {host}:{port}: {reason}") from error
             self.ports.append(bound.getsockname()[1])
             await web.SockSite(self._runner, bound).start()
 

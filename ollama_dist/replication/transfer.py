@@ -80,6 +80,8 @@ class _Wanted:
     have: int = 0
     givers: set[NodeId] = field(default_factory=set)
     flight: _Flight | None = None
+    wrong: set[NodeId] = field(default_factory=set)
+    """Who has given it wrong: asked again for it only where there is nobody else."""
     alone: bool = False
     """Wrong when it came from several: it must come from one now, so that we know whose fault it is."""
 
@@ -156,6 +158,7 @@ class Transfer:
             return frozenset()
         self._land(wanted)
         givers, wanted.givers, wanted.have = frozenset(wanted.givers), set(), 0
+        wanted.wrong |= givers
         wanted.alone = len(givers) > 1
         if wanted.alone:
             return frozenset()
@@ -286,6 +289,7 @@ class Transfer:
     def _choose(self, piece: Piece, wanted: _Wanted, now: float) -> NodeId | None:
         """The source that would have given it first; one that was never tried counts as the fastest."""
         usable = [s for s in self._usable(piece, now) if self._sources[s].in_flight < IN_FLIGHT]
+        usable = [source for source in usable if source not in wanted.wrong] or usable
         if not usable:
             return None
         fastest = max((self._sources[source].bytes_per_s for source in usable), default=0.0) or 1.0

@@ -37,6 +37,13 @@ class NotThere(UpstreamFailed):
     code = "model_not_found"
 
 
+class WantsKey(UpstreamFailed):
+    """The registry gives it only to those it knows; engines have keys, this node has none."""
+
+    status = 403
+    code = "registry_wants_key"
+
+
 class Upstream:
     """Asks registries without showing a key. Close it in the end."""
 
@@ -52,8 +59,8 @@ class Upstream:
     async def manifest(self, name: ModelName, *, insecure: bool = False) -> Manifest:
         """What the registry has now under this name.
 
-        Raises `NotThere`, `UpstreamTimeout`, `BadManifest`, and `UpstreamFailed` for any other answer, be it
-        that it wants a key.
+        Raises `NotThere`, `WantsKey`, `UpstreamTimeout`, `BadManifest`, and `UpstreamFailed` for any other
+        answer.
         """
         url = URL(f"{_base(name, insecure=insecure)}/manifests/{name.tag}")
         try:
@@ -63,6 +70,8 @@ class Upstream:
             ):
                 if answer.status == 404:
                     raise NotThere(f"{name.host} has no model {name.short}")
+                if answer.status in (401, 403):
+                    raise WantsKey(f"{name.host} wants to know who asks for {name.short} ({answer.status})")
                 if answer.status != 200:
                     raise UpstreamFailed(f"{name.host} answered {answer.status}")
                 return read_manifest(await _limited(answer))

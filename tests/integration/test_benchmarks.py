@@ -12,6 +12,7 @@ from benchmarks.relay.build import NoCompiler, compiler
 from benchmarks.relay.passes import Figures
 from benchmarks.relay.report import BEGIN, END, put_between_marks, ratio
 from benchmarks.scale import measure
+from benchmarks.transfer.__main__ import main as measure_transfers
 
 
 @pytest.fixture
@@ -115,3 +116,13 @@ def test_the_table_of_membership_has_the_bars_and_the_worst_of_few(tmp_path: Pat
     assert "| kill -9: suspect everywhere | p99 3 | 0.50 / 1.00 (3) | – |" in text
     assert membership.per_peer_kib(found) == 200
     assert json.loads(membership.as_json(found, {}))["per_peer_kib"] == 200
+
+
+def test_a_small_transfer_has_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "transfer.json"
+    assert measure_transfers(["--mib", "3", "--passes", "1", "--out", str(out)]) == 0
+    ways = json.loads(out.read_text())["ways"]
+    for way in ("node to node, 16 ranges", "node to file, in order, hashed"):
+        assert ways[way]["seconds"] > 0
+        assert ways[way]["taking_cpu_s_per_gb"] > 0
+    assert "| node to node, 16 ranges |" in capsys.readouterr().out

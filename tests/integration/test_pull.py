@@ -13,6 +13,7 @@ import pytest
 
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.view import MemberState
+from ollama_dist.replication.turns import arbiter
 from tests.support.joined_nodes import JoinedNode, JoinedNodes, joined_nodes
 from tests.support.store_source import StoreSource
 from tests.support.upstream_registry import UpstreamRegistry, digest_of
@@ -293,3 +294,37 @@ async def test_a_model_that_its_node_may_not_read_is_lent(tmp_path: Path) -> Non
         assert await names(nodes["one"], nodes["one"].fake.url) == ["tiny:latest"]
     finally:
         await nodes.stop()
+
+
+async def test_a_registry_that_wants_a_key_is_the_engines_business(
+    registry: UpstreamRegistry, tmp_path: Path
+) -> None:
+    model = registry.publish("tiny:1b", WEIGHTS).short
+    async with nodes_at(registry, tmp_path, "one", "two") as nodes:
+        await pull(nodes["one"], model)
+        await nodes.settle()
+        registry.status = 401
+        _, lines = await pull(nodes["two"], model)
+        assert lines[-1] == {"error": "pull model manifest: 401: "}
+
+
+async def test_when_the_arbiter_dies_those_who_wait_find_another(
+    registry: UpstreamRegistry, tmp_path: Path
+) -> None:
+    model = registry.publish("tiny:1b", WEIGHTS).short
+    subject = StoreSource(registry.store.folder, model).manifest.identity
+    registry.block_s = 0.05
+    async with nodes_at(registry, tmp_path, "one", "two", "three") as nodes:
+        ids = {node.node.view().self_id: node for node in nodes}
+        chosen = arbiter(subject, ids)
+        first, second = (node for node_id, node in ids.items() if node_id != chosen)
+        pulls = [asyncio.create_task(pull(first, model))]
+        await until(lambda: registry.total > 0, what="the first one's turn")
+        pulls.append(asyncio.create_task(pull(second, model)))
+        await asyncio.sleep(0.1)
+        nodes.board.set_state(chosen, MemberState.DEAD, "killed")
+        registry.block_s = 0.0
+        for _, lines in await asyncio.gather(*pulls):
+            assert lines[-1] == {"status": "success"}
+        assert has_it(first, model, registry)
+        assert has_it(second, model, registry)

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -258,3 +259,31 @@ async def test_a_cap_at_the_source_and_at_the_target_is_kept(tmp_path: Path) -> 
             await whole(source, digest)
             assert loop.time() - began > (len(WEIGHTS) - 2 * PIECE) / 8e6
             await source.close()
+
+
+async def test_a_thousand_flipped_bits_are_all_caught_and_had_right_from_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces are small here, and a source may be wrong as often as it likes: it is about each of them."""
+    for module in ("pieces", "fetching"):
+        monkeypatch.setattr(f"ollama_dist.replication.{module}.PIECE", 4096)
+    monkeypatch.setattr("ollama_dist.replication.transfer.BAD_PIECES", 10**9)
+    rng, flips, data = Random(1000), 0, noise(1024 * 4096)
+
+    def flip(part: bytes) -> bytes:
+        nonlocal flips
+        flips += 1
+        spoilt = bytearray(part)
+        spoilt[rng.randrange(len(part))] ^= 1 << rng.randrange(8)
+        return bytes(spoilt)
+
+    async with holders(tmp_path, 2) as held:
+        digest = {holder.store.install("tiny", data).layers[0].digest for holder in held}.pop()
+        held[0].faults.spoil = flip
+        caught = 0
+        while caught < 1000:
+            source = await peer_source("tiny", held)
+            assert await whole(source, digest) == data
+            caught += source.wrong_pieces
+            await source.close()
+        assert caught == flips

@@ -1,8 +1,10 @@
 """A whole node with nobody else around, in this process, in front of a server that speaks as an Ollama."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ollama_dist.api.auth import NO_KEYS, ClientPolicy
@@ -12,9 +14,13 @@ from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.server import public_front
 from ollama_dist.backends.ollama.engine import OllamaEngine, OllamaSettings
 from ollama_dist.core.ids import NodeId
+from ollama_dist.core.view import InstalledModel
 from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.modes import Switches
 from ollama_dist.node.node import Node, NodeOptions
+from ollama_dist.replication.keeper import Keeper
+from ollama_dist.replication.locating import Found
+from ollama_dist.replication.pace import Rates
 from tests.support.views import node_id
 from tests.support.wait import until
 
@@ -88,6 +94,10 @@ class Nobody:
         return {"left": True}
 
 
+async def _no_store(models: Iterable[InstalledModel]) -> Found:
+    return Found(None, "a scripted engine has no files")
+
+
 @dataclass
 class SoloNode:
     node: Node
@@ -112,7 +122,9 @@ async def solo_node(
     """The node in front of ``engine_port`` on loopback, its engine ready unless that is not waited for."""
     settings = OllamaSettings(node_id(1), address=("127.0.0.1", engine_port), slots=slots)
     options = NodeOptions(node_id(1), "solo", max_queue, Switches(), splice=splice)
-    node = Node(options, OllamaEngine(settings), Nobody(), lambda _: None)
+    state = tempfile.TemporaryDirectory(prefix="solo-node-")
+    keeper = Keeper(_no_store, Path(state.name), Rates())
+    node = Node(options, OllamaEngine(settings), Nobody(), lambda _: None, keeper)
     passthrough = Passthrough()
     front = public_front(node, passthrough, admin_token=ADMIN_TOKEN, clients=clients)
     listener = Listener(front, bind("127.0.0.1", [0]), head_s=head_s)
@@ -126,3 +138,4 @@ async def solo_node(
         await listener.stop()
         await node.stop()
         await passthrough.close()
+        state.cleanup()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ollama_dist.backends import target
+from ollama_dist.backends.http1 import Connection
 from ollama_dist.backends.target import HANDSHAKES, Security, Target
 from ollama_dist.core.errors import UpstreamFailed, UpstreamTimeout
 from ollama_dist.core.ids import NodeId
@@ -18,8 +19,8 @@ from tests.support.scripted_server import read_request
 from tests.support.wait import until
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
-MANY = 5 * HANDSHAKES
-STEP_S = 0.08
+MANY = 8 * HANDSHAKES
+STEP_S = 0.1
 """Between two handshakes; the last one of many begins when the limit for one is long over."""
 
 
@@ -55,10 +56,11 @@ async def behind_a_door(folder: Path) -> AsyncIterator[tuple[Target, Door]]:
         door.most = max(door.most, door.waiting)
         await door.let_in.acquire()
         door.waiting -= 1
-        inner_reader, inner_writer = await asyncio.open_connection(*inside.sockets[0].getsockname())
+        inner_reader, inner_writer = await asyncio.open_connection(*address)
         await asyncio.gather(pass_on(reader, inner_writer), pass_on(inner_reader, writer))
 
     inside = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=server.server_context())
+    address = inside.sockets[0].getsockname()
     outside = await asyncio.start_server(let_in, "127.0.0.1", 0, backlog=2 * MANY)
     shown = client.passes[0]
     security = Security(shown.relay, shown.server_name, lambda _: None)
@@ -116,6 +118,36 @@ async def test_where_nobody_lets_anybody_in_all_that_wait_are_told_with_the_firs
         assert {type(each) for each in told} == {UpstreamTimeout}
         assert all(isinstance(each, UpstreamFailed) and not each.is_sent for each in told)
         assert door.most == HANDSHAKES
+
+
+class Scripted(Target):
+    """A place whose connections take so long, and are made or not."""
+
+    def __init__(self, *script: tuple[float, bool]) -> None:
+        super().__init__(NodeId("0" * 16), "127.0.0.1", 1)
+        self.script = list(script)
+
+    async def _connect(self) -> Connection:
+        seconds, is_made = self.script.pop(0)
+        await asyncio.sleep(seconds)
+        if not is_made:
+            raise UpstreamTimeout("did not take a connection in time")
+        return Connection()
+
+
+async def test_a_place_that_takes_another_meanwhile_is_slow_and_tried_again() -> None:
+    place = Scripted((0.1, False), (0.02, True), (0.0, True))
+    made = await asyncio.gather(place._in_turn(is_fresh=True), place._in_turn(is_fresh=True))
+    assert len(set(made)) == 2
+    assert place.script == []
+
+
+async def test_a_place_that_takes_nobody_is_not_tried_again() -> None:
+    place = Scripted((0.02, True), (0.0, False), (0.0, True))
+    await place._in_turn(is_fresh=True)
+    with pytest.raises(UpstreamTimeout, match="in time"):
+        await place._in_turn(is_fresh=True)
+    assert len(place.script) == 1
 
 
 async def test_who_leaves_the_queue_keeps_nobody_waiting(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 
 from ollama_dist.backends.target import Target
+from ollama_dist.core.errors import ConfigError
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.replication.copying import OllamaCopier
 from ollama_dist.replication.journal import Journal
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.ollama_calls import DiskFull, OllamaCalls, PullFailed
-from ollama_dist.replication.passing import Passing
+from ollama_dist.replication.passing import NotNoted, Passing
 from ollama_dist.replication.registry import LoopbackRegistry, RegistryAddress
 from ollama_dist.replication.sources import BlobLost, Progress
 from tests.support.fake_ollama import FakeOllama, Fault
@@ -267,3 +270,31 @@ async def test_one_host_name_is_enough_where_there_is_no_other(tmp_path: Path) -
     async with bench(tmp_path, address=RegistryAddress(bytes_host="127.0.0.1")) as at:
         await at.copy()
         assert at.whole()
+
+
+async def test_without_a_port_in_the_name_as_windows_needs_it(tmp_path: Path) -> None:
+    """The name's host becomes a folder there, which cannot have a colon in it."""
+    alone = f"127.77.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
+    address = RegistryAddress(((alone, 80), ("127.0.0.1", 0)), alone, "localhost")
+    try:
+        async with bench(tmp_path, address=address) as at:
+            await at.copy()
+            assert at.whole()
+            (asked,) = {orjson.loads(seen.body)["model"] for seen in at.fake.journal.on("/api/pull")}
+            assert ":" not in asked.partition("/")[0]
+    except ConfigError as error:
+        pytest.skip(f"port 80 is not for this user: {error}")
+
+
+async def test_a_name_that_cannot_be_noted_is_not_made(tmp_path: Path) -> None:
+    async with bench(tmp_path) as at:
+        (tmp_path / "journal.json").mkdir()
+        with pytest.raises(NotNoted):
+            await at.copy()
+        assert at.fake.journal.on("/api/pull") == []
+
+
+async def test_what_is_told_names_who_gives(tmp_path: Path) -> None:
+    async with bench(tmp_path) as at:
+        await at.copy()
+        assert {each.sources for each in at.told} == {("source",)}

@@ -155,6 +155,14 @@ def test_a_wrong_piece_of_two_givers_is_nobodys_fault_until_one_gave_all_of_it()
     assert machine.bad(piece(0)) == {A}
 
 
+def test_a_wrong_piece_is_asked_of_another_next() -> None:
+    machine = transfer(A, B)
+    [ask] = asks(machine, now=0.0)
+    machine.received(ask.piece, A, SIZE, now=0.1)
+    machine.bad(ask.piece)
+    assert asks(machine, now=0.1) == [Ask(B, piece(0), 0)]
+
+
 def test_who_lacks_a_blob_is_asked_for_others() -> None:
     machine, other = transfer(A), Piece(Digest("e" * 64), 0)
     [ask] = asks(machine, now=0.0)

@@ -13,7 +13,7 @@ from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.replication.manifest import BadManifest, Manifest
 from ollama_dist.replication.sources import BlobLost
-from ollama_dist.replication.upstream import NotThere, Upstream, _is_inside
+from ollama_dist.replication.upstream import NotThere, Upstream, WantsKey, _is_inside
 from tests.support.upstream_registry import UpstreamRegistry
 
 WEIGHTS = bytes(range(256)) * 2048
@@ -80,7 +80,7 @@ async def test_what_a_manifest_request_can_come_to(registry: UpstreamRegistry, u
     with pytest.raises(BadManifest, match="longer"):
         await upstream.manifest(name, insecure=True)
     registry.status = 401
-    with pytest.raises(UpstreamFailed, match="401"):
+    with pytest.raises(WantsKey, match="401"):
         await upstream.manifest(name, insecure=True)
     registry.hangs = True
     with pytest.raises(UpstreamTimeout):

@@ -1,0 +1,271 @@
+"""``python -m benchmarks.transfer``: models from node to node, beside the machine's limits."""
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from blake3 import blake3
+
+from benchmarks.relay.certificates import write_certificates
+from benchmarks.relay.processes import cpu_s, family
+from ollama_dist.replication.manifest import MEDIA_TYPE
+
+MIB: Final = 2**20
+FAN_OUT: Final = (1, 2, 4, 7)
+START_S: Final = 30.0
+
+Row = dict[str, float]
+"""Seconds, CPU seconds per GB on either side, MiB above idle; what a way does not tell is missing."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.transfer", description=__doc__)
+    parser.add_argument("--mib", type=int, default=1024, help="size of the model (1024)")
+    parser.add_argument("--passes", type=int, default=3, help="how often each way is measured, in turns (3)")
+    parser.add_argument("--fan-out", action="store_true", help="also from one node to several at once")
+    parser.add_argument(
+        "--large", type=int, default=0, metavar="GB", help="also one of so many GB, for memory"
+    )
+    parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
+    wish = parser.parse_args(words)
+    with tempfile.TemporaryDirectory(prefix="transfer-benchmark-") as made, ExitStack() as stack:
+        folder = Path(made)
+        folder.chmod(0o755)  # nginx's worker looks in here
+        write_certificates(folder)
+        blob = make_store(folder / "store", os.urandom(wish.mib * MIB))
+        (folder / "served").symlink_to(blob)
+        ways = _ways(folder, stack)
+        load, rows = os.getloadavg()[0], _measure(ways, wish.passes)
+        found: dict[str, Any] = {"mib": wish.mib, "load_before": load, "ways": rows}
+        port = stack.enter_context(giver(folder, "store"))
+        if wish.fan_out:
+            found["fan_out"] = {str(count): _fan_out(folder, port, count) for count in FAN_OUT}
+        if wish.large:
+            make_holes(folder / "large", wish.large * 10**9)
+            found["large"] = _taken(folder, stack.enter_context(giver(folder, "large")), [])
+    print(markdown(found))
+    if wish.out is not None:
+        wish.out.parent.mkdir(parents=True, exist_ok=True)
+        wish.out.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+def _ways(folder: Path, stack: ExitStack) -> dict[str, Callable[[], Row]]:
+    """How the bytes may travel, by name."""
+    size = (folder / "served").stat().st_size
+    node, digest = stack.enter_context(giver(folder, "store")), (folder / "served").resolve().name
+    ways: dict[str, Callable[[], Row]] = {
+        "SHA-256 on one core": lambda: _hashed(hashlib.sha256, folder / "served"),
+        "BLAKE3 on one core": lambda: _hashed(blake3, folder / "served"),
+        "plain copy of the file": lambda: _copied(folder),
+        "node to node, 16 ranges": lambda: _taken(folder, node, []),
+        "node to file, in order, hashed": lambda: _taken(folder, node, ["--into", str(folder / "copy")]),
+    }
+    if shutil.which("curl") is None:
+        return ways
+    path = f"/replication/blobs/{digest.replace('sha256-', 'sha256:')}"
+    ways["node to curl"] = lambda: _curled(folder, node, path, size)
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if program is not None:
+        port = stack.enter_context(nginx(folder, program))
+        ways["nginx to curl, TLS"] = lambda: _curled(folder, port, "/served", size)
+    return ways
+
+
+def _measure(ways: dict[str, Callable[[], Row]], passes: int) -> dict[str, Row]:
+    """The medians of each way, measured in turns."""
+    found: dict[str, list[Row]] = {name: [] for name in ways}
+    for _ in range(passes):
+        for name, way in ways.items():
+            found[name].append(way())
+    return {
+        name: {figure: statistics.median(row[figure] for row in rows) for figure in rows[0]}
+        for name, rows in found.items()
+    }
+
+
+# The ways
+
+
+def _hashed(hasher: Any, path: Path) -> Row:
+    began = time.monotonic()
+    with path.open("rb", buffering=0) as file:
+        hashed = hasher()
+        while data := file.read(4 * MIB):
+            hashed.update(data)
+        hashed.digest()
+    return {"seconds": time.monotonic() - began}
+
+
+def _copied(folder: Path) -> Row:
+    began = time.monotonic()
+    subprocess.run(["cp", str(folder / "served"), str(folder / "copied")], check=True)
+    return {"seconds": time.monotonic() - began}
+
+
+def _taken(folder: Path, port: int, more: list[str]) -> Row:
+    """One taker's."""
+    before = cpu_s(GIVERS[port])
+    said = json.loads(_taker(folder, port, more).communicate()[0])
+    gigabytes = said["bytes"] / 1e9
+    return {
+        "seconds": said["seconds"],
+        "taking_cpu_s_per_gb": said["cpu_s"] / gigabytes,
+        "giving_cpu_s_per_gb": (cpu_s(GIVERS[port]) - before) / gigabytes,
+        "taking_mib": said["memory"] / MIB,
+    }
+
+
+def _fan_out(folder: Path, port: int, count: int) -> Row:
+    """From one to so many at once; all are done after ``seconds``."""
+    began = time.monotonic()
+    takers = [_taker(folder, port, []) for _ in range(count)]
+    for taker in takers:
+        taker.communicate()
+    return {"seconds": time.monotonic() - began}
+
+
+def _taker(folder: Path, port: int, more: list[str]) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "benchmarks.transfer.taker", str(folder), "tiny", str(port), *more]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+
+def _curled(folder: Path, port: int, path: str, size: int) -> Row:
+    secured = ["--cacert", "ca.pem", "--cert", "node.pem", "--key", "node.key"]
+    words = ["curl", "-sf", *secured, "-o", os.devnull, f"https://localhost:{port}{path}"]
+    giving, taking = cpu_s(GIVERS[port]), resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.monotonic()
+    subprocess.run(words, check=True, cwd=folder)
+    seconds, taken = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = taken.ru_utime + taken.ru_stime - taking.ru_utime - taking.ru_stime
+    return {
+        "seconds": seconds,
+        "taking_cpu_s_per_gb": cpu / size * 1e9,
+        "giving_cpu_s_per_gb": (cpu_s(GIVERS[port]) - giving) / size * 1e9,
+    }
+
+
+# Who gives
+
+GIVERS: Final[dict[int, list[int]]] = {}
+"""The processes behind each port."""
+
+
+@contextmanager
+def giver(folder: Path, store: str) -> Iterator[int]:
+    """A node's listener before a store; its port."""
+    words = [sys.executable, "-m", "benchmarks.transfer.giver", "0", str(folder / store), str(folder)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            GIVERS[port] = [process.pid]
+            yield port
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def nginx(folder: Path, program: str) -> Iterator[int]:
+    """nginx before the same file, as two nodes secure it; its port."""
+    port = _free_port()
+    (folder / "nginx.conf").write_text(
+        f"{'user root;' if os.geteuid() == 0 else ''} daemon off; worker_processes 1; pid {folder}/pid;"
+        f" error_log {folder}/log; events {{}} http {{ access_log off; sendfile on; server {{"
+        f" listen 127.0.0.1:{port} ssl; root {folder}; ssl_protocols TLSv1.3;"
+        f" ssl_certificate {folder}/node.pem; ssl_certificate_key {folder}/node.key;"
+        f" ssl_client_certificate {folder}/ca.pem; ssl_verify_client on; }} }}\n"
+    )
+    with subprocess.Popen([program, "-p", str(folder), "-c", str(folder / "nginx.conf")]) as process:
+        try:
+            deadline = time.monotonic() + START_S
+            while len(family(process.pid)) < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            GIVERS[port] = family(process.pid)
+            yield port
+        finally:
+            process.terminate()
+
+
+def _free_port() -> int:
+    from ollama_dist.backends.ollama.process import free_port
+
+    return free_port("127.0.0.1")
+
+
+# What is given
+
+
+def make_store(store: Path, weights: bytes) -> Path:
+    """A store with one model of these weights, called ``tiny``; the file of the weights."""
+    blob = _put(store, weights)
+    _install(store, blob.name.removeprefix("sha256-"), len(weights))
+    return blob
+
+
+def make_holes(store: Path, size: int) -> None:
+    """The same with a file that takes no room on the disk."""
+    (store / "blobs").mkdir(parents=True)
+    path = store / "blobs" / f"sha256-{'0' * 64}"
+    with path.open("wb") as file:
+        file.truncate(size)
+    _install(store, "0" * 64, size)
+
+
+def _install(store: Path, digest: str, size: int) -> None:
+    config = _put(store, b"{}")
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MEDIA_TYPE,
+        "config": {"mediaType": "config", "digest": config.name.replace("-", ":"), "size": 2},
+        "layers": [{"mediaType": "model", "digest": f"sha256:{digest}", "size": size}],
+    }
+    folder = store / "manifests" / "registry.ollama.ai" / "library" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "latest").write_text(json.dumps(manifest))
+
+
+def _put(store: Path, data: bytes) -> Path:
+    path = store / "blobs" / f"sha256-{hashlib.sha256(data).hexdigest()}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+# What is told
+
+_COLUMNS: Final = {
+    "seconds": "s",
+    "taking_cpu_s_per_gb": "CPU s per GB, taking",
+    "giving_cpu_s_per_gb": "CPU s per GB, giving",
+    "taking_mib": "MiB above idle, taking",
+}
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The figures as a table, a line per way."""
+    lines = [f"| {found['mib']} MiB | {' | '.join(_COLUMNS.values())} |", f"|---|{'---:|' * len(_COLUMNS)}"]
+    rows = dict(found["ways"])
+    if "large" in found:
+        rows["a large one, 16 ranges"] = found["large"]
+    rows |= {f"one to {count} at once": row for count, row in found.get("fan_out", {}).items()}
+    for name, row in rows.items():
+        cells = [f"{row[figure]:.2f}" if figure in row else "" for figure in _COLUMNS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
