@@ -81,7 +81,7 @@ class Changes:
         self._node.engine.nudge()
         if change.is_deletion and any(each.is_done for each in told):
             heard = [node.id for node in holders if node.id in kept or _answered(told, node)]
-            away = await self._node.moves.note_deletion(change.model, heard)
+            away = await self._node.moves.missed.note(change.model, heard)
             log.info("deletion", model=change.model, away=away)
         if any(each.is_done for each in told):
             done = {each.node for each in told if each.is_done}

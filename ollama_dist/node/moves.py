@@ -16,12 +16,12 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.names import ModelKey, parse_model_name
 from ollama_dist.core.view import ClusterView, NodeView
+from ollama_dist.node.draining import Draining, drain_of
+from ollama_dist.node.missed import MissedDeletions
 from ollama_dist.node.placing import Placer, step_of
 from ollama_dist.node.setting_values import Placement
 from ollama_dist.node.shared import Placing, Shared
 from ollama_dist.replication.copier import Copier
-from ollama_dist.replication.deletions import KIND as DELETION
-from ollama_dist.replication.deletions import Missed, expired, is_void, missed, missed_in
 from ollama_dist.replication.doing import Doing, Hands
 from ollama_dist.replication.driving import PATH, Driver, NotKept
 from ollama_dist.replication.operations import (
@@ -31,13 +31,13 @@ from ollama_dist.replication.operations import (
     Operation,
     OperationId,
     State,
-    Step,
+    asked_for,
     owner_of,
     read_operation,
 )
 from ollama_dist.replication.peers import PeerRefused, Peers
 from ollama_dist.replication.placement import plan
-from ollama_dist.replication.planning import drained, is_drained, migration, room_for
+from ollama_dist.replication.planning import migration
 from ollama_dist.replication.policies import KIND as POLICY
 from ollama_dist.replication.policies import Policy, check_pattern, policy_for
 from ollama_dist.replication.promises import NotPromised, Promises
@@ -52,12 +52,8 @@ LOOK_S: Final = 1.0
 WATCH_S: Final = 0.5
 """How often somebody else's operation is asked for while it is watched."""
 
-CATCH_UP_S: Final = 5.0
-"""How often a node looks whether something was deleted while it was away."""
-
 PROMISE_PATH: Final = "/replication/promises"
 DRAIN_PATH: Final = "/replication/drain"
-_DRAINING: Final = "draining"
 
 
 class Around(Protocol):
@@ -97,11 +93,8 @@ class Moves:
     ) -> None:
         self.copier: Copier | None = None
         """What installs models here; None where the engine takes none."""
-        self.is_draining = False
         self._node = node
         self._options = options
-        self._nudge = nudge
-        self._draining_changed = draining_changed
         self._told_changed = told_changed
         self._shelf = Shelf(options.folder / "moves" if options.folder else None)
         self.promises = Promises(self._shelf, node.view, time.monotonic)
@@ -117,9 +110,13 @@ class Moves:
         )
         operations = Shelf(options.folder / "operations" if options.folder else None)
         self.shared = Shared(self._shelf, told_changed)
+        self.draining = Draining(self._shelf, node.view, options.reserve_bytes, draining_changed)
+        self.missed = MissedDeletions(
+            self.shared, node.view, self._own_copier, self.is_pinned, self._write, nudge
+        )
         doing = Doing(hands, self.shared.intend)
         self._driver = Driver(operations, self._peers, doing, node.view, SystemRandom())
-        self._driver.replan = self._replan
+        self._driver.replan = self.draining.replan
         self._placer = Placer(
             options.placement,
             options.reserve_bytes,
@@ -131,23 +128,20 @@ class Moves:
             SystemRandom(),
         )
         self._tasks: list[asyncio.Task[None]] = []
-        self._tried_at: dict[ModelKey, float] = {}
 
     async def start(self) -> None:
         documents = await asyncio.to_thread(self._shelf.load)
         self.promises.load()
         self.shared.load(documents)
         self._placer.load(documents)
-        self.is_draining = bool(documents.get(_DRAINING))
-        if self.is_draining:
-            self._draining_changed()
+        self.draining.load(documents)
         told_anew = bool(self.shared.records.all())
         if told_anew:
             self._told_changed()
         await self._driver.start()
         self._tasks = [
             background(self._placer.run(), "placement"),
-            background(self._catch_up(), "missed-deletions"),
+            background(self.missed.run(), "missed-deletions"),
         ]
 
     async def stop(self) -> None:
@@ -172,39 +166,32 @@ class Moves:
             pinned=self.is_pinned,
         )
         said = {"model": wish["model"], "to": target.id, "from": start, "keep_source": wish["keep_source"]}
-        return _template(Kind.MIGRATE, said, steps)
+        return asked_for(Kind.MIGRATE, said, steps)
 
     async def begin(self, planned: Operation, requested_by: str) -> Operation:
         """Do it; where the same is being done already, whoever was asked for it, that is returned."""
         elsewhere = await self._same_elsewhere(planned)
         return elsewhere or await self._driver.begin(replace(planned, requested_by=requested_by))
 
-    def same_running(self, kind: Kind, wish: Mapping[str, Any]) -> Operation | None:
-        """What was asked for here in the same words and is not over."""
-        return self._driver.running_like(_template(kind, wish, ()))
-
     async def drain(self, name: str, requested_by: str) -> Operation | None:
         """Empty a node; None when it is empty already. Raises kinds of `DistError`."""
         node = self._node.view().find(name)
         if node.id != self._node.view().self_id:
             return _read_answer(await self._ask_member(node, "POST", DRAIN_PATH, {"by": requested_by}))
-        await self._set_draining(True)
-        running = self._driver.running_like(_drain_of(node))
-        if running is not None:
-            return running
-        template = replace(_drain_of(node), requested_by=requested_by, is_open=True)
-        first = self._replan(template)
-        if not first.steps and is_drained(first, self._node.view()):
+        await self.draining.set(True)
+        template = replace(drain_of(node), requested_by=requested_by, is_open=True)
+        running = self._driver.running_like(template)
+        if running is None and self.draining.is_done(template):
             return None
-        return await self._driver.begin(template)
+        return running or await self._driver.begin(template)
 
     async def undrain(self, name: str) -> Operation | None:
         """Have a node take work again; the drain that ends by this, None when there was none."""
         node = self._node.view().find(name)
         if node.id != self._node.view().self_id:
             return _read_answer(await self._ask_member(node, "DELETE", DRAIN_PATH))
-        running = self._driver.running_like(_drain_of(node))
-        await self._set_draining(False)
+        running = self._driver.running_like(drain_of(node))
+        await self.draining.set(False)
         return await self._driver.cancel(running.id) if running is not None else None
 
     async def operations(self) -> list[Operation]:
@@ -288,45 +275,6 @@ class Moves:
             },
         )
 
-    # Deletions that somebody missed
-
-    async def note_deletion(self, model: ModelKey, told: Sequence[NodeId]) -> list[str]:
-        """Have the holders that were not told delete it when they are back; their names."""
-        view = self._node.view()
-        away = missed(view, model, told, time.time())
-        for each in away:
-            try:
-                await self._write(DELETION, each.name, each.value())
-            except DistError as error:
-                log.warning("deletion_not_kept", model=model, node=each.node, error=str(error))
-        return [view.nodes[each.node].name for each in away]
-
-    async def _catch_up(self) -> None:
-        """Delete what was deleted everywhere while this node was away."""
-        while True:
-            await asyncio.sleep(CATCH_UP_S)
-            found = missed_in(self.shared.records.of(DELETION))
-            self.shared.forget(DELETION, [each.name for each in expired(found, time.time())])
-            for each in found:
-                if each.node == self._node.view().self_id and self._node.view().me.can_serve:
-                    await self._delete_late(each)
-
-    async def _delete_late(self, each: Missed) -> None:
-        view = self._node.view()
-        copy = view.me.models.get(each.model)
-        if copy is not None and not is_void(each, view) and not self.is_pinned(view.self_id, each.model):
-            log.info("deleted_while_away", model=copy.name)
-            try:
-                await self._own_copier().delete(parse_model_name(copy.name))
-            except DistError as error:
-                log.warning("late_deletion_failed", model=copy.name, error=str(error))
-                return
-            self._nudge()
-        try:
-            await self._write(DELETION, each.name, None)
-        except DistError as error:
-            log.warning("deletion_not_kept", model=each.model, error=str(error))
-
     # Policies and what follows from them
 
     def policy(self, pattern: str) -> Policy:
@@ -371,7 +319,7 @@ class Moves:
         ]
         # What is copied comes first: what is then too much goes afterwards.
         steps.sort(key=lambda step: (step.action is Action.DELETE, step.key, step.doer or ""))
-        return _template(Kind.REBALANCE, {"models": sorted(wanted)}, tuple(steps[:STEPS_MAX]))
+        return asked_for(Kind.REBALANCE, {"models": sorted(wanted)}, tuple(steps[:STEPS_MAX]))
 
     # What other nodes ask
 
@@ -439,49 +387,6 @@ class Moves:
                     return operation
         return None
 
-    async def _set_draining(self, is_draining: bool) -> None:
-        if self.is_draining == is_draining:
-            return
-        try:
-            if is_draining:
-                await self._shelf.save(_DRAINING, {"draining": True})
-            else:
-                await self._shelf.remove(_DRAINING)
-        except OSError as error:
-            raise NotKept(f"it cannot be written down: {error}") from error
-        self.is_draining = is_draining
-        log.info("draining" if is_draining else "draining_ended")
-        self._draining_changed()
-
-    def _replan(self, operation: Operation) -> Operation:
-        """The drain of this node as it stands."""
-        view, now = self._node.view(), time.monotonic()
-        before = operation.steps
-        operation = drained(operation, view, self._place, now, self._tried_at)
-        for index, step in enumerate(operation.steps):
-            if index >= len(before) or step.attempt != before[index].attempt:
-                self._tried_at[step.key] = now
-        if operation.steps == before and is_drained(operation, view):
-            done = [
-                step if step.state is not State.FAILED else step.ended(State.SUCCEEDED) for step in before
-            ]
-            return replace(operation, steps=tuple(done), is_open=False)
-        return operation
-
-    def _place(self, key: ModelKey) -> tuple[NodeId | None, str]:
-        """Where this node's copy of a model can go; else None and why nowhere."""
-        view = self._node.view()
-        copy = view.me.models[key]
-        refusals = []
-        for node in sorted(view.peers(), key=lambda node: (-(node.resources.disk_free_bytes or 0), node.id)):
-            if not node.can_serve or node.draining or node.engine.kind == "none" or key in node.models:
-                continue
-            lacking = room_for(node, copy.size, self._options.reserve_bytes)
-            if not lacking:
-                return node.id, ""
-            refusals.append(f"{node.name}: {lacking}")
-        return None, f"no node can take it ({'; '.join(refusals) or 'no other node takes models now'})"
-
 
 class CannotCopy(DistError):
     """This node's engine takes no models from elsewhere; nothing was changed."""
@@ -501,14 +406,3 @@ class SaidElsewhere(DistError):
 def _read_answer(said: Any) -> Operation | None:
     document = said.get("operation") if isinstance(said, dict) else None
     return None if document is None else read_operation(document)
-
-
-def _drain_of(node: NodeView) -> Operation:
-    return _template(Kind.DRAIN, {"node": node.id}, ())
-
-
-def _template(kind: Kind, wish: Mapping[str, Any], steps: tuple[Step, ...]) -> Operation:
-    """An operation that nobody owns yet."""
-    return Operation(
-        OperationId(""), kind, NodeId(""), 0.0, "", {name: wish[name] for name in sorted(wish)}, steps
-    )

@@ -341,7 +341,7 @@ class Node:
             models=self._identified(snapshot.models),
             loaded=self._in_memory(),
             store=self.keeper.store_id if self.keeper is not None else "",
-            draining=self._is_draining or self.moves.is_draining,
+            draining=self._is_draining or self.moves.draining.is_on,
             labels=self._labels,
             standing=self._standing,
         )
@@ -592,6 +592,7 @@ class Node:
         for target in self._targets.values():
             target.fail()
         self._targets.clear()
+        await self.moves.shared.leave()
         self._views = ViewStore(self.cluster.id, self._myself())
         self._members_changed()
         if self.on_moved is not None:

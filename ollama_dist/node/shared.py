@@ -82,6 +82,13 @@ class Shared:
         await self._save()
         return record
 
+    async def leave(self) -> None:
+        """This node is in another cluster now: what was agreed in the one before is not for that one."""
+        self.records = Records()
+        self._heard.clear()
+        self._renewed()
+        await self._save_quietly()
+
     def forget(self, kind: str, names: Sequence[str]) -> None:
         if self.records.forget(kind, names):
             self._renewed()

@@ -213,12 +213,6 @@ class Driver:
                 return
             await changed.wait()
 
-    def update(self, operation: OperationId, change: Callable[[Operation], Operation]) -> None:
-        """Change what this node owns; it is driven on."""
-        live = self._all[operation]
-        self._tell(live, change(live.operation))
-        self._drive(operation)
-
     # Driving
 
     def _drive(self, operation: OperationId, *, is_resumed: bool = False) -> None:

@@ -165,6 +165,12 @@ class Operation:
         return replace(self, steps=tuple(steps))
 
 
+def asked_for(kind: Kind, wish: Mapping[str, Any], steps: tuple[Step, ...] = ()) -> Operation:
+    """An operation that nobody owns yet."""
+    said = {name: wish[name] for name in sorted(wish)}
+    return Operation(OperationId(""), kind, NodeId(""), 0.0, "", said, steps)
+
+
 def new_operation_id(owner: NodeId, rng: Random) -> OperationId:
     return OperationId(f"{owner}-{rng.getrandbits(48):012x}")
 

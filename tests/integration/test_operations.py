@@ -241,7 +241,7 @@ async def test_a_drained_node_keeps_nothing_to_itself() -> None:
 async def test_a_drain_that_cannot_finish_says_why_and_ends_with_undrain() -> None:
     async with cluster(desk=["tiny"], laptop=[]) as (nodes, copiers):
         nodes.board.set_state(nodes["laptop"].node.options.id, nodes["laptop"].node.view().me.state, "joined")
-        nodes["laptop"].node.moves.is_draining = True
+        nodes["laptop"].node.moves.draining.is_on = True
         nodes["laptop"].node._renew_self()
         await until(lambda: nodes["desk"].node.view().find("laptop").draining, what="both being drained")
         status, said = await ask(nodes["desk"], "POST", "drain", {"node": "desk"})
@@ -255,4 +255,4 @@ async def test_a_drain_that_cannot_finish_says_why_and_ends_with_undrain() -> No
         status, said = await ask(nodes["desk"], "POST", "undrain", {"node": "desk"})
         assert (await finished(nodes["desk"], identifier))["state"] == "cancelled"
         assert copiers["laptop"].copied == []
-        assert not nodes["desk"].node.moves.is_draining
+        assert not nodes["desk"].node.moves.draining.is_on

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from ollama_dist.core.view import MemberState
-from ollama_dist.node import moves, placing
+from ollama_dist.node import missed, placing
 from ollama_dist.replication import driving
 from tests.integration.test_operations import AS_OPERATOR, ask, finished, has
 from tests.support.fake_copier import FakeCopier, with_copiers
@@ -21,7 +21,7 @@ from tests.support.wait import until
 def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driving, "ROUND_S", 0.05)
     monkeypatch.setattr(placing, "TELL_S", 0.05)
-    monkeypatch.setattr(moves, "CATCH_UP_S", 0.05)
+    monkeypatch.setattr(missed, "CATCH_UP_S", 0.05)
 
 
 @asynccontextmanager

@@ -149,7 +149,7 @@ class FakeNode:
                 self.end_headers()
                 self.wfile.write(data)
 
-            do_POST = do_GET  # noqa: N815 - the base class's name
+            do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - the base class's names
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
                 pass

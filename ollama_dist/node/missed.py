@@ -1,0 +1,82 @@
+"""Deletions that reach holders that were away: noted when they are missed, done when this node is back."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+
+from ollama_dist.core.errors import DistError
+from ollama_dist.core.ids import NodeId
+from ollama_dist.core.names import ModelKey, parse_model_name
+from ollama_dist.core.view import ClusterView
+from ollama_dist.node.shared import Shared
+from ollama_dist.replication.copier import Copier
+from ollama_dist.replication.deletions import KIND as DELETION
+from ollama_dist.replication.deletions import Missed, expired, is_void, missed, missed_in
+
+log = structlog.get_logger()
+
+CATCH_UP_S: Final = 5.0
+"""How often a node looks whether something was deleted while it was away."""
+
+Write = Callable[[str, str, Mapping[str, Any] | None], Awaitable[None]]
+"""Writes a record of a kind by its name; raises errors of the `DistError` tree."""
+
+
+class MissedDeletions:
+    """`run` is its life."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        view: Callable[[], ClusterView],
+        copier: Callable[[], Copier],
+        is_pinned: Callable[[NodeId, ModelKey], bool],
+        write: Write,
+        nudge: Callable[[], None],
+    ) -> None:
+        self._shared = shared
+        self._view = view
+        self._copier = copier
+        self._is_pinned = is_pinned
+        self._write = write
+        self._nudge = nudge
+
+    async def note(self, model: ModelKey, told: Sequence[NodeId]) -> list[str]:
+        """Have the holders that were not told delete it when they are back; their names."""
+        view = self._view()
+        away = missed(view, model, told, time.time())
+        for each in away:
+            try:
+                await self._write(DELETION, each.name, each.value())
+            except DistError as error:
+                log.warning("deletion_not_kept", model=model, node=each.node, error=str(error))
+        return [view.nodes[each.node].name for each in away]
+
+    async def run(self) -> None:
+        """Delete what was deleted everywhere while this node was away."""
+        while True:
+            await asyncio.sleep(CATCH_UP_S)
+            found = missed_in(self._shared.records.of(DELETION))
+            self._shared.forget(DELETION, [each.name for each in expired(found, time.time())])
+            for each in found:
+                if each.node == self._view().self_id and self._view().me.can_serve:
+                    await self._delete_late(each)
+
+    async def _delete_late(self, each: Missed) -> None:
+        view = self._view()
+        copy = view.me.models.get(each.model)
+        if copy is not None and not is_void(each, view) and not self._is_pinned(view.self_id, each.model):
+            log.info("deleted_while_away", model=copy.name)
+            try:
+                await self._copier().delete(parse_model_name(copy.name))
+            except DistError as error:
+                log.warning("late_deletion_failed", model=copy.name, error=str(error))
+                return
+            self._nudge()
+        try:
+            await self._write(DELETION, each.name, None)
+        except DistError as error:
+            log.warning("deletion_not_kept", model=each.model, error=str(error))
