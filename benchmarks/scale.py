@@ -30,6 +30,9 @@ from benchmarks.relay.tools import Ask, Pins, Tools
 GROUP: Final = 200
 """Streams of one client program; each asks for a model of its own, of which a node may have 256 slots."""
 
+CROWD: Final = 500
+"""Connections of one client program."""
+
 SETTLE_S: Final = 1.0
 PROBES: Final = 200
 SAMPLE_S: Final = 2.0
@@ -81,8 +84,11 @@ class Scale:
     def waiting(self, connections: int) -> Figures:
         """Connections that have had an answer and ask nothing more."""
         before = self._node.look()
-        ask = Ask("/api/version", connections, connections, "GET")
-        with self._tools[0].held(self._node.port, ask):
+        with ExitStack() as held:
+            for at in range(0, connections, CROWD):  # all at once would wait too long for their turn to ask
+                count = min(CROWD, connections - at)
+                ask = Ask("/api/version", count, count, "GET")
+                held.enter_context(self._tools[0].held(self._node.port, ask))
             during = self._node.look()
             probe = self._node.probe()
         found = _per("connection", connections, before, during, self._after())

@@ -293,7 +293,7 @@ int main(int argc, char **argv) {
         }
     }
     double seconds = (now_ns() - started) / 1e9;
-    while (wish.hold && getchar() != EOF) {}
+    while (wish.hold && beginning.is_past && getchar() != EOF) {}
     print_result(seconds);
     return 0;
 }

@@ -15,6 +15,9 @@ from ollama_dist.core.ids import NodeId
 CONNECT_TIMEOUT_S: Final = 1.0
 """On a LAN a connection is made in milliseconds or not at all; TLS included."""
 
+_LAST_LOOK_S: Final = 0.1
+"""The part of it in which it is seen what came while this process was held up."""
+
 HANDSHAKES: Final = 4
 """Connections being made at once per place. One costs either side milliseconds of work: were a hundred begun
 together, the last would look like one to a place that does not answer."""
@@ -181,14 +184,22 @@ class Target:
         context = security.context if security else None
         name = security.server_name if security else None
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(verify), self.host, self.port, ssl=context, server_hostname=name
+            async with asyncio.timeout(None) as limit:
+                # Of a loop that was held up itself the timers come first, and then what came meanwhile.
+                late = loop.call_later(
+                    CONNECT_TIMEOUT_S - _LAST_LOOK_S,
+                    lambda: limit.reschedule(loop.time() + _LAST_LOOK_S),
                 )
+                try:
+                    _, connection = await loop.create_connection(
+                        lambda: Connection(verify), self.host, self.port, ssl=context, server_hostname=name
+                    )
+                finally:
+                    late.cancel()
             connection.raise_refusal()
         except TimeoutError as error:
-            late = UpstreamTimeout(f"{self.authority} did not take a connection in time")
-            raise _unsent(late) from error
+            text = f"{self.authority} did not take a connection in time"
+            raise _unsent(UpstreamTimeout(text)) from error
         except OSError as error:
             # Of the library's words only what the system says: callers read this.
             reason = os.strerror(error.errno) if error.errno else "it was broken off"

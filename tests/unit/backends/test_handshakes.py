@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -118,6 +119,18 @@ async def test_where_nobody_lets_anybody_in_all_that_wait_are_told_with_the_firs
         assert {type(each) for each in told} == {UpstreamTimeout}
         assert all(isinstance(each, UpstreamFailed) and not each.is_sent for each in told)
         assert door.most == HANDSHAKES
+
+
+async def test_a_process_that_was_held_up_itself_sees_what_came_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target, "CONNECT_TIMEOUT_S", 0.3)
+    async with behind_a_door(tmp_path) as (place, _):
+        bare = Target(place.node, place.host, place.port)
+        connecting = asyncio.create_task(bare._in_turn(is_fresh=True))
+        await asyncio.sleep(0)
+        time.sleep(0.6)  # noqa: ASYNC251 -- that is the point
+        (await connecting).close()
 
 
 class Scripted(Target):
