@@ -354,7 +354,7 @@ class Membership:
     ) -> None:
         match pending.purpose:
             case Purpose.JOIN:
-                self._joining.succeeded(pending, is_known=row is not None)
+                self._joining.succeeded(pending, is_known=row is not None and row.is_living)
             case Purpose.SYNC if row is not None:
                 self._exchange.synced(row, brought_news=brought_news)
             case Purpose.LEAVE:

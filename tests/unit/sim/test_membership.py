@@ -48,6 +48,16 @@ def test_nodes_that_share_a_seed_find_each_other(size: int) -> None:
     assert len({node.core.inside.members.fingerprint for node in nodes}) == 1
 
 
+@pytest.mark.parametrize("late_s", [0.0, 0.1, 0.3, 1.5])
+def test_nodes_that_start_shortly_before_their_seed_find_each_other(late_s: float) -> None:
+    network, _ = watched(1)
+    for name in ("n1", "n2"):
+        network.add(name, seeds=["n0"])
+    network.run(late_s)
+    network.add("n0", seeds=["n0"])
+    assert network.run_until(network.agrees, within=4) < 4
+
+
 def test_a_cluster_at_rest_says_little() -> None:
     network, _, _ = settled(5)
     network.run(5)
