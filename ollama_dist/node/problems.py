@@ -213,7 +213,7 @@ def _moving_problems(engine: Snapshot, moving: Moving) -> list[Problem]:
     if moving.unreadable and engine.models and engine.engine.state is EngineState.READY:
         problems.append(
             Problem(
-                "warning",
+                "info",  # so it is with every Ollama that has a user of its own, and models move all the same
                 "store_unreadable",
                 f"this node may not read the files of its engine's models ({moving.unreadable}): "
                 "others get them by way of a second copy here, which takes time and room",

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import getpass
 import json
 import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -223,8 +225,11 @@ class RealNodes:
         **fake_options: Any,
     ) -> RealNode:
         """Start a node with a scripted Ollama that has ``models``. Without ``flags`` it looks for nobody."""
-        ollama = FakeOllama(models=models if isinstance(models, Mapping) else tuple(models), **fake_options)
-        node = await self.make(name, self._folder / name, ollama, flags or ("--no-mdns",))
+        home = self._folder / name
+        store = home / ".ollama" / "models"  # where the node looks for it
+        has = models if isinstance(models, Mapping) else tuple(models)
+        ollama = FakeOllama(models=has, folder=store, **fake_options)
+        node = await self.make(name, home, ollama, flags or ("--no-mdns",))
         self._nodes[name] = node
         given = self.key if key is None else key
         await node.start(environment={"OLLAMA_DIST_CLUSTER_KEY": given} if given else {})
@@ -254,10 +259,14 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", PROGRAM, *words]
 
 
+_COMPILED: Final = Path(tempfile.gettempdir()) / f"ollama-dist-compiled-{getpass.getuser()}"
+"""Kept from test to test: to compile all that a node imports takes longer than its whole start."""
+
+
 def environment_of(home: Path) -> dict[str, str]:
     """Nothing of the machine's own settings, no proxy, and a home that is empty."""
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
-    return kept | {"HOME": str(home), "PYTHONPYCACHEPREFIX": str(home.parent / "pycache"), "NO_COLOR": "1"}
+    return kept | {"HOME": str(home), "PYTHONPYCACHEPREFIX": str(_COMPILED), "NO_COLOR": "1"}
 
 
 async def eventually(
