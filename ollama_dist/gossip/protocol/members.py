@@ -93,11 +93,13 @@ class Row:
     def state(self) -> MemberState:
         return STATES[self.standing.rank]
 
-    def new_life(self) -> None:
-        """It started anew: what it said of itself before is void."""
-        self.hot, self.hot_at = None, float("-inf")
-        self.cold = ColdState()
-        self.fingerprint = None
+    def begin(self, standing: Standing) -> None:
+        """It stands so now. What it said of itself in an earlier generation is void."""
+        if standing.generation != self.standing.generation:
+            self.hot, self.hot_at = None, float("-inf")
+            self.cold = ColdState()
+            self.fingerprint = None
+        self.standing = standing
 
     def load(self, hot: Hot, at: float) -> None:
         """It told this load, published ``at`` that time."""
