@@ -163,7 +163,9 @@ class Invariants:
         opinion = self._opinion(node)
         if given.token:
             self._ended(node, opinion, given)
-        self._met = sum(isinstance(each, Event) and each.kind is EventKind.JOINED for each in effects)
+        events = [effect for effect in effects if isinstance(effect, Event)]
+        self._met = sum([event.kind is EventKind.JOINED for event in events])
+        self._write_down(node, events)
         changed: dict[NodeId, None] = {node.id: None}
         for effect in effects:
             match effect:
@@ -277,12 +279,17 @@ class Invariants:
 
     # Events
 
+    def _write_down(self, node: VirtualNode, events: list[Event]) -> None:
+        if events:
+            self.kinds_seen.update([event.kind for event in events])
+            at = f"{self._now!r} {node.name}"
+            lines = [f"{at} {event.kind} {event.member}\n" for event in events]
+            self._history.update("".join(lines).encode())
+
     def _told(self, node: VirtualNode, opinion: _Opinion, event: Event) -> None:
-        self.kinds_seen.add(event.kind)
-        now = self._now
-        self._history.update(f"{now!r} {node.name} {event.kind} {event.member}\n".encode())
         if event.kind not in _WORDS or event.member == node.id:
             return
+        now = self._now
         allowed, becomes = _WORDS[event.kind]
         was = opinion.words.get(event.member)
         if was not in allowed and (was is not None or self.sees_beginnings):

@@ -147,7 +147,9 @@ class Exchange:
         Before we have announced ourselves, nothing of us: others shall say what they know under our identity.
         """
         context = self._context
-        told = [row for row in context.members.living() if self._own.is_announced or row is not self._own.row]
+        told = context.members.living()
+        if not self._own.is_announced:
+            told = [row for row in told if row is not self._own.row]
         if context.members.gone_count:
             oldest = context.now - context.config.dead_in_digest
             told += [row for row in context.members if not row.is_living and row.since > oldest]
@@ -166,6 +168,8 @@ class Exchange:
         lacking.sort(key=lambda row: (row.id in known, row.cold.size))
         deltas = []
         for row in lacking:
+            if budget < CLAIM_OVERHEAD:
+                break
             delta, cost = self._delta(row, known.get(row.id), budget)
             if cost > budget:
                 continue
@@ -226,7 +230,7 @@ class Exchange:
 
     def take_load(self, row: Row, hot: Hot) -> None:
         if row.hot is None or hot.version > row.hot.version:
-            row.load(Hot(hot.version, hot.data), self._context.now - max(0.0, hot.age))
+            row.load(hot, self._context.now - max(0.0, hot.age))
             self._loads.add(row.hot_at, row.id)
             self._context.event(EventKind.UPDATED, row.id)
 

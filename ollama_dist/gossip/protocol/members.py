@@ -83,7 +83,7 @@ class Row:
 
     @property
     def is_living(self) -> bool:
-        return not self.standing.rank.is_gone
+        return self.standing.rank < Rank.DEAD
 
     @property
     def addresses(self) -> tuple[str, ...]:
