@@ -212,23 +212,37 @@ class Invariants:
             seen = opinion.rows.get(member)
             cold = row.cold.gc, row.cold.version
             hot = row.hot.version if row.hot else 0
-            if seen is not None and seen.standing is row.standing and (seen.hot, seen.cold) == (hot, cold):
-                continue
-            self.states_seen.add(row.state)
-            if seen is not None:
+            if seen is not None and seen.standing is row.standing and seen.cold == cold:
+                if seen.hot == hot:
+                    continue
                 self._follows(node, row, seen, hot, cold)
-            if seen is None or seen.standing.generation != row.standing.generation or seen.cold != cold:
-                self._reads(node, row)
-            if row.hot is not None and (seen is None or seen.hot != hot):
-                key = _start_of(row), hot
-                if self._loads.setdefault(key, row.hot.data) != row.hot.data:
-                    self._violated(6, node, f"load {hot} of {member} differs")
-            opinion.rows[member] = _Seen(row.standing, hot, cold)
+                self._loads_agree(node, row)
+                seen.hot = hot
+            else:
+                self._changed(node, row, seen, hot, cold)
+                opinion.rows[member] = _Seen(row.standing, hot, cold)
             if opinion.words.get(member, row.state) is not row.state:
                 self._violated(16, node, f"{member} is {row.state}, told was {opinion.words[member]}")
         own = table.get(node.id)
         if own is not None and own.state in (SUSPECT, DEAD):
             self._violated(4, node, f"it is {own.state} to itself")
+
+    def _changed(
+        self, node: VirtualNode, row: Row, seen: _Seen | None, hot: int, cold: tuple[int, int]
+    ) -> None:
+        self.states_seen.add(row.state)
+        if seen is not None:
+            self._follows(node, row, seen, hot, cold)
+        if seen is None or seen.standing.generation != row.standing.generation or seen.cold != cold:
+            self._reads(node, row)
+        if seen is None or seen.hot != hot:
+            self._loads_agree(node, row)
+
+    def _loads_agree(self, node: VirtualNode, row: Row) -> None:
+        if row.hot is not None:
+            told = self._loads.setdefault((_start_of(row), row.hot.version), row.hot.data)
+            if told != row.hot.data:
+                self._violated(6, node, f"load {row.hot.version} of {row.id} differs")
 
     def _follows(self, node: VirtualNode, row: Row, seen: _Seen, hot: int, cold: tuple[int, int]) -> None:
         was, now = seen.standing, row.standing

@@ -158,12 +158,11 @@ class Exchange:
     def deltas_for(self, digest: tuple[DigestEntry, ...], budget: int) -> tuple[MemberDelta, ...]:
         """What the owner of ``digest`` lacks: members never heard of first, then the smallest pieces."""
         known = {entry.subject: entry for entry in digest}
+        hidden = None if self._own.is_announced else self._own.row
         lacking = [
             row
             for row in self._context.members
-            if (entry := known.get(row.id)) != row.digest()
-            and _has_news(row, entry)
-            and (self._own.is_announced or row is not self._own.row)
+            if known.get(row.id) != row.digest() and _has_news(row, known.get(row.id)) and row is not hidden
         ]
         lacking.sort(key=lambda row: (row.id in known, row.cold.size))
         deltas = []
@@ -251,7 +250,9 @@ class Exchange:
         """Tell a few random members."""
         context = self._context
         self._spread_ticks = max(0, self._spread_ticks - 1)
-        others = [row for row in context.others() if row.standing.rank is Rank.ALIVE] or context.others()
+        own, alive = self._own.row, Rank.ALIVE
+        living = context.members.living()
+        others = [row for row in living if row.standing.rank is alive and row is not own] or context.others()
         for row in context.rng.sample(others, min(context.config.gossip_fanout, len(others))):
             if not context.is_open(row.id, Kind.GOSSIP):
                 deadline = context.now + context.config.sync_timeout
