@@ -163,9 +163,7 @@ class Invariants:
         opinion = self._opinion(node)
         if given.token:
             self._ended(node, opinion, given)
-        events = [effect for effect in effects if isinstance(effect, Event)]
-        self._met = sum([event.kind is EventKind.JOINED for event in events])
-        self._write_down(node, events)
+        self._write_down(node, [effect for effect in effects if isinstance(effect, Event)])
         changed: dict[NodeId, None] = {node.id: None}
         for effect in effects:
             match effect:
@@ -294,8 +292,11 @@ class Invariants:
     # Events
 
     def _write_down(self, node: VirtualNode, events: list[Event]) -> None:
+        self._met = 0
         if events:
-            self.kinds_seen.update([event.kind for event in events])
+            kinds = [event.kind for event in events]
+            self.kinds_seen.update(kinds)
+            self._met = kinds.count(EventKind.JOINED)
             at = f"{self._now!r} {node.name}"
             lines = [f"{at} {event.kind} {event.member}\n" for event in events]
             self._history.update("".join(lines).encode())

@@ -114,7 +114,7 @@ def _prepared(scenario: Scenario) -> _Run:
         raises=False,
         sweep_every=max(1.0, nodes / 30),
         sees_beginnings=nodes <= JOINS_UP_TO,
-        encode_every=1 if nodes <= JOINS_UP_TO else 64,
+        encode_every=1 if nodes <= JOINS_UP_TO else max(64, nodes // 4),
         trusts_rumours=not any(fault.lies for fault in scenario.faults),
     )
     network = VirtualNetwork(
@@ -126,7 +126,7 @@ def _prepared(scenario: Scenario) -> _Run:
     )
     network.tells_stalls = "stall-guard" not in scenario.without
     invariants.watch(network)
-    measures = Measures(network, measure_every=1 if nodes <= JOINS_UP_TO else 64)
+    measures = Measures(network, measure_every=1 if nodes <= JOINS_UP_TO else max(64, nodes // 4))
     network.observers.append(measures)
     return _Run(scenario, network, invariants, measures, Random(f"faults {scenario.seed}"))
 

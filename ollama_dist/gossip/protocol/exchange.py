@@ -8,7 +8,7 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.protocol.context import Context, Purpose
 from ollama_dist.gossip.protocol.effects import EventKind, Respond
 from ollama_dist.gossip.protocol.fresh import FreshLoads
-from ollama_dist.gossip.protocol.members import Row
+from ollama_dist.gossip.protocol.members import Row, digest_of
 from ollama_dist.gossip.protocol.messages import (
     VERSION_LIMIT,
     Claim,
@@ -153,7 +153,7 @@ class Exchange:
         if context.members.gone_count:
             oldest = context.now - context.config.dead_in_digest
             told += [row for row in context.members if not row.is_living and row.since > oldest]
-        return tuple([row.digest() for row in told])
+        return digest_of(told)
 
     def deltas_for(self, digest: tuple[DigestEntry, ...], budget: int) -> tuple[MemberDelta, ...]:
         """What the owner of ``digest`` lacks: members never heard of first, then the smallest pieces."""
@@ -161,8 +161,8 @@ class Exchange:
         hidden = None if self._own.is_announced else self._own.row
         lacking = [
             row
-            for row in self._context.members
-            if known.get(row.id) != row.digest() and _has_news(row, known.get(row.id)) and row is not hidden
+            for row in self._context.members.unlike(known)
+            if _has_news(row, known.get(row.id)) and row is not hidden
         ]
         lacking.sort(key=lambda row: (row.id in known, row.cold.size))
         deltas = []
@@ -192,7 +192,8 @@ class Exchange:
             hot = Hot(row.hot.version, row.hot.data, self._context.now - row.hot_at)
             cost += len(hot.data) + 8
         version, gc = (entry.cold, entry.gc) if same_life and entry is not None else (0, 0)
-        cold = row.cold.delta_for(version, gc, budget - cost) if row.is_living else None
+        lacks_state = row.is_living and (gc, version) != (row.cold.gc, row.cold.version)
+        cold = row.cold.delta_for(version, gc, budget - cost) if lacks_state else None
         if cold is not None:
             cost += sum(len(each.key) + len(each.value or b"") + 12 for each in cold.entries)
         return MemberDelta(row.id, standing.generation, claims, hot, cold), cost
