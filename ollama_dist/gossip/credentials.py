@@ -105,8 +105,21 @@ class Credentials:
         return front
 
     def grpc_server_credentials(self) -> grpc.ServerCredentials:
-        """The same for a gRPC server, which asks before each handshake."""
-        return grpc.dynamic_ssl_server_credentials(self._grpc, lambda: self._grpc, True)
+        """The same for one gRPC server, which asks before each handshake, and is told of changes only.
+
+        It replaces what it has by every answer while other threads make use of that: told the same again and
+        again it crashes the process as soon as two connections come at a time.
+        """
+        given = self._grpc
+
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal given
+            if given is self._grpc:
+                return None
+            given = self._grpc
+            return given
+
+        return grpc.dynamic_ssl_server_credentials(given, changed, True)  # type: ignore[arg-type]  # None too
 
     def _issuer(self, certificate: bytes) -> Authority | None:
         parsed = x509.load_der_x509_certificate(certificate)

@@ -163,7 +163,7 @@ class Invariants:
         opinion = self._opinion(node)
         if given.token:
             self._ended(node, opinion, given)
-        self._met = sum(isinstance(each, Event) and each.kind is EventKind.JOINED for each in effects)
+        self._write_down(node, [effect for effect in effects if isinstance(effect, Event)])
         changed: dict[NodeId, None] = {node.id: None}
         for effect in effects:
             match effect:
@@ -210,23 +210,37 @@ class Invariants:
             seen = opinion.rows.get(member)
             cold = row.cold.gc, row.cold.version
             hot = row.hot.version if row.hot else 0
-            if seen is not None and seen.standing is row.standing and (seen.hot, seen.cold) == (hot, cold):
-                continue
-            self.states_seen.add(row.state)
-            if seen is not None:
+            if seen is not None and seen.standing is row.standing and seen.cold == cold:
+                if seen.hot == hot:
+                    continue
                 self._follows(node, row, seen, hot, cold)
-            if seen is None or seen.standing.generation != row.standing.generation or seen.cold != cold:
-                self._reads(node, row)
-            if row.hot is not None and (seen is None or seen.hot != hot):
-                key = _start_of(row), hot
-                if self._loads.setdefault(key, row.hot.data) != row.hot.data:
-                    self._violated(6, node, f"load {hot} of {member} differs")
-            opinion.rows[member] = _Seen(row.standing, hot, cold)
+                self._loads_agree(node, row)
+                seen.hot = hot
+            else:
+                self._changed(node, row, seen, hot, cold)
+                opinion.rows[member] = _Seen(row.standing, hot, cold)
             if opinion.words.get(member, row.state) is not row.state:
                 self._violated(16, node, f"{member} is {row.state}, told was {opinion.words[member]}")
         own = table.get(node.id)
         if own is not None and own.state in (SUSPECT, DEAD):
             self._violated(4, node, f"it is {own.state} to itself")
+
+    def _changed(
+        self, node: VirtualNode, row: Row, seen: _Seen | None, hot: int, cold: tuple[int, int]
+    ) -> None:
+        self.states_seen.add(row.state)
+        if seen is not None:
+            self._follows(node, row, seen, hot, cold)
+        if seen is None or seen.standing.generation != row.standing.generation or seen.cold != cold:
+            self._reads(node, row)
+        if seen is None or seen.hot != hot:
+            self._loads_agree(node, row)
+
+    def _loads_agree(self, node: VirtualNode, row: Row) -> None:
+        if row.hot is not None:
+            told = self._loads.setdefault((_start_of(row), row.hot.version), row.hot.data)
+            if told != row.hot.data:
+                self._violated(6, node, f"load {row.hot.version} of {row.id} differs")
 
     def _follows(self, node: VirtualNode, row: Row, seen: _Seen, hot: int, cold: tuple[int, int]) -> None:
         was, now = seen.standing, row.standing
@@ -277,12 +291,20 @@ class Invariants:
 
     # Events
 
+    def _write_down(self, node: VirtualNode, events: list[Event]) -> None:
+        self._met = 0
+        if events:
+            kinds = [event.kind for event in events]
+            self.kinds_seen.update(kinds)
+            self._met = kinds.count(EventKind.JOINED)
+            at = f"{self._now!r} {node.name}"
+            lines = [f"{at} {event.kind} {event.member}\n" for event in events]
+            self._history.update("".join(lines).encode())
+
     def _told(self, node: VirtualNode, opinion: _Opinion, event: Event) -> None:
-        self.kinds_seen.add(event.kind)
-        now = self._now
-        self._history.update(f"{now!r} {node.name} {event.kind} {event.member}\n".encode())
         if event.kind not in _WORDS or event.member == node.id:
             return
+        now = self._now
         allowed, becomes = _WORDS[event.kind]
         was = opinion.words.get(event.member)
         if was not in allowed and (was is not None or self.sees_beginnings):

@@ -9,6 +9,7 @@ import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import partial
 from hashlib import sha256
 from random import Random
 from typing import Final, Protocol
@@ -333,17 +334,15 @@ class VirtualNetwork:
         self, node: VirtualNode, time: float, happen: Callable[[], list[Effect]], given: Given
     ) -> None:
         """Give ``node`` an input at ``time`` if it is the same life then; a paused one gets it afterwards."""
-        life = node.life
+        self.at(time, partial(self._hand, node, node.life, happen, given))
 
-        def event() -> None:
-            if not node.is_up or node.life != life:
-                return
-            if node.is_paused:
-                node.held.append((given is TICK, event))
-            else:
-                self.do(node, happen(), given)
-
-        self.at(time, event)
+    def _hand(self, node: VirtualNode, life: int, happen: Callable[[], list[Effect]], given: Given) -> None:
+        if not node.is_up or node.life != life:
+            return
+        if node.is_paused:
+            node.held.append((given is TICK, partial(self._hand, node, life, happen, given)))
+        else:
+            self.do(node, happen(), given)
 
     def _wake(self, node: VirtualNode, time: float, number: int) -> None:
         self._later(node, time, lambda: node.core.tick(self.now, number), TICK)

@@ -49,6 +49,8 @@ class Report:
     traffic: Mapping[str, KindTraffic]
     largest: Mapping[str, int]
     """At their largest: rumours queued, open calls, alarms, rows, bytes of a message, events waiting."""
+    states: tuple[str, ...]
+    """In which members were seen by others."""
     inputs: int
     """Inputs to state machines; after each the invariants were checked."""
     history: str
@@ -105,6 +107,7 @@ def report_of(
             )
             for kind, traffic in sorted(measures.traffic.items())
         },
+        states=tuple(sorted(invariants.states_seen)),
         largest={**dict(sorted(invariants.most.items())), "events_waiting": measures.most_queued},
         inputs=invariants.checks,
         history=invariants.history,

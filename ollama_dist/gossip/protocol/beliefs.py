@@ -79,9 +79,8 @@ class Beliefs:
 
     def _lives(self, row: Row, claim: Claim) -> None:
         was = row.standing
-        row.signed, row.standing, row.is_forgotten = claim, claim.standing, False
-        if was.generation != claim.standing.generation:
-            row.new_life()
+        row.begin(claim.standing)
+        row.signed, row.is_forgotten = claim, False
         self._acquit(row)
         if was.rank is Rank.ALIVE:
             self._context.members.touch(row)
@@ -217,7 +216,7 @@ class Beliefs:
     def _goes(self, row: Row, claim: Claim, reason: str, event: EventKind) -> None:
         was = row.state
         self._acquit(row)
-        row.standing = claim.standing
+        row.begin(claim.standing)  # who left may have lived once more, unseen
         if claim.contact is not None:
             row.signed = claim
         else:

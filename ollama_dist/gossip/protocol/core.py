@@ -415,12 +415,13 @@ class Membership:
 
     def _heed_forgotten(self) -> None:
         """Whom another member was told to forget, if we hold it dead too."""
-        told = [forgotten_of(row) for row in self._context.members.living()]
-        for row in self._context.members:
-            if row.is_living or row.is_forgotten:
-                continue
-            if any(each.get(row.id, _NO_LIFE) >= row.standing.life for each in told):
-                self._forget(row)
+        members = self._context.members
+        gone = members.gone_count and [row for row in members if not (row.is_living or row.is_forgotten)]
+        if gone:
+            told = [forgotten for row in members.living() if (forgotten := forgotten_of(row))]
+            for row in gone:
+                if any(each.get(row.id, _NO_LIFE) >= row.standing.life for each in told):
+                    self._forget(row)
         if forgotten_of(self._own.row):
             self._tell_forgotten()
 

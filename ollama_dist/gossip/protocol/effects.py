@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
@@ -43,8 +44,7 @@ class Respond:
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
-class WakeAt:
+class WakeAt(NamedTuple):
     """Call `tick` with ``number`` at ``time`` (monotonic); an earlier wish is void then."""
 
     time: float
@@ -67,8 +67,7 @@ class EventKind(StrEnum):
     """This member has said good-bye to enough others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """Something the rest of the node may want to know."""
 
     kind: EventKind

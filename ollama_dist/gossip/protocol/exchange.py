@@ -8,7 +8,7 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.protocol.context import Context, Purpose
 from ollama_dist.gossip.protocol.effects import EventKind, Respond
 from ollama_dist.gossip.protocol.fresh import FreshLoads
-from ollama_dist.gossip.protocol.members import Row
+from ollama_dist.gossip.protocol.members import Row, digest_of
 from ollama_dist.gossip.protocol.messages import (
     VERSION_LIMIT,
     Claim,
@@ -147,25 +147,28 @@ class Exchange:
         Before we have announced ourselves, nothing of us: others shall say what they know under our identity.
         """
         context = self._context
-        told = [row for row in context.members.living() if self._own.is_announced or row is not self._own.row]
+        told = context.members.living()
+        if not self._own.is_announced:
+            told = [row for row in told if row is not self._own.row]
         if context.members.gone_count:
             oldest = context.now - context.config.dead_in_digest
             told += [row for row in context.members if not row.is_living and row.since > oldest]
-        return tuple([row.digest() for row in told])
+        return digest_of(told)
 
     def deltas_for(self, digest: tuple[DigestEntry, ...], budget: int) -> tuple[MemberDelta, ...]:
         """What the owner of ``digest`` lacks: members never heard of first, then the smallest pieces."""
         known = {entry.subject: entry for entry in digest}
+        hidden = None if self._own.is_announced else self._own.row
         lacking = [
             row
-            for row in self._context.members
-            if (entry := known.get(row.id)) != row.digest()
-            and _has_news(row, entry)
-            and (self._own.is_announced or row is not self._own.row)
+            for row in self._context.members.unlike(known)
+            if _has_news(row, known.get(row.id)) and row is not hidden
         ]
         lacking.sort(key=lambda row: (row.id in known, row.cold.size))
         deltas = []
         for row in lacking:
+            if budget < CLAIM_OVERHEAD:
+                break
             delta, cost = self._delta(row, known.get(row.id), budget)
             if cost > budget:
                 continue
@@ -189,7 +192,8 @@ class Exchange:
             hot = Hot(row.hot.version, row.hot.data, self._context.now - row.hot_at)
             cost += len(hot.data) + 8
         version, gc = (entry.cold, entry.gc) if same_life and entry is not None else (0, 0)
-        cold = row.cold.delta_for(version, gc, budget - cost) if row.is_living else None
+        lacks_state = row.is_living and (gc, version) != (row.cold.gc, row.cold.version)
+        cold = row.cold.delta_for(version, gc, budget - cost) if lacks_state else None
         if cold is not None:
             cost += sum(len(each.key) + len(each.value or b"") + 12 for each in cold.entries)
         return MemberDelta(row.id, standing.generation, claims, hot, cold), cost
@@ -226,7 +230,7 @@ class Exchange:
 
     def take_load(self, row: Row, hot: Hot) -> None:
         if row.hot is None or hot.version > row.hot.version:
-            row.load(Hot(hot.version, hot.data), self._context.now - max(0.0, hot.age))
+            row.load(hot, self._context.now - max(0.0, hot.age))
             self._loads.add(row.hot_at, row.id)
             self._context.event(EventKind.UPDATED, row.id)
 
@@ -247,7 +251,9 @@ class Exchange:
         """Tell a few random members."""
         context = self._context
         self._spread_ticks = max(0, self._spread_ticks - 1)
-        others = [row for row in context.others() if row.standing.rank is Rank.ALIVE] or context.others()
+        own, alive = self._own.row, Rank.ALIVE
+        living = context.members.living()
+        others = [row for row in living if row.standing.rank is alive and row is not own] or context.others()
         for row in context.rng.sample(others, min(context.config.gossip_fanout, len(others))):
             if not context.is_open(row.id, Kind.GOSSIP):
                 deadline = context.now + context.config.sync_timeout

@@ -5,8 +5,9 @@ generation and incarnation: what it signed is the floor below which nobody is be
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
@@ -83,7 +84,7 @@ class Row:
 
     @property
     def is_living(self) -> bool:
-        return not self.standing.rank.is_gone
+        return self.standing.rank < Rank.DEAD
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -93,11 +94,13 @@ class Row:
     def state(self) -> MemberState:
         return STATES[self.standing.rank]
 
-    def new_life(self) -> None:
-        """It started anew: what it said of itself before is void."""
-        self.hot, self.hot_at = None, float("-inf")
-        self.cold = ColdState()
-        self.fingerprint = None
+    def begin(self, standing: Standing) -> None:
+        """It stands so now. What it said of itself in an earlier generation is void."""
+        if standing.generation != self.standing.generation:
+            self.hot, self.hot_at = None, float("-inf")
+            self.cold = ColdState()
+            self.fingerprint = None
+        self.standing = standing
 
     def load(self, hot: Hot, at: float) -> None:
         """It told this load, published ``at`` that time."""
@@ -151,6 +154,10 @@ class Members:
     def living(self) -> list[Row]:
         return list(self._living.values())
 
+    def unlike(self, known: Mapping[NodeId, DigestEntry]) -> list[Row]:
+        """Those of which ``known`` says anything else than we do, or nothing."""
+        return [row for row in self._rows.values() if known.get(row.id) != (row._digest or row.digest())]
+
     @property
     def living_count(self) -> int:
         return len(self._living)
@@ -174,12 +181,19 @@ class Members:
         self.fingerprint ^= self._hashes.pop(row.id, 0)
         if row.is_living:
             self._living[row.id] = row
-            self._hashes[row.id] = fresh = _hash(row)
+            life, cold = row.standing, row.cold
+            fresh = _hash(row.id, life.generation, life.incarnation, cold.gc, cold.version)
+            self._hashes[row.id] = fresh
             self.fingerprint ^= fresh
         else:
             self._living.pop(row.id, None)
 
 
-def _hash(row: Row) -> int:
-    text = f"{row.id} {row.standing.generation} {row.standing.incarnation} {row.cold.gc} {row.cold.version}"
+def digest_of(rows: Iterable[Row]) -> tuple[DigestEntry, ...]:
+    return tuple([row._digest or row.digest() for row in rows])
+
+
+@lru_cache(maxsize=4096)
+def _hash(member: NodeId, generation: int, incarnation: int, gc: int, version: int) -> int:
+    text = f"{member} {generation} {incarnation} {gc} {version}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

@@ -6,7 +6,6 @@ what a message says of itself.
 
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from functools import total_ordering
 from typing import Final, NamedTuple
 
 from ollama_dist.core.ids import NodeId
@@ -38,25 +37,17 @@ class Rank(IntEnum):
         return self > 1  # asked of every row, all the time: a plain number is quickest
 
 
-@total_ordering
-@dataclass(frozen=True, slots=True, eq=True)
-class Standing:
+class Standing(NamedTuple):
     """Where a claim stands among all claims about one member: the greatest wins, and merging is maximum."""
 
     generation: int
     incarnation: int
     rank: Rank
 
-    def __lt__(self, other: "Standing") -> bool:
-        return self._key() < other._key()
-
     @property
     def life(self) -> tuple[int, int]:
         """Generation and incarnation: what only the member itself can raise."""
         return self.generation, self.incarnation
-
-    def _key(self) -> tuple[int, int, int]:
-        return self.generation, self.incarnation, self.rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +114,7 @@ class Claim:
         return b"ollama-dist claim 1\n" + "\n".join(fields).encode() + b"\n" + contact.public_key
 
 
-@dataclass(frozen=True, slots=True)
-class Hot:
+class Hot(NamedTuple):
     """A member's load: one blob, the last version wins."""
 
     version: int
@@ -168,8 +158,7 @@ class DigestEntry(NamedTuple):
     gc: int
 
 
-@dataclass(frozen=True, slots=True)
-class MemberDelta:
+class MemberDelta(NamedTuple):
     """News of one member for somebody who lacks it."""
 
     subject: NodeId

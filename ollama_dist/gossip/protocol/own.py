@@ -217,7 +217,10 @@ def unreachable_of(row: Row) -> frozenset[NodeId]:
 
 def forgotten_of(row: Row) -> dict[NodeId, tuple[int, int]]:
     """Whom a member was told to forget, and the life it means: a newer one is nobody's to forget."""
-    text = (row.cold.get(FORGOTTEN_KEY) or b"").decode("ascii", "replace")
+    value = row.cold.get(FORGOTTEN_KEY)
+    if value is None:
+        return {}
+    text = value.decode("ascii", "replace")
     found = {}
     for start in range(0, len(text), _FORGOTTEN_CHARS):
         entry = text[start : start + _FORGOTTEN_CHARS]

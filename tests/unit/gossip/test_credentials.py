@@ -1,9 +1,11 @@
 """Two keys at once: who meets whom, by which certificate, and when it is over."""
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 
 from ollama_dist.core.errors import Unauthorized
@@ -162,3 +164,22 @@ def test_of_two_successors_everybody_keeps_the_same() -> None:
     assert not ClusterKey.make().replaces(one)
     assert one.mark.startswith("2-")
     assert one.mark != other.mark
+
+
+def test_a_grpc_server_is_told_of_other_certificates_once(a: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask: Callable[[], object] = list
+
+    def made(_first: object, fetch: Callable[[], object], _is_required: bool) -> None:
+        nonlocal ask
+        ask = fetch
+
+    monkeypatch.setattr(grpc, "dynamic_ssl_server_credentials", made)
+    a.credentials.grpc_server_credentials()
+    assert ask() is None
+    a.overlap()
+    both = ask()
+    assert isinstance(both, grpc.ServerCertificateConfiguration)
+    assert ask() is None
+    a.change()
+    assert ask() not in (None, both)
+    assert ask() is None

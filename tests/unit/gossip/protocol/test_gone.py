@@ -2,8 +2,8 @@
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
-from ollama_dist.gossip.protocol.effects import EventKind, Gone, Persist
-from ollama_dist.gossip.protocol.messages import ColdDelta, ColdEntry, MemberDelta, Rank
+from ollama_dist.gossip.protocol.effects import EventKind, Gone, MemberView, Persist
+from ollama_dist.gossip.protocol.messages import ColdDelta, ColdEntry, Hot, Kind, MemberDelta, Rank
 from ollama_dist.gossip.protocol.own import FORGOTTEN_KEY
 from tests.support.bench import ME, Bench, accused, signed
 
@@ -18,6 +18,12 @@ def expelled(bench: Bench) -> NodeId:
 
 def listed(bench: Bench) -> set[NodeId]:
     return {view.id for view in bench.core.members()}
+
+
+def view_of(bench: Bench, member: NodeId) -> MemberView:
+    view = bench.core.member(member)
+    assert view is not None
+    return view
 
 
 # Shut out
@@ -173,3 +179,24 @@ def test_who_had_left_is_remembered_so() -> None:
     again = Bench(0)
     again.do(again.core.remember(again.now, gone))
     assert again.state(leaver) is LEFT
+
+
+def test_who_left_in_a_life_we_never_saw_keeps_nothing_of_the_one_before() -> None:
+    bench = Bench()
+    leaver = bench.others[0]
+    delta = ColdDelta(0, 3, 0, (ColdEntry("model", 3, b"llama3"),))
+    bench.say(leaver, deltas=(MemberDelta(leaver, 1, hot=Hot(2, b"busy"), cold=delta),))
+    assert view_of(bench, leaver).hot_version == 2
+    bench.say(bench.others[1], signed(leaver, Rank.LEFT, generation=2))
+    view = view_of(bench, leaver)
+    assert (view.state, view.generation) == (LEFT, 2)
+    assert (view.cold_version, view.cold, view.hot) == (0, {}, b"")
+
+
+def test_who_leaves_is_known_by_what_it_said_last() -> None:
+    bench = Bench()
+    leaver = bench.others[0]
+    delta = ColdDelta(0, 3, 0, (ColdEntry("model", 3, b"llama3"),))
+    bench.say(leaver, deltas=(MemberDelta(leaver, 1, cold=delta),))
+    bench.say(leaver, claim=signed(leaver, Rank.LEFT), kind=Kind.LEAVE)
+    assert view_of(bench, leaver).cold == {"model": b"llama3"}
