@@ -20,11 +20,15 @@ from blake3 import blake3
 
 from benchmarks.relay.certificates import write_certificates
 from benchmarks.relay.processes import cpu_s, family
+from benchmarks.transfer import ollama
 from ollama_dist.replication.manifest import MEDIA_TYPE
 
 MIB: Final = 2**20
 FAN_OUT: Final = (1, 2, 4, 7)
 START_S: Final = 30.0
+
+NGINX_PULL: Final = "nginx to an Ollama, its pull"
+NODE_PULL: Final = "node to node to an Ollama, its pull"
 
 Row = dict[str, float]
 """Seconds, CPU seconds per GB on either side, MiB above idle; what a way does not tell is missing."""
@@ -73,15 +77,30 @@ def _ways(folder: Path, stack: ExitStack) -> dict[str, Callable[[], Row]]:
         "node to node, 16 ranges": lambda: _taken(folder, node, []),
         "node to file, in order, hashed": lambda: _taken(folder, node, ["--into", str(folder / "copy")]),
     }
+    ways |= _pulls(folder, stack, node, size)
     if shutil.which("curl") is None:
         return ways
     path = f"/replication/blobs/{digest.replace('sha256-', 'sha256:')}"
     ways["node to curl"] = lambda: _curled(folder, node, path, size)
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    program = ollama.nginx_program()
     if program is not None:
         port = stack.enter_context(nginx(folder, program))
         ways["nginx to curl, TLS"] = lambda: _curled(folder, port, "/served", size)
     return ways
+
+
+def _pulls(folder: Path, stack: ExitStack, node: int, size: int) -> dict[str, Callable[[], Row]]:
+    """One Ollama's pulls, where there is one."""
+    if reason := ollama.missing():
+        print(f"left out, an Ollama's pulls: {reason}", file=sys.stderr)
+        return {}
+    url = stack.enter_context(ollama.ollama(folder))
+    plain, before_plain = stack.enter_context(ollama.nginx_registry(folder, folder / "store"))
+    ours, before_ours = stack.enter_context(ollama.node_registry(folder, node))
+    return {
+        NGINX_PULL: lambda: ollama.pulled(url, plain, size, [], before_plain),
+        NODE_PULL: lambda: ollama.pulled(url, ours, size, before_ours, GIVERS[node]),
+    }
 
 
 def _measure(ways: dict[str, Callable[[], Row]], passes: int) -> dict[str, Row]:
@@ -265,6 +284,9 @@ def markdown(found: dict[str, Any]) -> str:
     for name, row in rows.items():
         cells = [f"{row[figure]:.2f}" if figure in row else "" for figure in _COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    if NODE_PULL in rows:
+        ratio = rows[NODE_PULL]["seconds"] / rows[NGINX_PULL]["seconds"]
+        lines += ["", f"The Ollama's pull through the node took {ratio:.2f} times what it took from nginx."]
     return "\n".join(lines)
 
 

@@ -67,7 +67,7 @@ async def _into_file(source: PeerSource, digest: Digest, size: int, path: Path) 
     hashed = hashlib.sha256()
     with path.open("wb", buffering=0) as file:
 
-        def keep(part: bytes) -> None:
+        def keep(part: memoryview) -> None:
             file.write(part)
             hashed.update(part)
 

@@ -49,7 +49,7 @@ class PeersFirst:
         if self._peers is not None:
             self._peers.blame(digest)
 
-    async def read(self, digest: Digest, start: int, stop: int) -> AsyncIterator[bytes]:
+    async def read(self, digest: Digest, start: int, stop: int) -> AsyncIterator[bytes | memoryview]:
         if self._peers is not None:
             blocks = self._peers.read(digest, start, stop)
             try:

@@ -15,7 +15,7 @@ RESERVE: Final = 64 * 1024
 
 
 async def feed(
-    blocks: AsyncIterator[bytes],
+    blocks: AsyncIterator[bytes | memoryview],
     write: Callable[[memoryview], Awaitable[None]],
     *,
     crumb_s: float = CRUMB_S,
@@ -26,7 +26,7 @@ async def feed(
     next one. Raises `BlobLost` once all that came is written, and whatever ``write`` raises.
     """
     kept = memoryview(b"")
-    coming: asyncio.Future[bytes | None] | None = None
+    coming: asyncio.Future[bytes | memoryview | None] | None = None
     try:
         while True:
             coming = asyncio.ensure_future(_next(blocks))
@@ -44,7 +44,7 @@ async def feed(
             if block is None:
                 return
             came = memoryview(block)
-            kept = came[-RESERVE:]
+            kept = memoryview(bytes(came[-RESERVE:]))  # a copy, or all of the block would stay with it
             if len(came) > RESERVE:
                 await write(came[:-RESERVE])
     finally:
@@ -54,12 +54,12 @@ async def feed(
         await let_go(blocks)
 
 
-async def let_go(blocks: AsyncIterator[bytes]) -> None:
+async def let_go(blocks: AsyncIterator[bytes | memoryview]) -> None:
     """Close an iterator of a `BlobSource`, which gives up what is on its way for it."""
     close = getattr(blocks, "aclose", None)
     if close is not None:
         await close()
 
 
-async def _next(blocks: AsyncIterator[bytes]) -> bytes | None:
+async def _next(blocks: AsyncIterator[bytes | memoryview]) -> bytes | memoryview | None:
     return await anext(blocks, None)

@@ -13,6 +13,7 @@ import structlog
 from blake3 import blake3
 
 from ollama_dist.backends.fetch import fetch
+from ollama_dist.backends.http1 import Connection
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import ModelNotFound, UpstreamFailed
 from ollama_dist.core.ids import Digest, NodeId
@@ -22,7 +23,7 @@ from ollama_dist.replication.manifest import MANIFEST_LIMIT, BadManifest, Manife
 from ollama_dist.replication.pace import Pace
 from ollama_dist.replication.pieces import HASH_BYTES, PIECE, piece_count, piece_size
 from ollama_dist.replication.sources import BlobLost
-from ollama_dist.replication.transfer import Ask, Failure, Piece, Transfer
+from ollama_dist.replication.transfer import RUN, Ask, Failure, Piece, Transfer
 from ollama_dist.runtime.tasks import Tasks, background, end
 
 log = structlog.get_logger()
@@ -63,10 +64,12 @@ class _Arrival:
     """A piece on its way."""
 
     size: int
-    parts: list[bytes] = field(default_factory=list)
-    have: int = 0
+    data: bytearray | None = None
+    """Room for all of it, from the time it is asked for until it has landed."""
     readers: int = 0
-    landed: asyncio.Future[bytes] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    landed: asyncio.Future[memoryview] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
 
 async def open_peers(
@@ -176,7 +179,7 @@ class PeerSource:
         for arrival in self._arrivals.values():
             arrival.landed.cancel()
 
-    async def read(self, digest: Digest, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+    async def read(self, digest: Digest, start: int, stop: int) -> AsyncGenerator[memoryview, None]:
         """See `BlobSource`."""
         size = self._manifest.blobs.get(digest)
         if size is None or not 0 <= start <= stop <= size:
@@ -188,10 +191,12 @@ class PeerSource:
         self._readers += 1
         try:
             while ahead or held:
-                while ahead and len(held) < self._window():
-                    held.append(ahead.popleft())
-                    self._hold(held[-1], size)
-                self._pump()
+                window = self._window()
+                if ahead and len(held) <= window - min(RUN, window, len(ahead)):
+                    while ahead and len(held) < window:
+                        held.append(ahead.popleft())
+                        self._hold(held[-1], size)
+                    self._pump()
                 data = await asyncio.shield(self._arrivals[held[0]].landed)
                 begin = held[0].index * PIECE
                 yield data[max(0, start - begin) : stop - begin]
@@ -241,11 +246,13 @@ class PeerSource:
         """Begin what is to be begun and may be, at our own pace."""
         now = self._clock()
         while (wait := self._pace.wait_s(now)) <= 0:
-            ask = self._transfer.next_ask(now)
-            if ask is None:
+            run = self._transfer.next_run(now)
+            if not run:
                 return
-            self._pace.spend(self._arrivals[ask.piece].size - ask.start, now)
-            self._fetches[ask.piece] = self._tasks.start(self._fetch(ask), "piece")
+            self._pace.spend(sum(self._arrivals[ask.piece].size - ask.start for ask in run), now)
+            fetch = self._tasks.start(self._fetch(run), "pieces")
+            for ask in run:
+                self._fetches[ask.piece] = fetch
         if self._pumping is None:
             self._pumping = asyncio.get_running_loop().call_later(wait, self._pump_again)
 
@@ -273,55 +280,77 @@ class PeerSource:
         if fetch is not None:
             fetch.cancel()
 
-    async def _fetch(self, ask: Ask) -> None:
-        arrival = self._arrivals[ask.piece]
-        if ask.start == 0:  # what came before, if anything, was wrong
-            arrival.parts.clear()
-            arrival.have = 0
+    async def _fetch(self, run: list[Ask]) -> None:
+        """Have the pieces of ``run``, one after the other, and judge each as soon as it is whole."""
+        source = run[0].source
         try:
-            await self._receive(ask, arrival)
-            await self._judge(ask.piece, arrival)
+            await self._receive(source, run)
         except _Lacking as error:
-            self._note_failure(ask, Failure.LACKS, error)
+            self._note_failure(run, Failure.LACKS, error)
         except UpstreamFailed as error:
-            self._note_failure(ask, Failure.GONE, error)
+            self._note_failure(run, Failure.GONE, error)
         finally:
-            if self._fetches.get(ask.piece) is asyncio.current_task():
-                del self._fetches[ask.piece]
+            for ask in self._unfinished(run):  # only of one that was broken off
+                self._finish(ask)
+                self._transfer.failed(ask.piece, source, Failure.SLOW, self._clock())
         self._pump()
 
-    def _note_failure(self, ask: Ask, failure: Failure, error: Exception) -> None:
-        log.info("piece_not_given", source=ask.source, piece=ask.piece.index, error=str(error))
-        self._transfer.failed(ask.piece, ask.source, failure, self._clock())
+    def _unfinished(self, run: list[Ask]) -> list[Ask]:
+        """What of ``run`` this task is still to have."""
+        return [ask for ask in run if self._fetches.get(ask.piece) is asyncio.current_task()]
 
-    async def _receive(self, ask: Ask, arrival: _Arrival) -> None:
-        """Add what ``ask.source`` gives to ``arrival``, as far as it comes."""
-        if ask.start == arrival.size:
+    def _finish(self, ask: Ask) -> None:
+        if self._fetches.get(ask.piece) is asyncio.current_task():
+            del self._fetches[ask.piece]
+
+    def _note_failure(self, run: list[Ask], failure: Failure, error: Exception) -> None:
+        for ask in self._unfinished(run):
+            log.info("piece_not_given", source=ask.source, piece=ask.piece.index, error=str(error))
+            self._finish(ask)
+            self._transfer.failed(ask.piece, ask.source, failure, self._clock())
+
+    async def _receive(self, source: NodeId, run: list[Ask]) -> None:
+        """Have what ``source`` gives, as far as it comes."""
+        sizes = [self._arrivals[ask.piece].size for ask in run]
+        total = sum(sizes) - run[0].start
+        if not total:  # whole already: it is only to be judged
+            await self._judge(run[0])
             return
-        target = self._target(ask.source)
-        first = ask.piece.index * PIECE + ask.start
-        headers = [("Range", f"bytes={first}-{first + arrival.size - ask.start - 1}")]
-        path = f"/replication/blobs/sha256:{ask.piece.digest}"
+        target = self._target(source)
+        first = run[0].piece.index * PIECE + run[0].start
+        headers = [("Range", f"bytes={first}-{first + total - 1}")]
+        path = f"/replication/blobs/sha256:{run[0].piece.digest}"
         connection, head = await target.open("GET", path, headers, b"", head_timeout=HEAD_S)
         try:
             if head.status != 206:
                 raise _refusal(head.status)
-            while arrival.have < arrival.size:
-                data = await connection.read(self._clock() + HEAD_S)
-                if not data or arrival.have + len(data) > arrival.size:
-                    raise UpstreamFailed("the source gave another number of bytes than it was asked for")
-                arrival.parts.append(data)
-                arrival.have += len(data)
-                self.fetched += len(data)
-                self._transfer.received(ask.piece, ask.source, len(data), self._clock())
-            await connection.read(self._clock() + HEAD_S)
+            if head.get("content-length") != str(total):
+                raise UpstreamFailed("the source gives another number of bytes than it was asked for")
+            for ask in run:
+                await self._fill(ask, connection)
+                await self._judge(ask)
         finally:
             target.give_back(connection)
 
-    async def _judge(self, piece: Piece, arrival: _Arrival) -> None:
-        data = b"".join(arrival.parts)
-        if await self._is_right(piece, data):
-            arrival.parts.clear()
+    async def _fill(self, ask: Ask, connection: Connection) -> None:
+        """Have the rest of one piece land where its beginning is, if any came."""
+        arrival = self._arrivals[ask.piece]
+        if arrival.data is None:
+            arrival.data = bytearray(arrival.size)
+
+        def note(count: int) -> None:
+            self.fetched += count
+            self._transfer.received(ask.piece, ask.source, count, self._clock())
+
+        await connection.read_into(memoryview(arrival.data)[ask.start :], note, HEAD_S)
+
+    async def _judge(self, ask: Ask) -> None:
+        piece, arrival = ask.piece, self._arrivals[ask.piece]
+        assert arrival.data is not None
+        is_right = await self._is_right(piece, arrival.data)
+        self._finish(ask)
+        if is_right:
+            data, arrival.data = memoryview(arrival.data).toreadonly(), None
             self._transfer.good(piece)
             if not arrival.landed.done():
                 arrival.landed.set_result(data)
@@ -330,7 +359,7 @@ class PeerSource:
         blamed = self._transfer.bad(piece)
         log.warning("piece_wrong", digest=piece.digest, piece=piece.index, sources=sorted(blamed))
 
-    async def _is_right(self, piece: Piece, data: bytes) -> bool:
+    async def _is_right(self, piece: Piece, data: bytearray) -> bool:
         if self._manifest.blobs[piece.digest] <= PIECE:
             return hashlib.sha256(data).hexdigest() == piece.digest
         return await self._expected(piece) == blake3(data).digest()

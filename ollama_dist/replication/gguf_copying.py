@@ -240,7 +240,7 @@ def _take_up(file: BinaryIO, hashed: "Hash", size: int) -> int:
     return kept
 
 
-def _append(file: BinaryIO, hashed: "Hash", data: bytes) -> int:
+def _append(file: BinaryIO, hashed: "Hash", data: bytes | memoryview) -> int:
     file.write(data)
     file.flush()
     hashed.update(data)

@@ -21,7 +21,7 @@ class BlobSource(Protocol):
     @property
     def manifest(self) -> Manifest: ...
 
-    def read(self, digest: Digest, start: int, stop: int) -> AsyncIterator[bytes]:
+    def read(self, digest: Digest, start: int, stop: int) -> AsyncIterator[bytes | memoryview]:
         """Bytes ``start`` to ``stop`` (excluded) of a blob, in order, as they arrive; raises `BlobLost`.
 
         Several ranges may be read at once; a reader that stops reading slows only itself. Closing the

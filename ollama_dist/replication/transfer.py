@@ -14,6 +14,9 @@ from ollama_dist.core.ids import Digest, NodeId
 IN_FLIGHT: Final = 16
 """Pieces under way at once, from one source and in all."""
 
+RUN: Final = 4
+"""Consecutive pieces asked for with one request."""
+
 BAD_PIECES: Final = 3
 """So many wrong pieces, and a source is asked for nothing more."""
 
@@ -68,9 +71,12 @@ class Failure(Enum):
 
 @dataclass(slots=True)
 class _Flight:
+    """One request, for one piece or for several that follow each other."""
+
     source: NodeId
     began: float
     heard: float
+    pieces: int = 1
     got: int = 0
 
 
@@ -137,9 +143,7 @@ class Transfer:
         known.failures = 0
         known.sample_bytes += count
         if now - known.sample_from >= _SAMPLE_S:
-            rate = known.sample_bytes / (now - known.sample_from)
-            known.bytes_per_s += (rate - known.bytes_per_s) * (_WEIGHT if known.bytes_per_s else 1.0)
-            known.sample_from, known.sample_bytes = now, 0
+            self._sample(known, now)
         wanted = self._flying(piece, source)
         if wanted is not None and wanted.flight is not None:
             wanted.have += count
@@ -149,6 +153,11 @@ class Transfer:
 
     def good(self, piece: Piece) -> None:
         """The piece is whole and right."""
+        wanted = self._wanted.get(piece)
+        if wanted is not None and wanted.flight is not None:
+            known = self._sources[wanted.flight.source]
+            if not known.bytes_per_s and wanted.flight.heard > known.sample_from:
+                self._sample(known, wanted.flight.heard)  # it may be through before a sample is due
         self.unwant(piece)
 
     def bad(self, piece: Piece) -> frozenset[NodeId]:
@@ -198,9 +207,30 @@ class Transfer:
             if wanted.flight is None:
                 source = self._choose(piece, wanted, now)
                 if source is not None:
-                    self._launch(wanted, source, now)
+                    self._launch(wanted, _Flight(source, now, now))
                     return Ask(source, piece, wanted.have)
         return None
+
+    def next_run(self, now: float) -> list[Ask]:
+        """`next_ask`, and of the pieces behind it those that go along: one request for all of them.
+
+        None as long as there is no room for a whole run: else each piece that lands would begin one of one.
+        """
+        ask = self.next_ask(now) if self._in_flight <= IN_FLIGHT - RUN else None
+        if ask is None:
+            return []
+        run = [ask]
+        flight = self._wanted[ask.piece].flight
+        assert flight is not None
+        while len(run) < RUN:
+            piece = Piece(ask.piece.digest, run[-1].piece.index + 1)
+            wanted = self._wanted.get(piece)
+            if wanted is None or not self._goes_along(piece, wanted, flight, now):
+                break
+            flight.pieces += 1
+            self._launch(wanted, flight)
+            run.append(Ask(ask.source, piece, 0))
+        return run
 
     def overdue(self, now: float) -> list[Ask]:
         """What to break off: it stalls, its source has gone, or another would be much sooner.
@@ -217,7 +247,7 @@ class Transfer:
                 flight.source, piece.digest
             ):
                 broken.append((piece, flight.source, Failure.STALLED))
-            elif self._is_slow(wanted, flight, others, now):
+            elif self._is_slow(flight, others, now):
                 broken.append((piece, flight.source, Failure.SLOW))
         for piece, source, failure in broken:
             self.failed(piece, source, failure, now)
@@ -261,19 +291,35 @@ class Transfer:
         is_ours = wanted is not None and wanted.flight is not None and wanted.flight.source == source
         return wanted if is_ours else None
 
-    def _launch(self, wanted: _Wanted, source: NodeId, now: float) -> None:
-        known = self._sources[source]
+    def _launch(self, wanted: _Wanted, flight: _Flight) -> None:
+        known = self._sources[flight.source]
         if not known.in_flight:
-            known.sample_from, known.sample_bytes = now, 0
+            known.sample_from, known.sample_bytes = flight.began, 0
         known.in_flight += 1
         self._in_flight += 1
-        wanted.flight = _Flight(source, now, now)
+        wanted.flight = flight
+
+    def _goes_along(self, piece: Piece, wanted: _Wanted, flight: _Flight, now: float) -> bool:
+        """Whether it is had with those before it: none of it came yet, and nobody would give them sooner."""
+        known = self._sources[flight.source]
+        if wanted.flight is not None or wanted.have or wanted.wrong or known.in_flight >= IN_FLIGHT:
+            return False
+        usable = self._usable(piece, now)
+        size, run = wanted.size, (flight.pieces + 1) * wanted.size
+        here_s = self._ready_in(flight.source, size, size, usable)
+        return all(here_s <= self._ready_in(s, size, run, usable) for s in usable if s != flight.source)
 
     def _land(self, wanted: _Wanted) -> None:
         if wanted.flight is not None:
             self._sources[wanted.flight.source].in_flight -= 1
             self._in_flight -= 1
             wanted.flight = None
+
+    def _sample(self, known: _Source, now: float) -> None:
+        """Note how fast a source gave since the last time."""
+        rate = known.sample_bytes / (now - known.sample_from)
+        known.bytes_per_s += (rate - known.bytes_per_s) * (_WEIGHT if known.bytes_per_s else 1.0)
+        known.sample_from, known.sample_bytes = now, 0
 
     def _may_give(self, source: NodeId, digest: Digest) -> bool:
         known = self._sources[source]
@@ -292,20 +338,21 @@ class Transfer:
         usable = [source for source in usable if source not in wanted.wrong] or usable
         if not usable:
             return None
-        fastest = max((self._sources[source].bytes_per_s for source in usable), default=0.0) or 1.0
+        rest = wanted.size - wanted.have
+        return min(usable, key=lambda source: (self._ready_in(source, wanted.size, rest, usable), source))
 
-        def ready_in(source: NodeId) -> tuple[float, NodeId]:
-            known = self._sources[source]
-            waiting = known.in_flight * wanted.size + wanted.size - wanted.have
-            return waiting / (known.bytes_per_s or fastest), source
+    def _ready_in(self, source: NodeId, each: int, rest: int, usable: list[NodeId]) -> float:
+        """Seconds until ``source`` would have given ``rest`` bytes more than what it is asked for already.
 
-        return min(usable, key=ready_in)
+        ``each``: bytes of a piece; ``usable``: whom it is compared to.
+        """
+        known = self._sources[source]
+        fastest = max((self._sources[other].bytes_per_s for other in usable), default=0.0) or 1.0
+        return (known.in_flight * each + rest) / (known.bytes_per_s or fastest)
 
-    def _is_slow(self, wanted: _Wanted, flight: _Flight, others: list[NodeId], now: float) -> bool:
+    def _is_slow(self, flight: _Flight, others: list[NodeId], now: float) -> bool:
         elapsed = now - flight.began
         if elapsed < SLOW_S:
             return False
-        rest = wanted.size - wanted.have
-        here_s = rest * elapsed / max(flight.got, 1)
         rates = [self._sources[s].bytes_per_s for s in others if self._sources[s].in_flight < IN_FLIGHT]
-        return any(rate > 0 and rest / rate * MUCH_SOONER < here_s for rate in rates)
+        return any(rate > max(flight.got, 1) / elapsed * MUCH_SOONER for rate in rates)

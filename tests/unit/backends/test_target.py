@@ -395,3 +395,73 @@ async def test_renewed_a_place_uses_no_connection_of_before_again_and_breaks_non
         again, _ = await ask(place)
         place.give_back(again)
         assert server.connections == 3
+
+
+async def fill(connection: Connection, *sizes: int, within: float = 5.0) -> list[bytes]:
+    """Bodies read past the parser, so many bytes at a time."""
+    tanks = [bytearray(size) for size in sizes]
+    for tank in tanks:
+        counted: list[int] = []
+        await connection.read_into(memoryview(tank), counted.append, within)
+        assert sum(counted) == len(tank)
+    return [bytes(tank) for tank in tanks]
+
+
+@pytest.mark.parametrize("cut", range(1, len(SHORT)))
+async def test_a_body_lands_where_it_belongs_wherever_it_is_cut(cut: int) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await read_request(reader):
+            writer.write(SHORT[:cut])
+            await writer.drain()
+            await asyncio.sleep(0.001)
+            writer.write(SHORT[cut:])
+
+    async with serving(serve) as port:
+        place = Target(NODE, "127.0.0.1", port)
+        for _ in range(2):
+            connection, _ = await ask(place)
+            assert await fill(connection, 2, 3) == [b"he", b"llo"]
+            assert connection.is_reusable
+            place.give_back(connection)
+        place.close()
+
+
+async def test_a_large_body_lands_whole_with_pauses_between() -> None:
+    body = bytes(range(256)) * 2**12
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    async with scripted(answer) as server:
+        connection, _ = await ask(target(server))
+        half = len(body) // 2
+        first = await fill(connection, half)
+        await asyncio.sleep(0.05)  # what comes meanwhile is kept, as far as it may be
+        assert first + await fill(connection, half) == [body[:half], body[half:]]
+        assert connection.is_reusable
+        connection.close()
+
+
+async def test_a_body_that_does_not_fill_its_place_is_told() -> None:
+    async with scripted(SHORT) as server:
+        connection, _ = await ask(target(server))
+        with pytest.raises(UpstreamCut, match="shorter"):
+            await fill(connection, 6)
+        connection.close()
+    async with scripted(CHUNKED) as server:
+        connection, _ = await ask(target(server))
+        with pytest.raises(UpstreamFailed, match="how long"):
+            await fill(connection, 5)
+        connection.close()
+
+
+async def test_a_body_that_breaks_off_or_stalls_is_told() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(SHORT[:-2])
+        await asyncio.sleep(0.2)
+        writer.close()
+
+    async with serving(serve) as port:
+        for within, error in ((0.05, UpstreamTimeout), (5.0, UpstreamCut)):
+            connection, _ = await ask(Target(NODE, "127.0.0.1", port))
+            with pytest.raises(error):
+                await fill(connection, 5, within=within)
+            connection.close()

@@ -225,3 +225,60 @@ def test_whatever_happens_every_piece_arrives_and_no_byte_is_asked_for_twice(see
                         del flying[wanted]
                         machine.good(wanted)
     assert machine.silent_s(now) == 0.0
+
+
+def indices(run: list[Ask]) -> list[int]:
+    return [ask.piece.index for ask in run]
+
+
+def test_pieces_that_follow_each_other_are_one_run_and_wait_for_room_for_one() -> None:
+    machine = transfer(A, wanted=20)
+    runs = [machine.next_run(now=0.0) for _ in range(5)]
+    assert [indices(run) for run in runs] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, 10, 11],
+        [12, 13, 14, 15],
+        [],
+    ]
+
+    for index in range(3):
+        machine.good(piece(index))
+    assert machine.next_run(now=0.1) == []
+    machine.good(piece(3))
+    assert indices(machine.next_run(now=0.1)) == [16, 17, 18, 19]
+
+
+def test_a_run_ends_where_pieces_do_not_follow_or_begin_elsewhere() -> None:
+    machine = transfer(A, B)
+    for index in (1, 3):
+        machine.want(piece(index), SIZE, now=0.0)
+    assert indices(machine.next_run(now=0.0)) == [0, 1]
+    machine.received(piece(0), A, 10, now=0.1)
+    machine.failed(piece(0), A, Failure.GONE, now=0.1)
+    machine.failed(piece(1), A, Failure.GONE, now=0.1)
+    assert machine.next_run(now=0.1) == [Ask(B, piece(0), 10), Ask(B, piece(1), 0)]
+
+
+def test_equal_sources_share_the_runs() -> None:
+    machine = transfer(A, B, wanted=16)
+    runs = [machine.next_run(now=0.0) for _ in range(4)]
+    assert [(run[0].source, len(run)) for run in runs] == [(A, 4), (B, 4), (A, 4), (B, 4)]
+
+
+def test_a_run_that_stalls_is_broken_off_as_a_whole_and_keeps_what_came() -> None:
+    machine = transfer(A, B, wanted=4)
+    run = machine.next_run(now=0.0)
+    machine.received(piece(0), A, SIZE, now=1.0)
+    machine.good(piece(0))
+    machine.received(piece(1), A, 10, now=1.4)
+    assert machine.overdue(now=1.4 + STALL_S) == []  # those behind wait with it
+
+    broken = machine.overdue(now=1.5 + STALL_S)
+
+    assert broken == [Ask(A, piece(1), 10), *run[2:]]
+    assert machine.next_run(now=1.5 + STALL_S) == [
+        Ask(B, piece(1), 10),
+        Ask(B, piece(2), 0),
+        Ask(B, piece(3), 0),
+    ]
