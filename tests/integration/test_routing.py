@@ -124,8 +124,9 @@ async def test_letting_a_model_go_reaches_every_node_that_has_it_loaded(nodes: J
     await until(lambda: sum(bool(peer.loaded) for peer in nodes["desk"].node.view().nodes.values()) == 2)
     status, _, body = await post(nodes["desk"], "/api/generate", {"model": "tiny", "keep_alive": 0})
     assert (status, json.loads(body)["done_reason"]) == (200, "unload")
-    for name in ("laptop", "office"):
-        assert (await get(nodes[name], "/api/ps"))["models"] == []
+    for node in map(nodes.__getitem__, ("laptop", "office")):
+        await until(lambda view=node.node.view: not any(each.loaded for each in view().nodes.values()))
+        assert (await get(node, "/api/ps"))["models"] == []
 
 
 # When places fail before they have said anything
