@@ -12,11 +12,11 @@ from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_listener import Home, PeerListener
 from ollama_dist.core.view import ClusterView
-from ollama_dist.replication.giving import Giver
+from ollama_dist.replication.disk.giving import Giver
+from ollama_dist.replication.disk.pieces import PieceLists
+from ollama_dist.replication.disk.store import OllamaStore
 from ollama_dist.replication.pace import Pace
-from ollama_dist.replication.pieces import PieceLists
-from ollama_dist.replication.store import OllamaStore
-from ollama_dist.replication.turns import Turns
+from ollama_dist.replication.pulls.turns import Turns
 
 
 class _Home:

@@ -13,8 +13,8 @@ from benchmarks.transfer.security import security
 from ollama_dist.backends.target import Target
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import parse_model_name
-from ollama_dist.replication.fetching import open_peers
-from ollama_dist.replication.registry import LoopbackRegistry
+from ollama_dist.replication.intake.registry import LoopbackRegistry
+from ollama_dist.replication.transfer.fetching import open_peers
 
 
 async def serve(certificates: Path, port: int) -> None:

@@ -14,7 +14,7 @@ from benchmarks.transfer.security import security
 from ollama_dist.backends.target import Target
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import parse_model_name
-from ollama_dist.replication.fetching import PeerSource, open_peers
+from ollama_dist.replication.transfer.fetching import PeerSource, open_peers
 
 PART: int = 100_000_000
 """Bytes of the ranges that an Ollama asks for."""

@@ -12,8 +12,8 @@ from ollama_dist.api.exchange import Exchange, StreamResponse
 from ollama_dist.core.errors import BadRequest, DistError
 from ollama_dist.core.ids import parse_digest
 from ollama_dist.core.names import parse_model_name
-from ollama_dist.replication.giving import Giver
-from ollama_dist.replication.pieces import HASH_BYTES, piece_count
+from ollama_dist.replication.disk.giving import Giver
+from ollama_dist.replication.disk.pieces import HASH_BYTES, piece_count
 from ollama_dist.wire.ranges import content_range, read_range
 
 log = structlog.get_logger()

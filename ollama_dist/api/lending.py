@@ -9,9 +9,9 @@ from aiohttp import web
 from ollama_dist.api.exchange import Exchange, StreamResponse
 from ollama_dist.core.errors import BadRequest, DistError
 from ollama_dist.core.names import ModelName, parse_model_name
-from ollama_dist.replication.loans import BEAT, BEAT_S, LENT, not_lent
+from ollama_dist.replication.disk.store import StoreUnreadable
+from ollama_dist.replication.intake.loans import BEAT, BEAT_S, LENT, not_lent
 from ollama_dist.replication.manifest import Manifest
-from ollama_dist.replication.store import StoreUnreadable
 
 NDJSON: Final = "application/x-ndjson"
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from ollama_dist.api.reports import Json, rfc3339
 from ollama_dist.core.ids import NodeId
-from ollama_dist.replication.operations import Operation, State, Step
-from ollama_dist.replication.policies import Policy
+from ollama_dist.replication.moves.operations import Operation, State, Step
+from ollama_dist.replication.moves.policies import Policy
 
 
 def render(operation: Operation, names: Mapping[NodeId, str]) -> Json:

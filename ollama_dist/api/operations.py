@@ -20,7 +20,7 @@ from ollama_dist.core.errors import BadRequest
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import ClusterView
 from ollama_dist.node.moves import Moves
-from ollama_dist.replication.operations import Operation, parse_operation_id
+from ollama_dist.replication.moves.operations import Operation, parse_operation_id
 
 LINES = "application/x-ndjson"
 

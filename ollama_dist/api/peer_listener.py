@@ -30,9 +30,9 @@ from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.moves import Moves
 from ollama_dist.node.node import NodeOptions
-from ollama_dist.replication.doing import Pinned
-from ollama_dist.replication.giving import Giver
-from ollama_dist.replication.turns import Turns
+from ollama_dist.replication.disk.giving import Giver
+from ollama_dist.replication.moves.doing import Pinned
+from ollama_dist.replication.pulls.turns import Turns
 from ollama_dist.wire.places import HEADER, wants_place, write_place
 from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL, REQUEST_ID
 

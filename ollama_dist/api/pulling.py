@@ -22,9 +22,9 @@ from ollama_dist.api.relay import relay
 from ollama_dist.core.errors import DistError, NoCandidate
 from ollama_dist.core.names import InvalidModelName, ModelName, Source, parse_model_ref
 from ollama_dist.core.view import EngineKind, NodeView
-from ollama_dist.replication.copying import OnLine
-from ollama_dist.replication.ollama_calls import PullLine
-from ollama_dist.replication.pulling import Plan
+from ollama_dist.replication.intake.copying import OnLine
+from ollama_dist.replication.intake.ollama_calls import PullLine
+from ollama_dist.replication.pulls.pulling import Plan
 from ollama_dist.runtime.tasks import background, end
 from ollama_dist.wire import gojson
 

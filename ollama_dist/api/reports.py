@@ -9,8 +9,8 @@ from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView, Engine, MemberState, NodeView
 from ollama_dist.node.reports import Problem, SelfReport
 from ollama_dist.node.shared import Placing
-from ollama_dist.replication.operations import Action
-from ollama_dist.replication.policies import policy_for
+from ollama_dist.replication.moves.operations import Action
+from ollama_dist.replication.moves.policies import policy_for
 
 Json = dict[str, Any]
 

@@ -32,12 +32,12 @@ from ollama_dist.node.paths import StatePaths
 from ollama_dist.node.secret_files import cluster_key_file
 from ollama_dist.node.seeds import read_seeds
 from ollama_dist.node.setting_values import EngineChoice, GossipProfile
-from ollama_dist.replication.gguf_store import GgufStore
-from ollama_dist.replication.keeper import Keeper
-from ollama_dist.replication.locating import Found, find_store
-from ollama_dist.replication.mirror import MirrorSettings
+from ollama_dist.replication.disk.gguf_store import GgufStore
+from ollama_dist.replication.disk.keeper import Keeper
+from ollama_dist.replication.disk.locating import Found, find_store
+from ollama_dist.replication.intake.registry import LOOPBACK, WINDOWS, RegistryAddress
 from ollama_dist.replication.pace import Rates
-from ollama_dist.replication.registry import LOOPBACK, WINDOWS, RegistryAddress
+from ollama_dist.replication.pulls.mirror import MirrorSettings
 
 PROFILES: Final[dict[GossipProfile, GossipConfig]] = {
     GossipProfile.LAN: LAN,
@@ -138,7 +138,7 @@ def make_node(
 def _into_folder(engine: LocalEngine) -> MakeCopier:
     """What brings models into the folder of the embedded engine."""
     from ollama_dist.backends.llamacpp.engine import LlamaCppEngine  # slow to import, and seldom wanted
-    from ollama_dist.replication.gguf_copying import GgufCopier
+    from ollama_dist.replication.intake.gguf_copying import GgufCopier
 
     assert isinstance(engine, LlamaCppEngine)
     folder, store = engine.folder, gguf_store_of(engine)

@@ -10,10 +10,10 @@ import structlog
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView, EngineKind, NodeView
-from ollama_dist.replication.driving import NotKept
-from ollama_dist.replication.operations import Kind, Operation, State, asked_for
-from ollama_dist.replication.planning import drained, is_drained, room_for
-from ollama_dist.replication.shelf import Shelf
+from ollama_dist.replication.moves.driving import NotKept
+from ollama_dist.replication.moves.operations import Kind, Operation, State, asked_for
+from ollama_dist.replication.moves.planning import drained, is_drained, room_for
+from ollama_dist.replication.moves.shelf import Shelf
 
 log = structlog.get_logger()
 

@@ -13,8 +13,8 @@ from ollama_dist.core.names import ModelKey, parse_model_name
 from ollama_dist.core.view import ClusterView
 from ollama_dist.node.shared import Shared
 from ollama_dist.replication.copier import Copier
-from ollama_dist.replication.deletions import KIND as DELETION
-from ollama_dist.replication.deletions import Missed, expired, is_void, missed, missed_in
+from ollama_dist.replication.moves.deletions import KIND as DELETION
+from ollama_dist.replication.moves.deletions import Missed, expired, is_void, missed, missed_in
 
 log = structlog.get_logger()
 

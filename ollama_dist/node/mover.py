@@ -15,20 +15,20 @@ from ollama_dist.core.errors import DistError, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.view import ClusterView, EngineKind, EngineState
 from ollama_dist.replication.copier import Copier
-from ollama_dist.replication.copying import OllamaCopier, OpenSource
-from ollama_dist.replication.journal import Journal
-from ollama_dist.replication.keeper import Keeper
-from ollama_dist.replication.lending import Lender
+from ollama_dist.replication.disk.keeper import Keeper
+from ollama_dist.replication.disk.store import Store
+from ollama_dist.replication.intake.copying import OllamaCopier, OpenSource
+from ollama_dist.replication.intake.journal import Journal
+from ollama_dist.replication.intake.lending import Lender
+from ollama_dist.replication.intake.passing import Passing
+from ollama_dist.replication.intake.registry import LOOPBACK, LoopbackRegistry, RegistryAddress
+from ollama_dist.replication.intake.room import check_room
 from ollama_dist.replication.manifest import Manifest
-from ollama_dist.replication.members import Members
-from ollama_dist.replication.mirror import Mirror, MirrorSettings
-from ollama_dist.replication.passing import Passing
-from ollama_dist.replication.pulling import Installer, Pulling
-from ollama_dist.replication.registry import LOOPBACK, LoopbackRegistry, RegistryAddress
-from ollama_dist.replication.room import check_room
-from ollama_dist.replication.store import Store
-from ollama_dist.replication.turns import Turns
-from ollama_dist.replication.upstream import Upstream
+from ollama_dist.replication.pulls.members import Members
+from ollama_dist.replication.pulls.mirror import Mirror, MirrorSettings
+from ollama_dist.replication.pulls.pulling import Installer, Pulling
+from ollama_dist.replication.pulls.turns import Turns
+from ollama_dist.replication.pulls.upstream import Upstream
 from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()

@@ -22,9 +22,9 @@ from ollama_dist.node.placing import Placer, step_of
 from ollama_dist.node.setting_values import Placement
 from ollama_dist.node.shared import Placing, Shared
 from ollama_dist.replication.copier import Copier
-from ollama_dist.replication.doing import Doing, Hands
-from ollama_dist.replication.driving import PATH, Driver, NotKept
-from ollama_dist.replication.operations import (
+from ollama_dist.replication.moves.doing import Doing, Hands
+from ollama_dist.replication.moves.driving import PATH, Driver, NotKept
+from ollama_dist.replication.moves.operations import (
     STEPS_MAX,
     Action,
     Kind,
@@ -35,13 +35,13 @@ from ollama_dist.replication.operations import (
     owner_of,
     read_operation,
 )
-from ollama_dist.replication.peers import PeerRefused, Peers
-from ollama_dist.replication.placement import plan
-from ollama_dist.replication.planning import migration
-from ollama_dist.replication.policies import KIND as POLICY
-from ollama_dist.replication.policies import Policy, check_pattern, policy_for
-from ollama_dist.replication.promises import NotPromised, Promises
-from ollama_dist.replication.shelf import Shelf
+from ollama_dist.replication.moves.peers import PeerRefused, Peers
+from ollama_dist.replication.moves.placement import plan
+from ollama_dist.replication.moves.planning import migration
+from ollama_dist.replication.moves.policies import KIND as POLICY
+from ollama_dist.replication.moves.policies import Policy, check_pattern, policy_for
+from ollama_dist.replication.moves.promises import NotPromised, Promises
+from ollama_dist.replication.moves.shelf import Shelf
 from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()

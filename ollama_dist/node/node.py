@@ -44,12 +44,12 @@ from ollama_dist.node.moves import MoveOptions, Moves
 from ollama_dist.node.problems import Moving, Seeds, find_problems
 from ollama_dist.node.reports import Problem, Reach, SelfReport
 from ollama_dist.node.telemetry import Telemetry
-from ollama_dist.replication.giving import Giver
-from ollama_dist.replication.keeper import Keeper
-from ollama_dist.replication.lending import Lender
-from ollama_dist.replication.pulling import Pulling
-from ollama_dist.replication.store import StoreUnreadable
-from ollama_dist.replication.turns import Turns
+from ollama_dist.replication.disk.giving import Giver
+from ollama_dist.replication.disk.keeper import Keeper
+from ollama_dist.replication.disk.store import StoreUnreadable
+from ollama_dist.replication.intake.lending import Lender
+from ollama_dist.replication.pulls.pulling import Pulling
+from ollama_dist.replication.pulls.turns import Turns
 from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()

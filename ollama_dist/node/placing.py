@@ -14,10 +14,10 @@ from ollama_dist.core.names import ModelKey, parse_model_name
 from ollama_dist.core.view import ClusterView
 from ollama_dist.node.setting_values import Placement
 from ollama_dist.node.shared import Shared
-from ollama_dist.replication.driving import Driver
-from ollama_dist.replication.operations import Action, Kind, Operation, OperationId, State, Step
-from ollama_dist.replication.placement import Picture, Wish, plan
-from ollama_dist.replication.shelf import Shelf
+from ollama_dist.replication.moves.driving import Driver
+from ollama_dist.replication.moves.operations import Action, Kind, Operation, OperationId, State, Step
+from ollama_dist.replication.moves.placement import Picture, Wish, plan
+from ollama_dist.replication.moves.shelf import Shelf
 
 log = structlog.get_logger()
 

@@ -13,12 +13,12 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import MemberState
 from ollama_dist.gossip.protocol.effects import MemberView
-from ollama_dist.replication import demand
-from ollama_dist.replication.demand import Demand, DemandMeter
-from ollama_dist.replication.operations import Action
-from ollama_dist.replication.policies import KIND, Policy, policies_of
-from ollama_dist.replication.records import Record, Records, pack, told_by, unpack
-from ollama_dist.replication.shelf import Shelf
+from ollama_dist.replication.moves import demand
+from ollama_dist.replication.moves.demand import Demand, DemandMeter
+from ollama_dist.replication.moves.operations import Action
+from ollama_dist.replication.moves.policies import KIND, Policy, policies_of
+from ollama_dist.replication.moves.records import Record, Records, pack, told_by, unpack
+from ollama_dist.replication.moves.shelf import Shelf
 from ollama_dist.runtime.tasks import Tasks
 
 log = structlog.get_logger()

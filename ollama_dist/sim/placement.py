@@ -22,13 +22,13 @@ from ollama_dist.core.view import (
     NodeView,
     Resources,
 )
-from ollama_dist.replication.demand import Demand
-from ollama_dist.replication.holders import keepers
-from ollama_dist.replication.operations import Action
-from ollama_dist.replication.placement import COPY_BYTES_PER_S, Picture, Wish, plan
-from ollama_dist.replication.policies import Policy
-from ollama_dist.replication.promises import NotPromised, Promises
-from ollama_dist.replication.shelf import Shelf
+from ollama_dist.replication.moves.demand import Demand
+from ollama_dist.replication.moves.holders import keepers
+from ollama_dist.replication.moves.operations import Action
+from ollama_dist.replication.moves.placement import COPY_BYTES_PER_S, Picture, Wish, plan
+from ollama_dist.replication.moves.policies import Policy
+from ollama_dist.replication.moves.promises import NotPromised, Promises
+from ollama_dist.replication.moves.shelf import Shelf
 
 STEP_S: Final = 5.0
 PERIOD_S: Final = 30.0

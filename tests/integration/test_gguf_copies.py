@@ -14,14 +14,14 @@ from ollama_dist.backends.llamacpp.tiny import write_tiny_model
 from ollama_dist.core.errors import ModelNotFound
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName, parse_model_name
-from ollama_dist.replication.fetching import PeerSource
-from ollama_dist.replication.gguf_copying import KEPT_S, PARTIAL, CopyFailed, GgufCopier
-from ollama_dist.replication.gguf_manifest import Unsuitable
-from ollama_dist.replication.gguf_store import GgufStore
+from ollama_dist.replication.disk.gguf_manifest import Unsuitable
+from ollama_dist.replication.disk.gguf_store import GgufStore
+from ollama_dist.replication.disk.pieces import PIECE
+from ollama_dist.replication.intake.gguf_copying import KEPT_S, PARTIAL, CopyFailed, GgufCopier
+from ollama_dist.replication.intake.ollama_calls import DiskFull
 from ollama_dist.replication.manifest import Manifest
-from ollama_dist.replication.ollama_calls import DiskFull
-from ollama_dist.replication.pieces import PIECE
 from ollama_dist.replication.sources import BlobLost, Progress
+from ollama_dist.replication.transfer.fetching import PeerSource
 from tests.support.holders import Holder, holders, peer_source
 from tests.support.model_store import noise
 from tests.support.wait import until

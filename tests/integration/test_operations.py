@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 
 from ollama_dist.core.errors import NoCandidate
-from ollama_dist.replication import driving
-from ollama_dist.replication.operations import OperationId, State
+from ollama_dist.replication.moves import driving
+from ollama_dist.replication.moves.operations import OperationId, State
 from tests.support.fake_copier import FakeCopier, with_copiers
 from tests.support.joined_nodes import JoinedNode, JoinedNodes, joined_nodes
 from tests.support.solo_node import ADMIN_TOKEN

@@ -9,7 +9,7 @@ import pytest
 
 from ollama_dist.core.view import MemberState
 from ollama_dist.node import missed, placing
-from ollama_dist.replication import driving
+from ollama_dist.replication.moves import driving
 from tests.integration.test_operations import AS_OPERATOR, ask, finished, has
 from tests.support.fake_copier import FakeCopier, with_copiers
 from tests.support.joined_nodes import JoinedNode, JoinedNodes, joined_nodes

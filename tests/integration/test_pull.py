@@ -13,7 +13,7 @@ import pytest
 
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.view import MemberState
-from ollama_dist.replication.turns import arbiter
+from ollama_dist.replication.pulls.turns import arbiter
 from tests.support.joined_nodes import JoinedNode, JoinedNodes, joined_nodes
 from tests.support.store_source import StoreSource
 from tests.support.upstream_registry import UpstreamRegistry, digest_of

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from ollama_dist.core.names import parse_model_name
-from ollama_dist.replication.copying import OllamaCopier
-from ollama_dist.replication.journal import Journal
-from ollama_dist.replication.lending import Lender
+from ollama_dist.replication.intake.copying import OllamaCopier
+from ollama_dist.replication.intake.journal import Journal
+from ollama_dist.replication.intake.lending import Lender
+from ollama_dist.replication.intake.passing import Passing
+from ollama_dist.replication.intake.registry import LoopbackRegistry
 from ollama_dist.replication.manifest import Manifest
-from ollama_dist.replication.passing import Passing
-from ollama_dist.replication.registry import LoopbackRegistry
 from ollama_dist.replication.sources import Progress
 from tests.support.fake_ollama.store import FakeStore
 from tests.support.real_ollama import BINARY, OTHER, RealOllama, needs_ollama, real_ollama

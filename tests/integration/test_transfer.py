@@ -10,10 +10,10 @@ import pytest
 
 from ollama_dist.core.errors import ModelNotFound
 from ollama_dist.core.ids import Digest
-from ollama_dist.replication.fetching import PeerSource
+from ollama_dist.replication.disk.pieces import PIECE
 from ollama_dist.replication.pace import Pace
-from ollama_dist.replication.pieces import PIECE
 from ollama_dist.replication.sources import BlobLost
+from ollama_dist.replication.transfer.fetching import PeerSource
 from tests.support.holders import holders, peer_source
 from tests.support.model_store import noise
 
@@ -238,7 +238,7 @@ async def test_a_reader_that_leaves_leaves_nothing_behind(tmp_path: Path) -> Non
 async def test_when_nobody_is_left_the_reader_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ollama_dist.replication.transfer.GIVE_UP_S", 0.5)
+    monkeypatch.setattr("ollama_dist.replication.transfer.machine.GIVE_UP_S", 0.5)
     async with holders(tmp_path, 1) as [holder]:
         digest = holder.store.install("tiny", WEIGHTS).layers[0].digest
         source = await peer_source("tiny", [holder])
@@ -267,7 +267,7 @@ async def test_a_thousand_flipped_bits_are_all_caught_and_had_right_from_another
     """Pieces are small here, and a source may be wrong as often as it likes: it is about each of them."""
     for module in ("pieces", "fetching"):
         monkeypatch.setattr(f"ollama_dist.replication.{module}.PIECE", 4096)
-    monkeypatch.setattr("ollama_dist.replication.transfer.BAD_PIECES", 10**9)
+    monkeypatch.setattr("ollama_dist.replication.transfer.machine.BAD_PIECES", 10**9)
     rng, flips, data = Random(1000), 0, noise(1024 * 4096)
 
     def flip(part: bytes) -> bytes:

@@ -16,11 +16,11 @@ from ollama_dist.backends.target import Target
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.core.view import ClusterView
-from ollama_dist.replication.fetching import PeerSource, open_peers
-from ollama_dist.replication.giving import Giver
+from ollama_dist.replication.disk.giving import Giver
+from ollama_dist.replication.disk.pieces import PieceLists
 from ollama_dist.replication.pace import Pace
-from ollama_dist.replication.pieces import PieceLists
-from ollama_dist.replication.turns import Turns
+from ollama_dist.replication.pulls.turns import Turns
+from ollama_dist.replication.transfer.fetching import PeerSource, open_peers
 from tests.support.model_store import ModelStore
 from tests.support.views import node_id
 

@@ -20,10 +20,10 @@ from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.modes import Switches
 from ollama_dist.node.mover import Mover, MoverSettings
 from ollama_dist.node.node import Node, NodeOptions
-from ollama_dist.replication.keeper import Keeper
-from ollama_dist.replication.locating import Found
+from ollama_dist.replication.disk.keeper import Keeper
+from ollama_dist.replication.disk.locating import Found
+from ollama_dist.replication.disk.store import OllamaStore
 from ollama_dist.replication.pace import Rates
-from ollama_dist.replication.store import OllamaStore
 from tests.support.fake_ollama import FakeOllama
 from tests.support.solo_node import ADMIN_TOKEN, Nobody
 from tests.support.views import node_id

@@ -8,8 +8,8 @@ import orjson
 
 from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import ModelName, parse_model_name
+from ollama_dist.replication.disk.store import OllamaStore
 from ollama_dist.replication.manifest import MEDIA_TYPE, Manifest, read_manifest
-from ollama_dist.replication.store import OllamaStore
 
 MODEL = "application/vnd.ollama.image.model"
 TEMPLATE = "application/vnd.ollama.image.template"

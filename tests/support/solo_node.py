@@ -18,8 +18,8 @@ from ollama_dist.core.view import InstalledModel
 from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.modes import Switches
 from ollama_dist.node.node import Node, NodeOptions
-from ollama_dist.replication.keeper import Keeper
-from ollama_dist.replication.locating import Found
+from ollama_dist.replication.disk.keeper import Keeper
+from ollama_dist.replication.disk.locating import Found
 from ollama_dist.replication.pace import Rates
 from tests.support.views import node_id
 from tests.support.wait import until

@@ -1,7 +1,7 @@
 """Lists of several sources beside each other."""
 
 from ollama_dist.core.ids import NodeId
-from ollama_dist.replication.claims import Claims
+from ollama_dist.replication.transfer.claims import Claims
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
 

@@ -16,12 +16,12 @@ import pytest
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import ConfigError
 from ollama_dist.core.names import parse_model_name
-from ollama_dist.replication.copying import OllamaCopier
-from ollama_dist.replication.journal import Journal
+from ollama_dist.replication.intake.copying import OllamaCopier
+from ollama_dist.replication.intake.journal import Journal
+from ollama_dist.replication.intake.ollama_calls import DiskFull, OllamaCalls, PullFailed
+from ollama_dist.replication.intake.passing import NotNoted, Passing
+from ollama_dist.replication.intake.registry import LoopbackRegistry, RegistryAddress
 from ollama_dist.replication.manifest import Manifest
-from ollama_dist.replication.ollama_calls import DiskFull, OllamaCalls, PullFailed
-from ollama_dist.replication.passing import NotNoted, Passing
-from ollama_dist.replication.registry import LoopbackRegistry, RegistryAddress
 from ollama_dist.replication.sources import BlobLost, Progress
 from tests.support.fake_ollama import FakeOllama, Fault
 from tests.support.fake_ollama.store import FakeStore

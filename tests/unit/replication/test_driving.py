@@ -12,9 +12,9 @@ import pytest
 from ollama_dist.core.errors import UpstreamRefused
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import ClusterView, MemberState
-from ollama_dist.replication import driving
-from ollama_dist.replication.driving import GONE_S, Driver, NotKept
-from ollama_dist.replication.operations import (
+from ollama_dist.replication.moves import driving
+from ollama_dist.replication.moves.driving import GONE_S, Driver, NotKept
+from ollama_dist.replication.moves.operations import (
     Kind,
     Operation,
     OperationId,
@@ -25,8 +25,8 @@ from ollama_dist.replication.operations import (
     tidied,
     to_document,
 )
-from ollama_dist.replication.peers import PeerRefused
-from ollama_dist.replication.shelf import Shelf
+from ollama_dist.replication.moves.peers import PeerRefused
+from ollama_dist.replication.moves.shelf import Shelf
 from tests.support.views import node, node_id, view
 from tests.support.wait import until
 from tests.unit.replication.test_operations import COPY, MOVE

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ollama_dist.replication.feeding import CRUMB, RESERVE, feed
+from ollama_dist.replication.intake.feeding import CRUMB, RESERVE, feed
 from ollama_dist.replication.sources import BlobLost
 
 PIECE = bytes(range(256)) * 1024

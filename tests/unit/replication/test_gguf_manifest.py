@@ -8,7 +8,7 @@ import pytest
 
 from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import parse_model_name
-from ollama_dist.replication.gguf_manifest import Unsuitable, manifest_of, notes_of, path_of, weights_of
+from ollama_dist.replication.disk.gguf_manifest import Unsuitable, manifest_of, notes_of, path_of, weights_of
 from ollama_dist.replication.manifest import Manifest, read_manifest
 from ollama_dist.wire.llamacpp.card import make_card, read_notes
 from ollama_dist.wire.llamacpp.gguf import Gguf

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.core.view import InstalledModel
-from ollama_dist.replication.keeper import Keeper
-from ollama_dist.replication.locating import Found
+from ollama_dist.replication.disk.keeper import Keeper
+from ollama_dist.replication.disk.locating import Found
 from ollama_dist.replication.pace import Rates
 from tests.support.model_store import ModelStore
 from tests.support.wait import until

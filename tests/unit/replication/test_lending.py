@@ -12,13 +12,13 @@ import pytest
 
 from ollama_dist.backends.target import Target
 from ollama_dist.core.names import parse_model_name
-from ollama_dist.replication import lending
-from ollama_dist.replication.journal import Journal
-from ollama_dist.replication.lending import Lender, Taking
+from ollama_dist.replication.intake import lending
+from ollama_dist.replication.intake.journal import Journal
+from ollama_dist.replication.intake.lending import Lender, Taking
+from ollama_dist.replication.intake.ollama_calls import DiskFull, PullFailed
+from ollama_dist.replication.intake.passing import Passing
+from ollama_dist.replication.intake.registry import LoopbackRegistry
 from ollama_dist.replication.manifest import Manifest
-from ollama_dist.replication.ollama_calls import DiskFull, PullFailed
-from ollama_dist.replication.passing import Passing
-from ollama_dist.replication.registry import LoopbackRegistry
 from tests.support.fake_ollama import FakeOllama, Fault
 from tests.support.store_source import StoreSource
 from tests.support.views import node_id

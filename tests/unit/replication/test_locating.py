@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from ollama_dist.core.view import InstalledModel
-from ollama_dist.replication.locating import CUSTOMARY, candidates, choose_store
+from ollama_dist.replication.disk.locating import CUSTOMARY, candidates, choose_store
 from tests.support.model_store import ModelStore
 
 

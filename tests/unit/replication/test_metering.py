@@ -4,9 +4,9 @@ import hashlib
 
 import orjson
 
+from ollama_dist.replication.intake.metering import Meter
+from ollama_dist.replication.intake.ollama_calls import PullLine
 from ollama_dist.replication.manifest import read_manifest
-from ollama_dist.replication.metering import Meter
-from ollama_dist.replication.ollama_calls import PullLine
 
 WEIGHTS, CONFIG = (hashlib.sha256(name).hexdigest() for name in (b"w", b"c"))
 MANIFEST = read_manifest(

@@ -10,11 +10,11 @@ import pytest
 from ollama_dist.core.errors import ConfigError
 from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import parse_model_name
-from ollama_dist.replication.giving import Giver
-from ollama_dist.replication.mirror import Mirror, MirrorSettings, Network
+from ollama_dist.replication.disk.giving import Giver
+from ollama_dist.replication.disk.pieces import PieceLists
+from ollama_dist.replication.disk.store import OllamaStore
 from ollama_dist.replication.pace import Pace
-from ollama_dist.replication.pieces import PieceLists
-from ollama_dist.replication.store import OllamaStore
+from ollama_dist.replication.pulls.mirror import Mirror, MirrorSettings, Network
 from tests.support.fake_ollama.pulling import Puller, PullError
 from tests.support.fake_ollama.store import FakeStore
 from tests.support.store_source import StoreSource

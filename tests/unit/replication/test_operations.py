@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ollama_dist.core.errors import BadRequest
 from ollama_dist.core.names import parse_model_name
-from ollama_dist.replication.operations import (
+from ollama_dist.replication.moves.operations import (
     Action,
     Kind,
     Operation,

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from ollama_dist.replication.pieces import HASH_BYTES, PIECE, PieceLists, piece_count, piece_size
-from ollama_dist.replication.store import StoreUnreadable
+from ollama_dist.replication.disk.pieces import HASH_BYTES, PIECE, PieceLists, piece_count, piece_size
+from ollama_dist.replication.disk.store import StoreUnreadable
 from tests.support.model_store import ModelStore, noise
 
 DATA = noise(3 * PIECE + 5)

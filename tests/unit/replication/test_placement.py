@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 
 from ollama_dist.core.view import EngineKind, LoadedModel, MemberState, NodeView, Resources
-from ollama_dist.replication.demand import Demand
-from ollama_dist.replication.operations import Action
-from ollama_dist.replication.placement import GRACE_S, Picture, Wish, plan
-from ollama_dist.replication.policies import Policy
+from ollama_dist.replication.moves.demand import Demand
+from ollama_dist.replication.moves.operations import Action
+from ollama_dist.replication.moves.placement import GRACE_S, Picture, Wish, plan
+from ollama_dist.replication.moves.policies import Policy
 from tests.support.views import NO_ENGINE, key, node, node_id, view
 
 TINY = key("tiny")

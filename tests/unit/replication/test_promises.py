@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from ollama_dist.core.view import ClusterView
-from ollama_dist.replication.promises import PROMISE_S, NotPromised, Promises
-from ollama_dist.replication.shelf import Shelf
+from ollama_dist.replication.moves.promises import PROMISE_S, NotPromised, Promises
+from ollama_dist.replication.moves.shelf import Shelf
 from tests.support.views import key, node, node_id, view
 
 TINY = key("tiny")

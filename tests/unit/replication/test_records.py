@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_dist.core.errors import BadRequest
-from ollama_dist.replication import demand
-from ollama_dist.replication.deletions import REMEMBERED_S, Missed, expired, is_void, missed, missed_in
-from ollama_dist.replication.demand import FADE_S, Demand, DemandMeter
-from ollama_dist.replication.policies import KIND, Policy, check_pattern, policies_of, policy_for
-from ollama_dist.replication.records import RECORDS_MAX, Record, Records, pack, told_by, unpack
+from ollama_dist.replication.moves import demand
+from ollama_dist.replication.moves.deletions import REMEMBERED_S, Missed, expired, is_void, missed, missed_in
+from ollama_dist.replication.moves.demand import FADE_S, Demand, DemandMeter
+from ollama_dist.replication.moves.policies import KIND, Policy, check_pattern, policies_of, policy_for
+from ollama_dist.replication.moves.records import RECORDS_MAX, Record, Records, pack, told_by, unpack
 from tests.support.views import key, node, node_id, view
 
 A, B, C = node_id(1), node_id(2), node_id(3)

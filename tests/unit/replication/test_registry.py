@@ -10,7 +10,7 @@ from aiohttp import web
 
 from ollama_dist.core.errors import ConfigError
 from ollama_dist.core.names import parse_model_name
-from ollama_dist.replication.registry import LoopbackRegistry, Offer, RegistryAddress
+from ollama_dist.replication.intake.registry import LoopbackRegistry, Offer, RegistryAddress
 from tests.support.fake_ollama.pulling import Puller, PullError
 from tests.support.fake_ollama.store import FakeStore
 from tests.support.store_source import StoreSource

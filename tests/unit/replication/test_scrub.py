@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from ollama_dist.core.ids import Digest
-from ollama_dist.replication.giving import BlobCorrupt, Giver
+from ollama_dist.replication.disk.giving import BlobCorrupt, Giver
+from ollama_dist.replication.disk.pieces import PIECE, PieceLists
+from ollama_dist.replication.disk.scrub import FILE_NAME, WEEK_S, Scrubber, due
 from ollama_dist.replication.pace import Pace
-from ollama_dist.replication.pieces import PIECE, PieceLists
-from ollama_dist.replication.scrub import FILE_NAME, WEEK_S, Scrubber, due
 from tests.support.model_store import ModelStore, noise
 
 A, B, C = (Digest(letter * 64) for letter in "abc")

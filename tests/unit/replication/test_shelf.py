@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ollama_dist.replication.shelf import Shelf
+from ollama_dist.replication.moves.shelf import Shelf
 
 
 async def test_documents_survive(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from ollama_dist.core.errors import ModelNotFound
 from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import parse_model_name
+from ollama_dist.replication.disk.store import BlobNotFound, OllamaStore, StoreUnreadable
 from ollama_dist.replication.manifest import BadManifest
-from ollama_dist.replication.store import BlobNotFound, OllamaStore, StoreUnreadable
 from tests.support.model_store import ModelStore, noise
 
 TINY = parse_model_name("tiny")

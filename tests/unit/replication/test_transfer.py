@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_dist.core.ids import Digest, NodeId
-from ollama_dist.replication.transfer import (
+from ollama_dist.replication.transfer.machine import (
     GIVE_UP_S,
     IN_FLIGHT,
     LONE_STALL_S,

@@ -7,8 +7,8 @@ import pytest
 
 from ollama_dist.core.errors import Busy
 from ollama_dist.core.ids import Digest
-from ollama_dist.replication import turns
-from ollama_dist.replication.turns import Turns, arbiter
+from ollama_dist.replication.pulls import turns
+from ollama_dist.replication.pulls.turns import Turns, arbiter
 from tests.support.views import node_id
 
 SUBJECTS = [Digest(f"{number:064x}") for number in range(300)]

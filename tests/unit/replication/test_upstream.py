@@ -12,8 +12,8 @@ from ollama_dist.core.errors import UpstreamFailed, UpstreamTimeout
 from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.replication.manifest import BadManifest, Manifest
+from ollama_dist.replication.pulls.upstream import NotThere, Upstream, WantsKey, _is_inside
 from ollama_dist.replication.sources import BlobLost
-from ollama_dist.replication.upstream import NotThere, Upstream, WantsKey, _is_inside
 from tests.support.upstream_registry import UpstreamRegistry
 
 WEIGHTS = bytes(range(256)) * 2048

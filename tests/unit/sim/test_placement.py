@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from ollama_dist.replication.demand import Demand
-from ollama_dist.replication.operations import Action
-from ollama_dist.replication.placement import Picture, Wish
-from ollama_dist.replication.policies import Policy, policy_for
+from ollama_dist.replication.moves.demand import Demand
+from ollama_dist.replication.moves.operations import Action
+from ollama_dist.replication.moves.placement import Picture, Wish
+from ollama_dist.replication.moves.policies import Policy, policy_for
 from ollama_dist.sim.placement import Broken, World
 
 SEEDS = range(4)

@@ -18,7 +18,7 @@ from aiohttp import web
 from ollama_dist.core.errors import BadRequest, ConfigError
 from ollama_dist.core.ids import Digest, parse_digest
 from ollama_dist.core.names import TRANSFER_NAMESPACE, ModelName
-from ollama_dist.replication.feeding import CRUMB_S, feed
+from ollama_dist.replication.intake.feeding import CRUMB_S, feed
 from ollama_dist.replication.sources import BlobLost, BlobSource
 from ollama_dist.wire.ranges import RangeNotSatisfiable, content_range, read_range
 

@@ -6,7 +6,7 @@ from typing import Protocol
 import structlog
 
 from ollama_dist.core.ids import Digest
-from ollama_dist.replication.feeding import let_go
+from ollama_dist.replication.intake.feeding import let_go
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.sources import BlobLost, BlobSource
 

@@ -16,10 +16,10 @@ from aiohttp import web
 from ollama_dist.core.errors import ConfigError, DistError
 from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import DEFAULT_HOST, InvalidModelName, ModelName, parse_model_name
-from ollama_dist.replication.feeding import let_go
-from ollama_dist.replication.giving import Giver
+from ollama_dist.replication.disk.giving import Giver
+from ollama_dist.replication.intake.feeding import let_go
+from ollama_dist.replication.intake.registry import RegistryFront, RegistryServer
 from ollama_dist.replication.manifest import Manifest
-from ollama_dist.replication.registry import RegistryFront, RegistryServer
 from ollama_dist.replication.sources import BlobLost, BlobSource
 
 log = structlog.get_logger()

@@ -19,7 +19,7 @@ from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import DistError, UpstreamFailed
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.core.view import InstalledModel
-from ollama_dist.replication.store import OllamaStore, Store, StoreUnreadable
+from ollama_dist.replication.disk.store import OllamaStore, Store, StoreUnreadable
 
 SHOW_S: Final = 5.0
 SHOW_LIMIT: Final = 16 * 2**20

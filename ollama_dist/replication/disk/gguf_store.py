@@ -14,7 +14,7 @@ from ollama_dist.backends.llamacpp.folder import Installed
 from ollama_dist.core.errors import DistError, ModelNotFound
 from ollama_dist.core.ids import Digest, is_digest
 from ollama_dist.core.names import ModelKey, ModelName
-from ollama_dist.replication.gguf_manifest import (
+from ollama_dist.replication.disk.gguf_manifest import (
     Blobs,
     manifest_of,
     noted_layers,
@@ -22,8 +22,8 @@ from ollama_dist.replication.gguf_manifest import (
     path_of,
     weights_of,
 )
+from ollama_dist.replication.disk.store import BlobFile, BlobNotFound, StoreUnreadable, store_id
 from ollama_dist.replication.manifest import Manifest, read_manifest
-from ollama_dist.replication.store import BlobFile, BlobNotFound, StoreUnreadable, store_id
 from ollama_dist.runtime.private_files import write_private
 
 BLOBS: Final = ".blobs"

@@ -13,13 +13,13 @@ from ollama_dist.core.errors import DistError
 from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import ModelKey, parse_model_name
 from ollama_dist.core.view import InstalledModel
-from ollama_dist.replication.giving import Giver
-from ollama_dist.replication.locating import Found
+from ollama_dist.replication.disk.giving import Giver
+from ollama_dist.replication.disk.locating import Found
+from ollama_dist.replication.disk.pieces import PieceLists
+from ollama_dist.replication.disk.scrub import WEEK_S, Scrubber
+from ollama_dist.replication.disk.store import Store
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.pace import Pace, Rates
-from ollama_dist.replication.pieces import PieceLists
-from ollama_dist.replication.scrub import WEEK_S, Scrubber
-from ollama_dist.replication.store import Store
 from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()

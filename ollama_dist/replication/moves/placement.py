@@ -14,11 +14,11 @@ from typing import Final
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView, EngineKind, MemberState, NodeView
-from ollama_dist.replication.demand import Demand
-from ollama_dist.replication.holders import content_of, has, holders, keepers
-from ollama_dist.replication.operations import Action
-from ollama_dist.replication.planning import room_for
-from ollama_dist.replication.policies import Policy, policy_for
+from ollama_dist.replication.moves.demand import Demand
+from ollama_dist.replication.moves.holders import content_of, has, holders, keepers
+from ollama_dist.replication.moves.operations import Action
+from ollama_dist.replication.moves.planning import room_for
+from ollama_dist.replication.moves.policies import Policy, policy_for
 
 GRACE_S: Final = 600.0
 """A node that is gone for less still counts as a holder: most come back, and a copy takes minutes."""

@@ -12,10 +12,10 @@ import structlog
 from ollama_dist.core.errors import Busy, NotFound
 from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import ModelName
+from ollama_dist.replication.disk.pieces import PieceLists
+from ollama_dist.replication.disk.store import BlobFile, Store, StoreUnreadable
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.pace import Pace
-from ollama_dist.replication.pieces import PieceLists
-from ollama_dist.replication.store import BlobFile, Store, StoreUnreadable
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash

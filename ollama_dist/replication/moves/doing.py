@@ -14,9 +14,9 @@ from ollama_dist.core.errors import DistError, NoCandidate
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.replication.copier import Copier
-from ollama_dist.replication.holders import has, holders, identity_of, keepers
-from ollama_dist.replication.operations import Action, State, Step
-from ollama_dist.replication.promises import NotPromised, Promises
+from ollama_dist.replication.moves.holders import has, holders, identity_of, keepers
+from ollama_dist.replication.moves.operations import Action, State, Step
+from ollama_dist.replication.moves.promises import NotPromised, Promises
 from ollama_dist.replication.sources import BlobLost, Progress
 
 log = structlog.get_logger()

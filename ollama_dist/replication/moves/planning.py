@@ -8,10 +8,10 @@ from ollama_dist.core.errors import BadRequest, DistError, ModelNotFound
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey, parse_model_name
 from ollama_dist.core.view import ClusterView, EngineKind, NodeView
-from ollama_dist.replication.holders import content_of, has, holders, only_here
-from ollama_dist.replication.ollama_calls import DiskFull
-from ollama_dist.replication.operations import Action, Operation, State, Step
-from ollama_dist.replication.room import check_room
+from ollama_dist.replication.intake.ollama_calls import DiskFull
+from ollama_dist.replication.intake.room import check_room
+from ollama_dist.replication.moves.holders import content_of, has, holders, only_here
+from ollama_dist.replication.moves.operations import Action, Operation, State, Step
 
 RETRY_S: Final = 30.0
 """After so long a drain tries again what failed, elsewhere where it can."""

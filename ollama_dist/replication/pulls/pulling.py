@@ -11,12 +11,12 @@ import structlog
 from ollama_dist.core.errors import DistError, UpstreamFailed
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName
-from ollama_dist.replication.both import PeersFirst
-from ollama_dist.replication.copying import ModelSource, OnLine
+from ollama_dist.replication.intake.copying import ModelSource, OnLine
 from ollama_dist.replication.manifest import BadManifest, Manifest
-from ollama_dist.replication.members import Members
-from ollama_dist.replication.turns import Turns, arbiter, remote_turn
-from ollama_dist.replication.upstream import NotThere, Upstream, WantsKey
+from ollama_dist.replication.pulls.both import PeersFirst
+from ollama_dist.replication.pulls.members import Members
+from ollama_dist.replication.pulls.turns import Turns, arbiter, remote_turn
+from ollama_dist.replication.pulls.upstream import NotThere, Upstream, WantsKey
 
 log = structlog.get_logger()
 

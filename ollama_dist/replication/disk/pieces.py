@@ -16,7 +16,7 @@ import structlog
 from blake3 import blake3
 
 from ollama_dist.core.ids import Digest
-from ollama_dist.replication.store import BlobFile, StoreUnreadable
+from ollama_dist.replication.disk.store import BlobFile, StoreUnreadable
 
 log = structlog.get_logger()
 

@@ -18,12 +18,12 @@ from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import ModelNotFound, UpstreamFailed
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName
-from ollama_dist.replication.claims import Claims
+from ollama_dist.replication.disk.pieces import HASH_BYTES, PIECE, piece_count, piece_size
 from ollama_dist.replication.manifest import MANIFEST_LIMIT, BadManifest, Manifest, read_manifest
 from ollama_dist.replication.pace import Pace
-from ollama_dist.replication.pieces import HASH_BYTES, PIECE, piece_count, piece_size
 from ollama_dist.replication.sources import BlobLost
-from ollama_dist.replication.transfer import RUN, Ask, Failure, Piece, Transfer
+from ollama_dist.replication.transfer.claims import Claims
+from ollama_dist.replication.transfer.machine import RUN, Ask, Failure, Piece, Transfer
 from ollama_dist.runtime.tasks import Tasks, background, end
 
 log = structlog.get_logger()

@@ -12,8 +12,8 @@ import structlog
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import DistError, NoCandidate, UpstreamFailed
 from ollama_dist.core.names import ModelName, parse_model_name
-from ollama_dist.replication.journal import Journal
-from ollama_dist.replication.ollama_calls import OllamaCalls
+from ollama_dist.replication.intake.journal import Journal
+from ollama_dist.replication.intake.ollama_calls import OllamaCalls
 
 log = structlog.get_logger()
 

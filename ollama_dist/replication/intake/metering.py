@@ -3,8 +3,8 @@
 from collections import deque
 from typing import Final
 
+from ollama_dist.replication.intake.ollama_calls import PullLine
 from ollama_dist.replication.manifest import Manifest
-from ollama_dist.replication.ollama_calls import PullLine
 from ollama_dist.replication.sources import Progress
 
 WINDOW_S: Final = 5.0

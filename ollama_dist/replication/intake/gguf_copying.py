@@ -18,13 +18,13 @@ from ollama_dist.backends.llamacpp.folder import Installed, ModelFolder
 from ollama_dist.core.errors import DistError, ModelNotFound
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName
-from ollama_dist.replication.copying import ModelSource, OnLine, OpenSource
-from ollama_dist.replication.feeding import let_go
-from ollama_dist.replication.gguf_manifest import notes_of, path_of, weights_of
-from ollama_dist.replication.gguf_store import GgufStore
+from ollama_dist.replication.disk.gguf_manifest import notes_of, path_of, weights_of
+from ollama_dist.replication.disk.gguf_store import GgufStore
+from ollama_dist.replication.intake.copying import ModelSource, OnLine, OpenSource
+from ollama_dist.replication.intake.feeding import let_go
+from ollama_dist.replication.intake.metering import Meter
+from ollama_dist.replication.intake.ollama_calls import DiskFull, PullLine
 from ollama_dist.replication.manifest import Layer, Manifest
-from ollama_dist.replication.metering import Meter
-from ollama_dist.replication.ollama_calls import DiskFull, PullLine
 from ollama_dist.replication.sources import BlobLost, Progress
 from ollama_dist.runtime.private_files import sync_folder, write_private
 from ollama_dist.runtime.tasks import background, end

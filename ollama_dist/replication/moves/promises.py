@@ -13,8 +13,8 @@ from ollama_dist.core.errors import DistError
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView
-from ollama_dist.replication.holders import has
-from ollama_dist.replication.shelf import Shelf
+from ollama_dist.replication.moves.holders import has
+from ollama_dist.replication.moves.shelf import Shelf
 
 PROMISE_S: Final = 900.0
 """How long a copy is kept for somebody who gives its own up; that takes seconds."""

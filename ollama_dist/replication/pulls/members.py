@@ -10,10 +10,10 @@ from ollama_dist.core.errors import UpstreamFailed
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName
 from ollama_dist.core.view import ClusterView, EngineKind, InstalledModel, NodeView
-from ollama_dist.replication.fetching import PeerSource, open_peers
-from ollama_dist.replication.loans import borrow
+from ollama_dist.replication.intake.loans import borrow
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.pace import Pace
+from ollama_dist.replication.transfer.fetching import PeerSource, open_peers
 
 log = structlog.get_logger()
 

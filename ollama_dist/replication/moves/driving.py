@@ -16,8 +16,8 @@ import structlog
 from ollama_dist.core.errors import BadRequest, DistError, NotFound, UpstreamFailed
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import ClusterView, MemberState, NodeView
-from ollama_dist.replication.doing import Doing
-from ollama_dist.replication.operations import (
+from ollama_dist.replication.moves.doing import Doing
+from ollama_dist.replication.moves.operations import (
     Operation,
     OperationId,
     State,
@@ -30,8 +30,8 @@ from ollama_dist.replication.operations import (
     tidied,
     to_document,
 )
-from ollama_dist.replication.peers import PeerRefused, Peers
-from ollama_dist.replication.shelf import Shelf
+from ollama_dist.replication.moves.peers import PeerRefused, Peers
+from ollama_dist.replication.moves.shelf import Shelf
 from ollama_dist.runtime.tasks import Tasks, end
 
 log = structlog.get_logger()

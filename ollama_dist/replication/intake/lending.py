@@ -20,12 +20,12 @@ from aiohttp import web
 from ollama_dist.core.errors import BadRequest
 from ollama_dist.core.ids import Digest, parse_digest
 from ollama_dist.core.names import ModelName
+from ollama_dist.replication.disk.store import OllamaStore
+from ollama_dist.replication.intake.ollama_calls import PullFailed
+from ollama_dist.replication.intake.passing import Passing
+from ollama_dist.replication.intake.registry import LoopbackRegistry
+from ollama_dist.replication.intake.room import check_room
 from ollama_dist.replication.manifest import MANIFEST_LIMIT, Manifest, read_manifest
-from ollama_dist.replication.ollama_calls import PullFailed
-from ollama_dist.replication.passing import Passing
-from ollama_dist.replication.registry import LoopbackRegistry
-from ollama_dist.replication.room import check_room
-from ollama_dist.replication.store import OllamaStore
 
 log = structlog.get_logger()
 

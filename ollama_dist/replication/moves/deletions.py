@@ -11,7 +11,7 @@ from typing import Any, Final
 from ollama_dist.core.ids import NodeId, is_node_id
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView, InstalledModel
-from ollama_dist.replication.records import Record
+from ollama_dist.replication.moves.records import Record
 
 KIND: Final = "deletion"
 

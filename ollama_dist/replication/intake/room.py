@@ -1,6 +1,6 @@
 """Whether there is room for a model. Pure."""
 
-from ollama_dist.replication.ollama_calls import DiskFull
+from ollama_dist.replication.intake.ollama_calls import DiskFull
 
 HEADROOM = 0.1
 """Of what is missing: manifests, progress of parts, and whoever else writes meanwhile."""

@@ -13,7 +13,7 @@ import structlog
 
 from ollama_dist.core.errors import DistError
 from ollama_dist.core.ids import Digest, is_digest
-from ollama_dist.replication.giving import Giver
+from ollama_dist.replication.disk.giving import Giver
 from ollama_dist.runtime.private_files import write_private
 from ollama_dist.runtime.tasks import background, end
 

@@ -9,7 +9,7 @@ from ollama_dist.core.contexts import is_meant
 from ollama_dist.core.errors import BadRequest
 from ollama_dist.core.ids import NodeId, is_node_id
 from ollama_dist.core.names import ModelKey
-from ollama_dist.replication.records import Record
+from ollama_dist.replication.moves.records import Record
 
 KIND: Final = "policy"
 COPIES_MAX: Final = 1024

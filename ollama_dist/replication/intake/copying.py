@@ -17,11 +17,11 @@ import structlog
 from ollama_dist.core.errors import ModelNotFound, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName
+from ollama_dist.replication.intake.metering import Meter
+from ollama_dist.replication.intake.ollama_calls import Listed, PullFailed, PullLine
+from ollama_dist.replication.intake.passing import Passing
+from ollama_dist.replication.intake.registry import LoopbackRegistry, Offer
 from ollama_dist.replication.manifest import Manifest
-from ollama_dist.replication.metering import Meter
-from ollama_dist.replication.ollama_calls import Listed, PullFailed, PullLine
-from ollama_dist.replication.passing import Passing
-from ollama_dist.replication.registry import LoopbackRegistry, Offer
 from ollama_dist.replication.sources import BlobSource, Progress
 
 log = structlog.get_logger()

@@ -1,0 +1,1 @@
+"""What lies on this machine as files: found, read, checked, given to others; never written."""

@@ -1,0 +1,1 @@
+"""What operators and policies have moved: plans, promises, operations and their driving."""
