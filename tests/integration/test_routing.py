@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -124,9 +125,13 @@ async def test_letting_a_model_go_reaches_every_node_that_has_it_loaded(nodes: J
     await until(lambda: sum(bool(peer.loaded) for peer in nodes["desk"].node.view().nodes.values()) == 2)
     status, _, body = await post(nodes["desk"], "/api/generate", {"model": "tiny", "keep_alive": 0})
     assert (status, json.loads(body)["done_reason"]) == (200, "unload")
-    for node in map(nodes.__getitem__, ("laptop", "office")):
-        await until(lambda view=node.node.view: not any(each.loaded for each in view().nodes.values()))
-        assert (await get(node, "/api/ps"))["models"] == []
+    for name in ("laptop", "office"):
+        await until(partial(_hears_of_nothing_loaded, nodes[name]))
+        assert (await get(nodes[name], "/api/ps"))["models"] == []
+
+
+def _hears_of_nothing_loaded(node: JoinedNode) -> bool:
+    return not any(each.loaded for each in node.node.view().nodes.values())
 
 
 # When places fail before they have said anything
