@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 async def started_pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
     nodes = RealNodes(tmp_path_factory.mktemp("pair"))
     try:
-        await nodes.joined({"desk": [HERE], "laptop": ELSEWHERE}, slots=4)
+        await nodes.joined({"desk": [HERE], "laptop": ELSEWHERE}, slots=4, folder=None)
         yield Pair(nodes)
     finally:
         await nodes.stop()

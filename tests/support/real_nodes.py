@@ -226,9 +226,8 @@ class RealNodes:
     ) -> RealNode:
         """Start a node with a scripted Ollama that has ``models``. Without ``flags`` it looks for nobody."""
         home = self._folder / name
-        store = home / ".ollama" / "models"  # where the node looks for it
-        has = models if isinstance(models, Mapping) else tuple(models)
-        ollama = FakeOllama(models=has, folder=store, **fake_options)
+        fake_options.setdefault("folder", home / ".ollama" / "models")  # where the node looks for it
+        ollama = FakeOllama(models=models if isinstance(models, Mapping) else tuple(models), **fake_options)
         node = await self.make(name, home, ollama, flags or ("--no-mdns",))
         self._nodes[name] = node
         given = self.key if key is None else key
