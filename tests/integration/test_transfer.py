@@ -265,7 +265,7 @@ async def test_a_thousand_flipped_bits_are_all_caught_and_had_right_from_another
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pieces are small here, and a source may be wrong as often as it likes: it is about each of them."""
-    for module in ("pieces", "fetching"):
+    for module in ("disk.pieces", "transfer.fetching"):
         monkeypatch.setattr(f"ollama_dist.replication.{module}.PIECE", 4096)
     monkeypatch.setattr("ollama_dist.replication.transfer.machine.BAD_PIECES", 10**9)
     rng, flips, data = Random(1000), 0, noise(1024 * 4096)
