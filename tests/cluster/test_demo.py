@@ -11,7 +11,8 @@ import aiohttp
 import ollama
 import pytest
 
-from tests.support.real_nodes import environment_of, eventually, free_ports
+from tests.support.ports import free_address, free_ports
+from tests.support.real_nodes import environment_of, eventually
 
 pytestmark = pytest.mark.skipif(
     find_spec("xllamacpp") is None,
@@ -31,7 +32,7 @@ class Demo:
         return (self._home / "demo.log").read_text()
 
     async def start(self, *flags: str) -> None:
-        nobody = f"127.0.0.1:{free_ports(1)[0]}"
+        nobody = free_address()
         environment = {"OLLAMA_LOCAL_ADDR": nobody} if "--nodes" in flags else {}
         with (self._home / "demo.log").open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
