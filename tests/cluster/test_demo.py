@@ -64,6 +64,23 @@ async def _said(port: str, model: str) -> str:
         return str((await client.generate(model, "hi")).response)
 
 
+async def _pasted(lines: str) -> int:
+    """What a shell makes of them."""
+    program = f"{sys.executable} -m ollama_dist.cli.main"
+    script = f"set -e\n{lines}".replace(".venv/bin/ollama-dist", program)
+    process = await asyncio.create_subprocess_exec("sh", "-c", script)
+    return await asyncio.wait_for(process.wait(), 60)
+
+
+async def _holders(port: str, model: str) -> list[str]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}/api/distributed/models") as answer,
+    ):
+        found = {each["name"]: each["replicas"] for each in (await answer.json())["models"]}
+        return [replica["node"] for replica in found[model]]
+
+
 def _is_gone(folder: Path) -> bool:
     return not folder.exists()
 
@@ -87,6 +104,9 @@ async def test_a_cluster_of_three_answers_for_each_other_and_leaves_nothing(tmp_
         for number in (1, 2, 3):
             for port in ports:
                 assert len((await _said(port, f"tiny-{number}")).split()) > 5
+        (copying,) = re.findall(r"  (export OLLAMA_ADMIN_TOKEN=.*\n  .*copy .*)", demo.printed)
+        assert await _pasted(copying) == 0
+        assert len(await _holders(ports[0], "tiny-3:latest")) == 2
     finally:
         code = await demo.interrupt()
     assert code == 0
