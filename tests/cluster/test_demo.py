@@ -14,10 +14,13 @@ import pytest
 from tests.support.ports import free_address, free_ports
 from tests.support.real_nodes import environment_of, eventually
 
-pytestmark = pytest.mark.skipif(
-    find_spec("xllamacpp") is None,
-    reason="the demonstration is tested where the extra `engine` is installed",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        find_spec("xllamacpp") is None,
+        reason="the demonstration is tested where the extra `engine` is installed",
+    ),
+    pytest.mark.xdist_group("demo"),  # clusters of it take the first ports that are free: one at a time
+]
 
 
 class Demo:

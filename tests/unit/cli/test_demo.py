@@ -125,6 +125,7 @@ def processes_of(folder: str) -> list[str]:
 
 
 @pytest.mark.cluster
+@pytest.mark.xdist_group("demo")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_a_cluster_starts_is_told_and_is_gone_even_if_one_node_died(end: signal.Signals) -> None:
     with subprocess.Popen(
@@ -161,6 +162,7 @@ def watch_a_cluster(cluster: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.cluster
+@pytest.mark.xdist_group("demo")
 def test_a_node_that_does_not_start_ends_the_cluster_and_keeps_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +181,7 @@ def arguments(*words: str) -> Arguments:
 
 
 @pytest.mark.cluster
+@pytest.mark.xdist_group("demo")
 def test_one_node_without_an_ollama_serves_a_tiny_model(
     bare_machine: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
