@@ -12,7 +12,7 @@ from ollama_dist.core.ids import NodeId, parse_node_id
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.core.scopes import Scope
 from ollama_dist.node.moves import DRAIN_PATH, PROMISE_PATH, Moves
-from ollama_dist.replication.moves.driving import PATH
+from ollama_dist.replication.moves.correspondence import PATH
 from ollama_dist.replication.moves.operations import Operation, parse_operation_id, to_document
 
 _LETTER_LIMIT: Final = 4 * ADMIN_LIMIT

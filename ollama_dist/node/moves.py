@@ -22,8 +22,9 @@ from ollama_dist.node.placing import Placer, step_of
 from ollama_dist.node.setting_values import Placement
 from ollama_dist.node.shared import Placing, Shared
 from ollama_dist.replication.copier import Copier
+from ollama_dist.replication.moves.correspondence import PATH
 from ollama_dist.replication.moves.doing import Doing, Hands
-from ollama_dist.replication.moves.driving import PATH, Driver, NotKept
+from ollama_dist.replication.moves.driving import Driver, NotKept
 from ollama_dist.replication.moves.operations import (
     STEPS_MAX,
     Action,
