@@ -47,12 +47,12 @@ class PeerOperations:
         return _told(exchange, operation)
 
     async def list_operations(self, exchange: Exchange) -> web.StreamResponse:
-        known = [to_document(each) for each in self._moves().known()]
+        known = [to_document(each) for each in self._moves().operations.known()]
         return exchange.reply_json({"operations": known})
 
     async def tell_operation(self, exchange: Exchange) -> web.StreamResponse:
         identifier = parse_operation_id(exchange.params["operation"])
-        return _told(exchange, self._moves().part(identifier))
+        return _told(exchange, self._moves().operations.part(identifier))
 
     async def cancel_operation(self, exchange: Exchange) -> web.StreamResponse:
         identifier = parse_operation_id(exchange.params["operation"])

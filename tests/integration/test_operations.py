@@ -65,9 +65,9 @@ async def test_a_model_moves_and_is_deleted_only_when_it_is_whole() -> None:
             ("copy", "desk", "laptop"),
             ("delete", "desk", "laptop"),
         ]
-        driver_of = nodes["attic"].node.moves
+        driver_of = nodes["attic"].node.moves.operations
         await until(lambda: bool(copiers["laptop"].copied), what="the copy's begin")
-        known = await driver_of.operation(OperationId(operation["id"]))
+        known = await driver_of.get(OperationId(operation["id"]))
         assert known.steps[1].state is State.PLANNED
         assert has(nodes["desk"], "tiny")
         copiers["laptop"].gate.set()
