@@ -39,6 +39,8 @@ class OperationRoutes:
             "to": asked.to,
             "from": asked.source,
             "keep_source": asked.keep_source,
+            "load": asked.load,
+            "force": asked.force,
         }
         planned = self._moves().plan_migration(wish)
         if asked.dry_run:

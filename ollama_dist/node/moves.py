@@ -14,12 +14,12 @@ from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import BadRequest, DistError, NotFound
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.modes import Mode
-from ollama_dist.core.names import ModelKey, parse_model_name
+from ollama_dist.core.names import ModelKey, ModelName, parse_model_name
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.node.draining import Draining, drain_of
 from ollama_dist.node.missed import MissedDeletions
 from ollama_dist.node.operations import Operations, ask_member
-from ollama_dist.node.placing import Placer, step_of
+from ollama_dist.node.placing import Placer, steps_of
 from ollama_dist.node.setting_values import Placement
 from ollama_dist.node.shared import Placing, Shared
 from ollama_dist.replication.copier import Copier
@@ -32,12 +32,13 @@ from ollama_dist.replication.moves.operations import (
     Operation,
     OperationId,
     State,
+    Step,
     asked_for,
     read_operation,
 )
 from ollama_dist.replication.moves.peers import PeerRefused, Peers
 from ollama_dist.replication.moves.placement import plan
-from ollama_dist.replication.moves.planning import migration
+from ollama_dist.replication.moves.planning import migration, removal
 from ollama_dist.replication.moves.policies import KIND as POLICY
 from ollama_dist.replication.moves.policies import Policy, check_pattern, policy_for
 from ollama_dist.replication.moves.promises import NotPromised, Promises
@@ -58,6 +59,10 @@ class Around(Protocol):
     def target(self, node: NodeId) -> Target | None: ...
 
     def active(self, model: ModelKey) -> int: ...
+
+    async def load_model(self, name: ModelName) -> None: ...
+
+    async def unload_model(self, name: ModelName) -> None: ...
 
     @property
     def mode(self) -> Mode: ...
@@ -101,6 +106,8 @@ class Moves:
             nudge=nudge,
             pinned=lambda key: self.is_pinned(node.view().self_id, key),
             active=node.active,
+            load=node.load_model,
+            unload=node.unload_model,
         )
         operations = Shelf(options.folder / "operations" if options.folder else None)
         self.shared = Shared(self._shelf, told_changed)
@@ -147,8 +154,10 @@ class Moves:
     # What operators ask
 
     def plan_migration(self, wish: Mapping[str, Any]) -> Operation:
-        """What ``model``, ``to``, ``from`` and ``keep_source`` come to. Raises kinds of `DistError`."""
+        """What the fields of ``migrate`` come to. Raises kinds of `DistError`."""
         view = self._node.view()
+        if wish["to"] is None:
+            return self._plan_removal(view, wish)
         target, source = view.find(wish["to"]), wish.get("from")
         start = view.find(source).id if source is not None else None
         steps = migration(
@@ -157,10 +166,20 @@ class Moves:
             wish["to"],
             source,
             keep_source=wish["keep_source"],
+            load=wish["load"],
             reserve=self._options.reserve_bytes,
             pinned=self.is_pinned,
         )
         said = {"model": wish["model"], "to": target.id, "from": start, "keep_source": wish["keep_source"]}
+        return asked_for(Kind.MIGRATE, said, steps)
+
+    def _plan_removal(self, view: ClusterView, wish: Mapping[str, Any]) -> Operation:
+        if wish["from"] is None:
+            raise BadRequest('say with "to" where it is to be, or with "from" where it is to be no more')
+        if wish["keep_source"]:
+            raise BadRequest('"keep_source" makes no sense without "to"')
+        steps = removal(view, wish["model"], wish["from"], force=wish["force"], pinned=self.is_pinned)
+        said = {"model": wish["model"], "from": view.find(wish["from"]).id, "force": wish["force"]}
         return asked_for(Kind.MIGRATE, said, steps)
 
     async def begin(self, planned: Operation, requested_by: str) -> Operation:
@@ -249,15 +268,26 @@ class Moves:
         """
         wanted = {parse_model_name(model).key for model in models}
         view = self._node.view()
-        steps = [
-            step_of(wish, view, node)
+        wishes = [
+            (node, wish)
             for node in sorted(view.nodes)
             for wish in plan(self._placer.picture(replace(view, self_id=node)))
             if not wanted or wish.model in wanted
         ]
         # What is copied comes first: what is then too much goes afterwards.
-        steps.sort(key=lambda step: (step.action is Action.DELETE, step.key, step.doer or ""))
-        return asked_for(Kind.REBALANCE, {"models": sorted(wanted)}, tuple(steps[:STEPS_MAX]))
+        wishes.sort(key=lambda entry: (entry[1].action is Action.DELETE, entry[1].model, entry[0]))
+        steps: tuple[Step, ...] = ()
+        going: set[ModelKey] = set()
+        for node, wish in wishes:
+            goes = {each.model for each in wish.first}
+            if goes & going:
+                continue  # each was reckoned with the other's copy; what is left is for the next time
+            going |= goes
+            more = steps_of(wish, view, node, len(steps))
+            if len(steps) + len(more) > STEPS_MAX:
+                break
+            steps += more
+        return asked_for(Kind.REBALANCE, {"models": sorted(wanted)}, steps)
 
     # What other nodes ask
 

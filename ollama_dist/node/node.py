@@ -13,12 +13,12 @@ import structlog
 from ollama_dist import __version__
 from ollama_dist.backends.local import LocalEngine
 from ollama_dist.backends.target import Security, Target
-from ollama_dist.core.contexts import ContextRule
-from ollama_dist.core.errors import BadRequest, StillThere
+from ollama_dist.core.contexts import ContextRule, pinned_context
+from ollama_dist.core.errors import BadRequest, NoCandidate, StillThere
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.labels import Label
 from ollama_dist.core.modes import Mode
-from ollama_dist.core.names import ModelKey
+from ollama_dist.core.names import ModelKey, ModelName
 from ollama_dist.core.view import (
     ClusterView,
     EngineKind,
@@ -48,6 +48,7 @@ from ollama_dist.replication.disk.giving import Giver
 from ollama_dist.replication.disk.keeper import Keeper
 from ollama_dist.replication.disk.store import StoreUnreadable
 from ollama_dist.replication.intake.lending import Lender
+from ollama_dist.replication.moves import memory
 from ollama_dist.replication.pulls.pulling import Pulling
 from ollama_dist.replication.pulls.turns import Turns
 from ollama_dist.runtime.tasks import background, end
@@ -462,6 +463,22 @@ class Node:
     def active(self, model: ModelKey) -> int:
         """Requests for a model that run or wait here."""
         return self._load.active(model)
+
+    async def load_model(self, name: ModelName) -> None:
+        """Have the engine bring it into memory, with the context that is pinned for it."""
+        tokens = pinned_context(self.options.contexts, name.key)
+        await memory.load(self._engine_target, name, tokens)
+
+    async def unload_model(self, name: ModelName) -> None:
+        """Have the engine let it go."""
+        await memory.unload(self._engine_target, name)
+
+    @property
+    def _engine_target(self) -> Target:
+        target = self.engine.target
+        if target is None:
+            raise NoCandidate("this node has no engine")
+        return target
 
     async def _look_around(self) -> None:
         store = self.keeper.store if self.keeper is not None else None
