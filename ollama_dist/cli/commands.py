@@ -87,13 +87,17 @@ def _model_to(parser: "ArgumentParser") -> None:
     parser.add_argument("model", metavar="MODEL", help="its name")
     parser.add_argument("destinations", metavar="NODE", nargs="+", help="where it is to be, by name or id")
     parser.add_argument("--from", dest="source", metavar="NODE", help="which copy, where several have it")
+    parser.add_argument("--no-load", action="store_true", help="with move: not into memory where it goes")
     _yes(parser)
     _detach(parser)
 
 
-def _models(parser: "ArgumentParser") -> None:
+def _models_on(parser: "ArgumentParser") -> None:
     parser.add_argument("models", metavar="MODEL", nargs="+", help="its name")
+    parser.add_argument("--node", metavar="NODE", help="only there, by name or id; another has to keep it")
+    parser.add_argument("--force", action="store_true", help="with --node: also the last copy")
     _yes(parser)
+    _detach(parser)
 
 
 def _model_on(parser: "ArgumentParser") -> None:
@@ -231,10 +235,14 @@ COMMANDS: Final = (
     ),
     Command(
         "rm",
-        "delete models on every node",
+        "delete models on every node, or on one",
         "rm",
-        (("ollama-dist rm llama3.2", "shows where it is, and asks"), ("ollama-dist rm llama3.2 --yes", "")),
-        add_arguments=_models,
+        (
+            ("ollama-dist rm llama3.2", "shows where it is, and asks"),
+            ("ollama-dist rm llama3.2 --node laptop", "only there; another node keeps it"),
+        ),
+        add_arguments=_models_on,
+        reads=True,
     ),
     Command(
         "operations",

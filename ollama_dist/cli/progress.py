@@ -166,4 +166,4 @@ def _way(step: OperationStep) -> str:
     if step.action == "copy":
         origin = f"from {step.origin} " if step.origin else ""
         return f"{origin}to {step.to or '?'}"
-    return f"on {step.origin}" if step.origin else ""
+    return f"on {step.to if step.action == 'load' else step.origin}" if step.origin else ""

@@ -182,6 +182,21 @@ class Moves:
         said = {"model": wish["model"], "from": view.find(wish["from"]).id, "force": wish["force"]}
         return asked_for(Kind.MIGRATE, said, steps)
 
+    async def remove(self, model: str, node: str, requested_by: str, patience_s: float) -> None:
+        """Have one node give its copy up; returns when it is gone. Raises kinds of `DistError`."""
+        wish = {"model": model, "from": node, "to": None, "keep_source": False, "force": False}
+        begun = await self.begin(self.plan_migration(wish), requested_by)
+        last = begun
+        try:
+            async with asyncio.timeout(patience_s):
+                async for each in self.operations.watch(begun.id):
+                    last = each
+        except TimeoutError:
+            await self.operations.cancel(begun.id)
+        if last.state is not State.SUCCEEDED:
+            why = next((step.error or step.note for step in last.steps if step.error or step.note), "")
+            raise NotRemoved(f"it is still there: {why or last.state}")
+
     async def begin(self, planned: Operation, requested_by: str) -> Operation:
         """Do it; where the same is being done already, whoever was asked for it, that is returned."""
         elsewhere = await self.operations.same_elsewhere(planned)
@@ -310,6 +325,13 @@ class Moves:
             await self._peers.ask(node.id, "POST", PROMISE_PATH, asked)
         except PeerRefused as refused:
             raise NotPromised(str(refused)) from refused
+
+
+class NotRemoved(DistError):
+    """A node did not give its copy up."""
+
+    status = 409
+    code = "not_removed"
 
 
 class CannotCopy(DistError):

@@ -157,7 +157,7 @@ class Doing:
         async def give_up() -> None:
             if hands.pinned(step.key):
                 raise Pinned(f"{step.model.short} is pinned on {view().me.name}")
-            hands.promises.give_up(step.key)
+            hands.promises.give_up(step.key, is_forced=step.is_forced)
             try:
                 self._check_idle(step)
                 if not step.is_forced:

@@ -104,7 +104,9 @@ def removal(
         raise Impossible(f"{copy.name} is pinned on {holder.name} (ollama-dist policy list)")
     kept = keepers(view, name.key, content, but=holder.id)
     if not kept and not force:
-        raise LastCopy(f"{holder.name} has the last copy of {copy.name} that stays; it is gone for good then")
+        raise LastCopy(
+            f"{holder.name} has the last copy of {copy.name} that stays; nobody would have it then"
+        )
     reason = "asked for, though nobody else keeps it"
     if kept:
         reason = f"asked for; also on {', '.join(each.name for each in kept)}"

@@ -2,7 +2,8 @@
 
 Two nodes that each want to give up their copy would otherwise both see the other's, and the model would be
 gone. A node that is about to give its copy up promises nothing, and one that has promised gives nothing up
-until the promise has run out. A promise is on disk before it is told.
+until the promise has run out, or the other is seen to have given up its own: then the promise has done its
+part. A promise is on disk before it is told.
 """
 
 from collections.abc import Callable
@@ -57,12 +58,19 @@ class Promises:
     def kept_for(self, key: ModelKey) -> NodeId | None:
         """To whom this node promised to keep its copy; None where it is free to give it up."""
         promise = self._given.get(key)
-        return promise.to if promise is not None and promise.until > self._clock() else None
+        if promise is None or promise.until <= self._clock():
+            return None
+        to = self._view().nodes.get(promise.to)
+        is_done = to is not None and to.can_serve and key not in to.models
+        return None if is_done else promise.to
 
-    def give_up(self, key: ModelKey) -> None:
-        """From now on nothing is promised for this model. Raises `NotPromised` when something was."""
+    def give_up(self, key: ModelKey, *, is_forced: bool = False) -> None:
+        """From now on nothing is promised for this model. Raises `NotPromised` when something was.
+
+        ``is_forced``: whatever was.
+        """
         to = self.kept_for(key)
-        if to is not None:
+        if to is not None and not is_forced:
             raise NotPromised(f"this node promised {self._name(to)} to keep its copy a while longer")
         self._leaving.add(key)
 

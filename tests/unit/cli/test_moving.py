@@ -198,6 +198,35 @@ def test_rm_names_the_nodes_and_wants_a_yes(cli: Command, node: FakeNode) -> Non
     assert "no node has nosuch" in cli("rm", "nosuch").err
 
 
+def test_rm_on_one_node_is_planned_and_followed(cli: Command, node: FakeNode) -> None:
+    gone = operation("succeeded", 0, action="delete", to=None, reason="asked for; also on laptop")
+    node.answers[f"POST {MIGRATE}"] = (202, gone)
+    node.answers[f"GET /api/distributed/operations/{ID}?stream=true"] = (200, lines(gone))
+    ended = cli("rm", "llama3:8b", "--node", "desk")
+    assert ended.code == Exit.USAGE
+    assert "delete llama3:8b on desk: asked for; also on laptop" in ended.err
+    wish = {"model": "llama3:8b", "from": "desk"}
+    assert bodies(node, MIGRATE) == [{**wish, "dry_run": True}]
+    ended = cli("rm", "llama3:8b", "--node", "desk", "--force", "--yes")
+    assert ended.out == "llama3:8b is no more on desk\n"
+    assert bodies(node, MIGRATE)[-1] == {**wish, "force": True}
+    assert bodies(node, "/api/delete") == []
+    assert cli("rm", "llama3:8b", "--force", "--yes").code == Exit.USAGE
+
+
+def test_rm_says_what_is_deleted_later(cli: Command, node: FakeNode) -> None:
+    later = "none of those that have it can be reached; it is deleted when they are back: desk"
+    node.answers["DELETE /api/delete"] = (202, {"status": later})
+    assert cli("rm", "llama3:8b", "--yes").out == f"llama3:8b: {later}\n"
+    assert json.loads(cli("rm", "llama3:8b", "--yes", "--json").out)["models"] == {"llama3:8b": later}
+
+
+def test_steps_in_memory_name_the_node_they_are_done_on() -> None:
+    [step] = read_operation(operation("running", 0, action="load")).steps
+    assert step_line(step, Terminal(120)) == "load llama3:8b on laptop: running"
+    assert step_line(step._replace(action="unload"), Terminal(120)) == "unload llama3:8b on desk: running"
+
+
 def test_a_pull_may_be_onto_several_nodes(cli: Command, node: FakeNode) -> None:
     ended = cli("pull", "llama3:8b")
     assert (ended.code, ended.out) == (Exit.OK, "llama3:8b is on this node, verified\n")
