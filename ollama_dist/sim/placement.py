@@ -138,6 +138,16 @@ class World:
             self._check()
             self.now += STEP_S
 
+    @property
+    def sizes(self) -> dict[ModelKey, int]:
+        """Bytes of each model."""
+        return {key: copy.size for node in self.nodes.values() for key, copy in node.models.items()}
+
+    def begin_trouble(self) -> None:
+        """Somebody says what is wanted, and asks for models."""
+        self._rule()
+        self._shift()
+
     def calm(self) -> None:
         """All are back, and see each other."""
         for node in self.nodes.values():
