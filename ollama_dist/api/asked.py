@@ -48,6 +48,11 @@ class NodeNamed(Asked):
     """Its name or id."""
 
 
+class MaybeNode(Asked):
+    node: Annotated[str | None, Field(min_length=1, max_length=64)] = None
+    """Its name or id; by default the one that is asked."""
+
+
 class MigrateRequest(Asked):
     model: Annotated[str, Field(min_length=1, max_length=512)]
     to: Annotated[str | None, Field(min_length=1, max_length=64)] = None

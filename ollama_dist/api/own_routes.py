@@ -10,6 +10,7 @@ from ollama_dist.api.asked import (
     FallbackChange,
     InviteRequest,
     JoinRequest,
+    MaybeNode,
     ModeChange,
     NodeNamed,
     Nothing,
@@ -57,7 +58,7 @@ class Operated(Protocol):
 
     async def forget(self, name: str) -> dict[str, Any]: ...
 
-    def scrub(self, *, begin: bool) -> dict[str, Any]: ...
+    async def scrub_at(self, name: str | None, *, begin: bool) -> Any: ...
 
 
 class OwnRoutes:
@@ -127,11 +128,12 @@ class OwnRoutes:
         return exchange.reply_json(await self._node.forget(asked.node))
 
     async def scrub(self, exchange: Exchange) -> web.StreamResponse:
-        return exchange.reply_json(self._node.scrub(begin=False))
+        name = exchange.request.query.get("node")
+        return exchange.reply_json(await self._node.scrub_at(name, begin=False))
 
     async def begin_scrub(self, exchange: Exchange) -> web.StreamResponse:
-        read_asked(Nothing, await exchange.json())
-        return exchange.reply_json(self._node.scrub(begin=True))
+        asked = read_asked(MaybeNode, await exchange.json())
+        return exchange.reply_json(await self._node.scrub_at(asked.node, begin=True))
 
     async def mode(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(ModeChange, await exchange.json())

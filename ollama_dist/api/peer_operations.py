@@ -1,7 +1,7 @@
-"""What members ask each other about operations: to do steps, to say how far they are, to keep a copy."""
+"""What members ask each other to do: steps of operations, keeping a copy, draining, reading models again."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
@@ -11,7 +11,7 @@ from ollama_dist.core.errors import BadRequest
 from ollama_dist.core.ids import NodeId, parse_node_id
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.core.scopes import Scope
-from ollama_dist.node.moves import DRAIN_PATH, PROMISE_PATH, Moves
+from ollama_dist.node.moves import DRAIN_PATH, PROMISE_PATH, SCRUB_PATH, Moves
 from ollama_dist.replication.moves.correspondence import PATH
 from ollama_dist.replication.moves.operations import Operation, parse_operation_id, to_document
 
@@ -31,15 +31,24 @@ PEER_OPERATION_ROUTES: Final = (
     _asked("POST", PROMISE_PATH, "promise"),
     _asked("POST", DRAIN_PATH, "drain"),
     _asked("DELETE", DRAIN_PATH, "undrain"),
+    _asked("GET", SCRUB_PATH, "tell_scrub"),
+    _asked("POST", SCRUB_PATH, "begin_scrub"),
 )
+
+
+class Scrubs(Protocol):
+    """Begins reading this node's models again, or tells how far that is."""
+
+    def __call__(self, *, begin: bool) -> dict[str, Any]: ...
 
 
 class PeerOperations:
     """Handlers by the name of their row. ``sender`` tells the member that asks by its certificate."""
 
-    def __init__(self, moves: Callable[[], Moves], name: Callable[[], str]) -> None:
+    def __init__(self, moves: Callable[[], Moves], name: Callable[[], str], scrub: Scrubs) -> None:
         self._moves = moves
         self._name = name
+        self._scrub = scrub
 
     async def take_operation(self, exchange: Exchange) -> web.StreamResponse:
         letter = await exchange.json()
@@ -72,6 +81,12 @@ class PeerOperations:
 
     async def undrain(self, exchange: Exchange) -> web.StreamResponse:
         return _told(exchange, await self._moves().undrain(self._name()))
+
+    async def tell_scrub(self, exchange: Exchange) -> web.StreamResponse:
+        return exchange.reply_json(self._scrub(begin=False))
+
+    async def begin_scrub(self, exchange: Exchange) -> web.StreamResponse:
+        return exchange.reply_json(self._scrub(begin=True))
 
 
 def _told(exchange: Exchange, operation: Operation | None) -> web.StreamResponse:

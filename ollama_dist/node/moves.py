@@ -49,6 +49,7 @@ log = structlog.get_logger()
 
 PROMISE_PATH: Final = "/replication/promises"
 DRAIN_PATH: Final = "/replication/drain"
+SCRUB_PATH: Final = "/replication/scrub"
 
 
 class Around(Protocol):
@@ -202,11 +203,17 @@ class Moves:
         elsewhere = await self.operations.same_elsewhere(planned)
         return elsewhere or await self._driver.begin(replace(planned, requested_by=requested_by))
 
+    async def ask_member(
+        self, node: NodeView, method: str, path: str, document: Mapping[str, Any] | None = None
+    ) -> Any:
+        """What another node answers. Raises what it says, and `NoCandidate`."""
+        return await ask_member(self._peers, node, method, path, document)
+
     async def drain(self, name: str, requested_by: str) -> Operation | None:
         """Empty a node; None when it is empty already. Raises kinds of `DistError`."""
         node = self._node.view().find(name)
         if node.id != self._node.view().self_id:
-            return _read_answer(await ask_member(self._peers, node, "POST", DRAIN_PATH, {"by": requested_by}))
+            return _read_answer(await self.ask_member(node, "POST", DRAIN_PATH, {"by": requested_by}))
         await self.draining.set(True)
         template = replace(drain_of(node), requested_by=requested_by, is_open=True)
         running = self._driver.running_like(template)
@@ -218,7 +225,7 @@ class Moves:
         """Have a node take work again; the drain that ends by this, None when there was none."""
         node = self._node.view().find(name)
         if node.id != self._node.view().self_id:
-            return _read_answer(await ask_member(self._peers, node, "DELETE", DRAIN_PATH))
+            return _read_answer(await self.ask_member(node, "DELETE", DRAIN_PATH))
         running = self._driver.running_like(drain_of(node))
         await self.draining.set(False)
         return await self._driver.cancel(running.id) if running is not None else None

@@ -40,7 +40,7 @@ from ollama_dist.node.load import EngineLoad
 from ollama_dist.node.loads import Loads
 from ollama_dist.node.modes import Switches, effective_mode
 from ollama_dist.node.mover import Mover
-from ollama_dist.node.moves import MoveOptions, Moves
+from ollama_dist.node.moves import SCRUB_PATH, MoveOptions, Moves
 from ollama_dist.node.problems import Moving, Seeds, find_problems
 from ollama_dist.node.reports import Problem, Reach, SelfReport
 from ollama_dist.node.telemetry import Telemetry
@@ -590,20 +590,37 @@ class Node:
         return {"forgotten": node.name}
 
     def scrub(self, *, begin: bool) -> dict[str, Any]:
-        """How far this node is with reading its models again; ``begin``: with all of them, now."""
+        """How far this node is with reading its models again; ``begin``: with all of them, now.
+
+        Raises `StoreUnreadable`.
+        """
         if self.keeper is None:
             raise StoreUnreadable("this node does not know its models' files")
+        if begin and self.keeper.store is None:
+            raise StoreUnreadable(f"this node cannot read its models: {self.keeper.reason}")
         if begin:
             self.keeper.scrubber.ask()
         state = self.keeper.scrubber.state
         return {
-            "state": "running" if state.is_running or begin else "idle",
+            "node": self.options.name,
+            "state": "running" if state.is_running else "idle",
             "files": state.blobs,
             "waiting": state.waiting,
+            "bytes_total": state.bytes_total,
+            "bytes_done": state.bytes_done,
             "corrupt": [
                 {"digest": digest, "models": self.keeper.needing(digest)} for digest in state.corrupt
             ],
         }
+
+    async def scrub_at(self, name: str | None, *, begin: bool) -> Any:
+        """The same of a node by name; None: this one. Raises what it says, and `NoCandidate`."""
+        node = self.view().find(name) if name is not None else self.view().me
+        if node.id == self.options.id:
+            return self.scrub(begin=begin)
+        return await self.moves.ask_member(
+            node, "POST" if begin else "GET", SCRUB_PATH, {} if begin else None
+        )
 
     async def _moved(self) -> None:
         for target in self._targets.values():

@@ -227,6 +227,37 @@ def test_steps_in_memory_name_the_node_they_are_done_on() -> None:
     assert step_line(step._replace(action="unload"), Terminal(120)) == "unload llama3:8b on desk: running"
 
 
+SCRUB = "/api/distributed/scrub"
+
+
+def scrub(state: str, **more: Any) -> dict[str, Any]:
+    figures = {"files": 3, "waiting": 0, "bytes_total": 4 * GB, "bytes_done": GB, "corrupt": []}
+    return {"node": "laptop", "state": state, **figures, **more}
+
+
+def test_a_scrub_is_followed_to_its_end(cli: Command, node: FakeNode) -> None:
+    node.answers[f"POST {SCRUB}"] = (200, scrub("running", waiting=2))
+    node.answers[f"GET {SCRUB}?node=laptop"] = (200, scrub("idle"))
+    ended = cli("scrub", "laptop")
+    assert (ended.code, ended.out) == (Exit.OK, "3 of 3 files on laptop are right\n")
+    assert " 25% of 4.0 GB, 2 files left" in ended.err
+    assert bodies(node, SCRUB)[0] == {"node": "laptop"}
+    node.requests.clear()
+    assert "2 files left" in cli("scrub", "laptop", "--detach").out
+    assert json.loads(cli("scrub", "laptop", "--look", "--json").out)["state"] == "idle"
+    assert [request.method for request in node.requests] == ["POST", "GET"]
+
+
+def test_a_scrub_that_finds_something_fails_and_says_what_to_do(cli: Command, node: FakeNode) -> None:
+    rotten = {"digest": "a" * 64, "models": ["llama3:8b"]}
+    node.answers[f"GET {SCRUB}?node=desk"] = (200, scrub("idle", corrupt=[rotten]))
+    ended = cli("scrub", "--look")
+    assert ended.code == Exit.FAILED
+    assert ended.out == "2 of 3 files on desk are right\n"
+    assert "they are part of llama3:8b" in ended.err
+    assert "ollama-dist rm MODEL --node desk" in ended.err
+
+
 def test_a_pull_may_be_onto_several_nodes(cli: Command, node: FakeNode) -> None:
     ended = cli("pull", "llama3:8b")
     assert (ended.code, ended.out) == (Exit.OK, "llama3:8b is on this node, verified\n")
