@@ -11,7 +11,7 @@ from ollama_dist.core.errors import BadRequest
 from ollama_dist.core.ids import NodeId, parse_node_id
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.core.scopes import Scope
-from ollama_dist.node.moves import DRAIN_PATH, PROMISE_PATH, SCRUB_PATH, Moves
+from ollama_dist.node.moves import DRAIN_PATH, PROMISE_END_PATH, PROMISE_PATH, SCRUB_PATH, Moves
 from ollama_dist.replication.moves.correspondence import PATH
 from ollama_dist.replication.moves.operations import Operation, parse_operation_id, to_document
 
@@ -29,6 +29,7 @@ PEER_OPERATION_ROUTES: Final = (
     _asked("GET", f"{PATH}/{{operation}}", "tell_operation"),
     _asked("POST", f"{PATH}/{{operation}}/cancel", "cancel_operation"),
     _asked("POST", PROMISE_PATH, "promise"),
+    _asked("POST", PROMISE_END_PATH, "end_promise"),
     _asked("POST", DRAIN_PATH, "drain"),
     _asked("DELETE", DRAIN_PATH, "undrain"),
     _asked("GET", SCRUB_PATH, "tell_scrub"),
@@ -74,6 +75,12 @@ class PeerOperations:
             name.key, _text(letter, "content"), _sender(exchange, letter)
         )
         return exchange.reply_json({"holds_s": holds_s})
+
+    async def end_promise(self, exchange: Exchange) -> web.StreamResponse:
+        letter = await exchange.json()
+        name = parse_model_name(_text(letter, "model"))
+        await self._moves().promises.end(name.key, _sender(exchange, letter))
+        return exchange.reply_json({"ended": name.short})
 
     async def drain(self, exchange: Exchange) -> web.StreamResponse:
         letter = await exchange.json()

@@ -41,8 +41,8 @@ def run(arguments: Arguments) -> int:
         return Exit.OK
     models = sorted({str(model) for each in wrong for model in each.get("models", [])})
     raise Failure(
-        f"{len(wrong)} files on {name} are not what they were",
-        why=f"they are part of {', '.join(models) or 'no model'}; they are given to no other node",
+        f"{'a file' if len(wrong) == 1 else f'{len(wrong)} files'} on {name} changed on disk",
+        why=f"part of {', '.join(models) or 'no model'}; given to no other node",
         do=f"ollama-dist rm MODEL --node {name}, then ollama-dist pull MODEL --on {name}",
     )
 

@@ -48,6 +48,7 @@ from ollama_dist.runtime.tasks import background, end
 log = structlog.get_logger()
 
 PROMISE_PATH: Final = "/replication/promises"
+PROMISE_END_PATH: Final = f"{PROMISE_PATH}/end"
 DRAIN_PATH: Final = "/replication/drain"
 SCRUB_PATH: Final = "/replication/scrub"
 
@@ -104,6 +105,7 @@ class Moves:
             copier=self._own_copier,
             promises=self.promises,
             ask_to_keep=self._ask_to_keep,
+            end_promise=self._end_promise,
             nudge=nudge,
             pinned=lambda key: self.is_pinned(node.view().self_id, key),
             active=node.active,
@@ -332,6 +334,10 @@ class Moves:
             await self._peers.ask(node.id, "POST", PROMISE_PATH, asked)
         except PeerRefused as refused:
             raise NotPromised(str(refused)) from refused
+
+    async def _end_promise(self, node: NodeView, key: ModelKey) -> None:
+        asked = {"model": key, "sender": self._node.view().self_id}
+        await self._peers.ask(node.id, "POST", PROMISE_END_PATH, asked)
 
 
 class NotRemoved(DistError):

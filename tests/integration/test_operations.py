@@ -79,13 +79,12 @@ async def test_a_model_moves_and_is_deleted_only_when_it_is_whole() -> None:
         assert has(nodes["laptop"], "tiny")
         assert not has(nodes["desk"], "tiny")
         assert copiers["laptop"].copied == [("tiny:latest", (nodes["desk"].node.options.id,))]
-        promised = nodes["laptop"].node.moves.promises._given[key("tiny")]
-        assert promised.to == nodes["desk"].node.options.id
+        assert nodes["laptop"].node.moves.promises.kept_for(key("tiny")) is None
 
 
 async def test_a_model_goes_on_to_a_third_node_at_once() -> None:
     async with cluster(desk=["tiny"], laptop=[], attic=[]) as (nodes, _):
-        for to in ("laptop", "attic", "desk"):
+        for to in ("laptop", "attic", "desk", "laptop"):
             _, said = await ask(nodes["desk"], "POST", "migrate", {"model": "tiny", "to": to})
             assert (await finished(nodes["desk"], said["operation"]["id"]))["state"] == "succeeded"
             await nodes.settle()
@@ -363,6 +362,14 @@ async def test_a_deletion_for_one_node_is_done_there_alone() -> None:
 
         assert await delete("laptop") == (200, "")
         assert (has(nodes["desk"], "tiny"), has(nodes["laptop"], "tiny")) == (True, False)
+        wish = {"model": "tiny", "to": "laptop", "keep_source": True}
+        _, said = await ask(nodes["desk"], "POST", "migrate", wish)
+        assert (await finished(nodes["desk"], said["operation"]["id"]))["state"] == "succeeded"
+        await nodes.settle()
+        assert await delete("desk") == (200, "")
+        _, said = await ask(nodes["desk"], "POST", "migrate", {**wish, "to": "desk", "keep_source": False})
+        assert (await finished(nodes["desk"], said["operation"]["id"]))["state"] == "succeeded"
+        await nodes.settle()
         status, text = await delete("desk")
         assert (status, "the last copy" in text) == (409, True)
         assert (await delete("laptop"))[0] == 404

@@ -48,6 +48,8 @@ class Hands:
     promises: Promises
     ask_to_keep: Callable[[NodeView, ModelKey, str], Awaitable[None]]
     """Have a node promise to keep its copy; raises errors of the `DistError` tree."""
+    end_promise: Callable[[NodeView, ModelKey], Awaitable[None]]
+    """Tell who promised that it is not needed any more; raises the same."""
     nudge: Callable[[], None]
     """Have the engine looked at again."""
     pinned: Callable[[ModelKey], bool]
@@ -158,19 +160,29 @@ class Doing:
             if hands.pinned(step.key):
                 raise Pinned(f"{step.model.short} is pinned on {view().me.name}")
             hands.promises.give_up(step.key, is_forced=step.is_forced)
+            keeper = None
             try:
                 self._check_idle(step)
                 if not step.is_forced:
-                    await self._have_it_kept(step)
+                    keeper = await self._have_it_kept(step)
                 await hands.copier().delete(step.model)
                 await self._until(lambda: not has(view().me, step.key, step.content), "gone")
             finally:
                 hands.promises.given_up(step.key)
+            if keeper is not None:
+                await self._end_promise(keeper, step.key)
 
         if has(view().me, step.key, step.content):
             await self._patiently(give_up, step, tell)
 
-    async def _have_it_kept(self, step: Step) -> None:
+    async def _end_promise(self, keeper: NodeView, key: ModelKey) -> None:
+        try:
+            await self._hands.end_promise(keeper, key)
+        except DistError as error:
+            log.info("end_of_promise_not_told", node=keeper.name, error=str(error))  # it runs out by itself
+
+    async def _have_it_kept(self, step: Step) -> NodeView:
+        """Who promised to keep it. Raises `NotPromised`."""
         view = self._hands.view()
         asked = keepers(view, step.key, step.content, but=view.me.id)
         refusals = []
@@ -180,7 +192,7 @@ class Doing:
             except DistError as error:
                 refusals.append(f"{node.name}: {error}")
             else:
-                return
+                return node
         why = "; ".join(refusals) or "no other node that stays has it"
         raise NotPromised(f"nobody promised to keep {step.model.short} ({why})")
 

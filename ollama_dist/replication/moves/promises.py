@@ -2,7 +2,7 @@
 
 Two nodes that each want to give up their copy would otherwise both see the other's, and the model would be
 gone. A node that is about to give its copy up promises nothing, and one that has promised gives nothing up
-until the promise has run out, or the other is seen to have given up its own: then the promise has done its
+until the promise has run out, or the other says or is seen to have given up its own: then it has done its
 part. A promise is on disk before it is told.
 """
 
@@ -10,12 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
+
 from ollama_dist.core.errors import DistError
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView
 from ollama_dist.replication.moves.holders import has
 from ollama_dist.replication.moves.shelf import Shelf
+
+log = structlog.get_logger()
 
 PROMISE_S: Final = 900.0
 """How long a copy is kept for somebody who gives its own up; that takes seconds."""
@@ -98,6 +102,17 @@ class Promises:
         except OSError as error:
             raise NotPromised(f"{me.name} cannot write the promise down: {error}") from error
         return PROMISE_S
+
+    async def end(self, key: ModelKey, to: NodeId) -> None:
+        """The other needs the promise no more: its own copy is gone, or stays after all."""
+        promise = self._given.get(key)
+        if promise is None or promise.to != to:
+            return
+        del self._given[key]
+        try:
+            await self._shelf.save(_FILE, self._document())
+        except OSError as error:
+            log.warning("end_of_promise_not_kept", model=key, error=str(error))
 
     def _document(self) -> dict[str, Any]:
         return {key: promise.to for key, promise in self._given.items()}

@@ -254,7 +254,7 @@ def test_a_scrub_that_finds_something_fails_and_says_what_to_do(cli: Command, no
     ended = cli("scrub", "--look")
     assert ended.code == Exit.FAILED
     assert ended.out == "2 of 3 files on desk are right\n"
-    assert "they are part of llama3:8b" in ended.err
+    assert "a file on desk changed on disk\n  part of llama3:8b" in ended.err
     assert "ollama-dist rm MODEL --node desk" in ended.err
 
 

@@ -86,6 +86,18 @@ async def test_a_promise_has_done_its_part_when_the_other_copy_is_gone() -> None
     promises.give_up(TINY)
 
 
+async def test_a_promise_that_is_needed_no_more_ends_for_good(tmp_path: Path) -> None:
+    promises = book(tmp_path)
+    await promises.give(TINY, CONTENT, ASKER)
+    await promises.end(TINY, node_id(3))
+    assert promises.kept_for(TINY) == ASKER
+    await promises.end(TINY, ASKER)
+    assert promises.kept_for(TINY) is None
+    again = book(tmp_path)
+    again.load()
+    assert again.kept_for(TINY) is None
+
+
 async def test_an_operator_may_have_it_given_up_whatever_was_promised() -> None:
     promises = book()
     await promises.give(TINY, CONTENT, ASKER)
