@@ -34,27 +34,22 @@ def _everywhere(node: NodeClient, arguments: Arguments) -> int:
     listed = {
         parse_model_name(each.name).key: each for each in read_models(node.get("/api/distributed/models"))
     }
-    found = []
-    for name in arguments.models:
-        model = listed.get(parse_model_name(name).key)
-        if model is None:
-            raise Failure(f"no node has {name}", do="ollama-dist models")
-        found.append(model)
-    for model in found:
-        nodes = ", ".join(replica.node for replica in model.replicas)
-        print(f"delete {model.name} on {nodes}: {size(model.size)} each", file=sys.stderr)
+    names = []
+    for asked in arguments.models:
+        model = listed.get(parse_model_name(asked).key)
+        names.append(model.name if model is not None else asked)
+        if model is not None:
+            nodes = ", ".join(replica.node for replica in model.replicas)
+            print(f"delete {model.name} on {nodes}: {size(model.size)} each", file=sys.stderr)
+        else:
+            print(f"delete {asked}: no node that can be reached has it", file=sys.stderr)
     if not arguments.yes:
         confirm("It is gone then. Go on?")
-    said = {}
-    for model in found:
-        answer = node.send("DELETE", "/api/delete", {"model": model.name})
-        said[model.name] = (answer or {}).get("status", "deleted")
+    said: dict[str, str] = {}
+    for name in names:
+        said[name] = node.send("DELETE", "/api/delete", {"model": name}).get("status", "deleted")
         if not arguments.json:
-            print(
-                f"deleted {model.name}"
-                if said[model.name] == "deleted"
-                else f"{model.name}: {said[model.name]}"
-            )
+            print(f"deleted {name}" if said[name] == "deleted" else f"{name}: {said[name]}")
     if arguments.json:
         print_json("deleted", {"models": said})
     return Exit.OK

@@ -195,7 +195,11 @@ def test_rm_names_the_nodes_and_wants_a_yes(cli: Command, node: FakeNode) -> Non
     assert bodies(node, "/api/delete") == []
     assert cli("rm", "llama3:8b", "--yes").out == "deleted llama3:8b\n"
     assert bodies(node, "/api/delete") == [{"model": "llama3:8b"}]
-    assert "no node has nosuch" in cli("rm", "nosuch").err
+    node.answers["DELETE /api/delete"] = (404, {"error": "model 'nosuch' not found"})
+    ended = cli("rm", "nosuch", "--yes")
+    assert ended.code == Exit.FAILED
+    assert "no node that can be reached has it" in ended.err
+    assert "model 'nosuch' not found" in ended.err
 
 
 def test_rm_on_one_node_is_planned_and_followed(cli: Command, node: FakeNode) -> None:
