@@ -422,10 +422,20 @@ class Node:
         self._note_own_standing(members)
         self._views.set_members(members, time.monotonic(), time.time())
         self.moves.shared.hear(members)
+        self._hear_identities()
         for node in self.view().peers():
             known = before.get(node.id)
             if known is None or known.state != node.state:
                 self._state_changed(node)
+
+    def _hear_identities(self) -> None:
+        """What the others know of contents that this node cannot read itself."""
+        if self.keeper is None or all(copy.identity for copy in self._models.values()):
+            return
+        copies = (copy for peer in self.view().peers() for copy in peer.models.values())
+        if self.keeper.identities.hear(copies):
+            self._is_stale = True
+            self._announce_state()
 
     def _note_own_standing(self, members: Sequence[MemberView]) -> None:
         own = next((view for view in members if view.is_self), None)

@@ -61,7 +61,10 @@ class OpenSource(Protocol):
 
 
 class OllamaCopier:
-    """See `Copier`. ``make_room`` raises `DiskFull` for a model there is no room for."""
+    """See `Copier`. ``make_room`` raises `DiskFull` for a model there is no room for.
+
+    ``learn`` hears under which digest the engine lists what has which identity; not on the event loop.
+    """
 
     def __init__(
         self,
@@ -69,11 +72,13 @@ class OllamaCopier:
         registry: LoopbackRegistry,
         open_source: OpenSource,
         make_room: Callable[[Manifest], Awaitable[None]],
+        learn: Callable[[str, Digest], None] = lambda _digest, _identity: None,
     ) -> None:
         self._passing = passing
         self._registry = registry
         self._open_source = open_source
         self._make_room = make_room
+        self._learn = learn
         self._placing = asyncio.Lock()
 
     async def copy(
@@ -161,6 +166,7 @@ class OllamaCopier:
         placed = (await calls.tags()).get(name.key)
         if placed != came:
             raise PullFailed(f"the engine says it has copied the model to {name.short}, but does not list it")
+        await asyncio.to_thread(self._learn, placed.digest, offer.source.manifest.identity)
 
 
 async def install_metered(

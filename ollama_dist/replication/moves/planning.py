@@ -9,7 +9,7 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey, parse_model_name
 from ollama_dist.core.view import ClusterView, EngineKind, InstalledModel, NodeView
 from ollama_dist.replication.intake.ollama_calls import DiskFull
-from ollama_dist.replication.intake.room import check_room
+from ollama_dist.replication.intake.room import check_room, size_text
 from ollama_dist.replication.moves.holders import content_of, has, holders, keepers, only_here
 from ollama_dist.replication.moves.operations import Action, Operation, State, Step
 from ollama_dist.replication.moves.spare import spares
@@ -173,7 +173,7 @@ def _check_target(
 def _could_go(view: ClusterView, node: NodeView, pinned: Callable[[NodeId, ModelKey], bool]) -> str:
     """What that node could do without, for people."""
     spare = [each for each in spares(view, node) if not pinned(node.id, each.key)]
-    told = [f"{each.name} ({each.size / 1e9:.1f} GB, also on {', '.join(each.others)})" for each in spare]
+    told = [f"{each.name} ({size_text(each.size)}, also on {', '.join(each.others)})" for each in spare]
     if not told:
         return "; nothing there could go: it is in use, pinned, or nowhere else"
     more = f" and {len(told) - TOLD_MAX} more" if len(told) > TOLD_MAX else ""
