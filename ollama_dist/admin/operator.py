@@ -8,10 +8,10 @@ import psutil
 from ollama_dist.core.errors import BadRequest, StillThere
 from ollama_dist.core.view import MemberState
 from ollama_dist.node.modes import effective_mode
+from ollama_dist.node.moves import SCRUB_PATH
 from ollama_dist.node.node import Node
 from ollama_dist.node.problems import Moving, Seeds, find_problems
 from ollama_dist.node.reports import Problem, SelfReport
-from ollama_dist.replication.disk.store import StoreUnreadable
 
 
 class Operator:
@@ -126,17 +126,15 @@ class Operator:
 
     # Its models
 
-    def scrub(self, *, begin: bool) -> dict[str, Any]:
-        """How far this node is with reading its models again; ``begin``: with all of them, now."""
-        keeper = self._node.keeper
-        if keeper is None:
-            raise StoreUnreadable("this node does not know its models' files")
-        if begin:
-            keeper.scrubber.ask()
-        state = keeper.scrubber.state
-        return {
-            "state": "running" if state.is_running or begin else "idle",
-            "files": state.blobs,
-            "waiting": state.waiting,
-            "corrupt": [{"digest": digest, "models": keeper.needing(digest)} for digest in state.corrupt],
-        }
+    async def scrub_at(self, name: str | None, *, begin: bool) -> Any:
+        """How far the node of that name is with reading its models again; ``begin``: with all of them, now.
+
+        None: this one. Raises what it says, and `NoCandidate`.
+        """
+        node = self._node
+        member = node.view().find(name) if name is not None else node.view().me
+        if member.id == node.options.id:
+            return node.scrub(begin=begin)
+        return await node.moves.ask_member(
+            member, "POST" if begin else "GET", SCRUB_PATH, {} if begin else None
+        )

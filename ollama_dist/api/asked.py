@@ -48,14 +48,23 @@ class NodeNamed(Asked):
     """Its name or id."""
 
 
+class MaybeNode(Asked):
+    node: Annotated[str | None, Field(min_length=1, max_length=64)] = None
+    """Its name or id; by default the one that is asked."""
+
+
 class MigrateRequest(Asked):
     model: Annotated[str, Field(min_length=1, max_length=512)]
-    to: Annotated[str, Field(min_length=1, max_length=64)]
-    """The node that gets it, by name or id."""
+    to: Annotated[str | None, Field(min_length=1, max_length=64)] = None
+    """The node that gets it, by name or id. Without one it only leaves the node in `from`."""
     source: Annotated[str | None, Field(alias="from", min_length=1, max_length=64)] = None
     """The node it moves away from; needed where several have it."""
     keep_source: bool = False
     """Leave the copy there: copy it, not move it."""
+    load: bool = True
+    """What was in memory where it moves away from comes into memory first where it goes."""
+    force: bool = False
+    """Without `to`: also the last copy there is."""
     dry_run: bool = False
     """Only say what would be done."""
 

@@ -1,4 +1,4 @@
-"""Copying and deleting a model: on every node that has it, as if there were one Ollama.
+"""Copying and deleting a model: on every node that has it, as if there were one Ollama, or on the one named.
 
 All are asked at once and all are told of: what worked on one node and failed on another is an error that says
 so. Afterwards this node waits a moment until it has heard of the change itself, so that what its client lists
@@ -18,7 +18,7 @@ from ollama_dist.api.hearing import HEARD_S, until_heard
 from ollama_dist.api.listing import Surroundings
 from ollama_dist.backends.fetch import fetch
 from ollama_dist.backends.target import Target
-from ollama_dist.core.errors import UpstreamFailed
+from ollama_dist.core.errors import ModelNotFound, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey, model_key
 from ollama_dist.core.view import ClusterView, NodeView
@@ -68,9 +68,14 @@ class Changes:
         body = await exchange.body()
         view = self._node.view()
         change = read_change(exchange.route.path, body)
+        pin = exchange.header("X-Ollama-Node")
+        if pin and change is not None:
+            return await self._on_one(view.find(pin), change, exchange, body)
         holders = view.serving_holders(change.model) if change and change.model in view.holders else []
         kept = self._pinned(change, holders)
         everywhere = view.holders.get(change.model, ()) if change else ()
+        if change is not None and change.is_deletion and everywhere and not holders:
+            return await self._remember(change, exchange)
         if change is None or not holders or (not kept and set(everywhere) == {view.self_id}):
             return await self._alone(exchange, body)
         holders = sorted(holders, key=lambda node: (node.id != view.self_id, node.name))
@@ -92,6 +97,36 @@ class Changes:
         response = exchange.reply(answer, status=status, content_type=content_type)
         response.headers["X-Ollama-Node"] = ", ".join(each.node for each in told if each.is_done)
         return response
+
+    async def _remember(self, change: "Change", exchange: Exchange) -> web.StreamResponse:
+        """Nobody who has it can be told now: they delete it when they are back."""
+        away = await self._node.moves.missed.note(change.model, ())
+        if not away:
+            raise NoCandidate(
+                "no node that has it can be reached, and for later it could not be written down"
+            )
+        text = (
+            f"none of those that have it can be reached; it is deleted when they are back: {', '.join(away)}"
+        )
+        return exchange.reply(gojson.encode({"status": text}), status=202)
+
+    async def _on_one(
+        self, node: NodeView, change: "Change", exchange: Exchange, body: bytes
+    ) -> web.StreamResponse:
+        """On the node that is named, and no other."""
+        if node not in self._node.view().serving_holders(change.model):
+            raise ModelNotFound(f"{node.name} does not have that model, or cannot be reached")
+        if change.is_deletion:
+            await self._node.moves.remove(change.model, node.name, exchange.tenant or "client", CHANGE_S)
+            told = Told(node.name, 200, b"")
+        else:
+            told = await self._tell(node, exchange, body)
+        self._node.engine.nudge()
+        if told.is_done and not await until_heard(lambda: change.is_visible(self._node.view(), [node])):
+            log.info("change_not_heard_of_yet", model=change.model, waited_s=HEARD_S)
+        status, answer, content_type = verdict([told], is_deletion=change.is_deletion)
+        exchange.headers.append(("X-Ollama-Node", node.name))
+        return exchange.reply(answer, status=status, content_type=content_type)
 
     def _pinned(self, change: "Change | None", holders: Sequence[NodeView]) -> dict[NodeId, Told]:
         """Who keeps what is to be deleted, and what is said for them."""

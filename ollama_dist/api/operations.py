@@ -39,6 +39,8 @@ class OperationRoutes:
             "to": asked.to,
             "from": asked.source,
             "keep_source": asked.keep_source,
+            "load": asked.load,
+            "force": asked.force,
         }
         planned = self._moves().plan_migration(wish)
         if asked.dry_run:
@@ -80,22 +82,22 @@ class OperationRoutes:
 
     async def operations(self, exchange: Exchange) -> web.StreamResponse:
         names = self._names()
-        found = [render(each, names) for each in await self._moves().operations()]
+        found = [render(each, names) for each in await self._moves().operations.all()]
         return exchange.reply_json({"operations": found})
 
     async def operation(self, exchange: Exchange) -> web.StreamResponse:
         """As it is; with ``stream=true`` a line now and one after each change, until it is over."""
         identifier = parse_operation_id(exchange.params["operation"])
         if not _wants_stream(exchange):
-            return self._told(exchange, await self._moves().operation(identifier), status=200)
-        first = await self._moves().operation(identifier)  # what it raises can still be told
+            return self._told(exchange, await self._moves().operations.get(identifier), status=200)
+        first = await self._moves().operations.get(identifier)  # what it raises can still be told
         response = StreamResponse(headers={"Content-Type": LINES})
         exchange.mark(response)
         await response.prepare(exchange.request)
         await response.write(self._line(first))
         told = self._line(first)
         if first.finished_at is None:
-            async for each in self._moves().watch(identifier):
+            async for each in self._moves().operations.watch(identifier):
                 line = self._line(each)
                 if line != told:
                     await response.write(line)
@@ -106,7 +108,7 @@ class OperationRoutes:
     async def cancel(self, exchange: Exchange) -> web.StreamResponse:
         read_asked(Nothing, await exchange.json())
         identifier = parse_operation_id(exchange.params["operation"])
-        return self._told(exchange, await self._moves().cancel(identifier), status=200)
+        return self._told(exchange, await self._moves().operations.cancel(identifier), status=200)
 
     def _told(self, exchange: Exchange, operation: Operation, *, status: int) -> web.StreamResponse:
         return exchange.reply_json({"operation": render(operation, self._names())}, status=status)

@@ -10,6 +10,7 @@ from ollama_dist.api.asked import (
     FallbackChange,
     InviteRequest,
     JoinRequest,
+    MaybeNode,
     ModeChange,
     NodeNamed,
     Nothing,
@@ -61,7 +62,7 @@ class Operating(Protocol):
 
     async def forget(self, name: str) -> dict[str, Any]: ...
 
-    def scrub(self, *, begin: bool) -> dict[str, Any]: ...
+    async def scrub_at(self, name: str | None, *, begin: bool) -> Any: ...
 
 
 class OwnRoutes:
@@ -132,11 +133,12 @@ class OwnRoutes:
         return exchange.reply_json(await self._operator.forget(asked.node))
 
     async def scrub(self, exchange: Exchange) -> web.StreamResponse:
-        return exchange.reply_json(self._operator.scrub(begin=False))
+        name = exchange.request.query.get("node")
+        return exchange.reply_json(await self._operator.scrub_at(name, begin=False))
 
     async def begin_scrub(self, exchange: Exchange) -> web.StreamResponse:
-        read_asked(Nothing, await exchange.json())
-        return exchange.reply_json(self._operator.scrub(begin=True))
+        asked = read_asked(MaybeNode, await exchange.json())
+        return exchange.reply_json(await self._operator.scrub_at(asked.node, begin=True))
 
     async def mode(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(ModeChange, await exchange.json())

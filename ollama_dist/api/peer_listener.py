@@ -4,7 +4,7 @@ A request that comes in here is never sent on: the node that sent it decides aga
 """
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 from aiohttp import web
@@ -56,6 +56,8 @@ class Home(PullSurroundings, Protocol):
     options: NodeOptions
     moves: Moves
 
+    def scrub(self, *, begin: bool) -> dict[str, Any]: ...
+
     @property
     def giver(self) -> Giver: ...
 
@@ -91,7 +93,7 @@ class PeerListener:
             for route in REPLICATION_ROUTES
             if hasattr(holder, route.name)
         }
-        asked = PeerOperations(lambda: node.moves, lambda: node.view().self_id)
+        asked = PeerOperations(lambda: node.moves, lambda: node.view().self_id, node.scrub)
         self._handlers |= {route.name: getattr(asked, route.name) for route in PEER_OPERATION_ROUTES}
         self._pull = Pull(node, self._own_engine)
 

@@ -1,7 +1,7 @@
-"""What members ask each other about operations: to do steps, to say how far they are, to keep a copy."""
+"""What members ask each other to do: steps of operations, keeping a copy, draining, reading models again."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
@@ -11,8 +11,8 @@ from ollama_dist.core.errors import BadRequest
 from ollama_dist.core.ids import NodeId, parse_node_id
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.core.scopes import Scope
-from ollama_dist.node.moves import DRAIN_PATH, PROMISE_PATH, Moves
-from ollama_dist.replication.moves.driving import PATH
+from ollama_dist.node.moves import DRAIN_PATH, PROMISE_END_PATH, PROMISE_PATH, SCRUB_PATH, Moves
+from ollama_dist.replication.moves.correspondence import PATH
 from ollama_dist.replication.moves.operations import Operation, parse_operation_id, to_document
 
 _LETTER_LIMIT: Final = 4 * ADMIN_LIMIT
@@ -29,17 +29,27 @@ PEER_OPERATION_ROUTES: Final = (
     _asked("GET", f"{PATH}/{{operation}}", "tell_operation"),
     _asked("POST", f"{PATH}/{{operation}}/cancel", "cancel_operation"),
     _asked("POST", PROMISE_PATH, "promise"),
+    _asked("POST", PROMISE_END_PATH, "end_promise"),
     _asked("POST", DRAIN_PATH, "drain"),
     _asked("DELETE", DRAIN_PATH, "undrain"),
+    _asked("GET", SCRUB_PATH, "tell_scrub"),
+    _asked("POST", SCRUB_PATH, "begin_scrub"),
 )
+
+
+class Scrubs(Protocol):
+    """Begins reading this node's models again, or tells how far that is."""
+
+    def __call__(self, *, begin: bool) -> dict[str, Any]: ...
 
 
 class PeerOperations:
     """Handlers by the name of their row. ``sender`` tells the member that asks by its certificate."""
 
-    def __init__(self, moves: Callable[[], Moves], name: Callable[[], str]) -> None:
+    def __init__(self, moves: Callable[[], Moves], name: Callable[[], str], scrub: Scrubs) -> None:
         self._moves = moves
         self._name = name
+        self._scrub = scrub
 
     async def take_operation(self, exchange: Exchange) -> web.StreamResponse:
         letter = await exchange.json()
@@ -47,12 +57,12 @@ class PeerOperations:
         return _told(exchange, operation)
 
     async def list_operations(self, exchange: Exchange) -> web.StreamResponse:
-        known = [to_document(each) for each in self._moves().known()]
+        known = [to_document(each) for each in self._moves().operations.known()]
         return exchange.reply_json({"operations": known})
 
     async def tell_operation(self, exchange: Exchange) -> web.StreamResponse:
         identifier = parse_operation_id(exchange.params["operation"])
-        return _told(exchange, self._moves().part(identifier))
+        return _told(exchange, self._moves().operations.part(identifier))
 
     async def cancel_operation(self, exchange: Exchange) -> web.StreamResponse:
         identifier = parse_operation_id(exchange.params["operation"])
@@ -66,12 +76,24 @@ class PeerOperations:
         )
         return exchange.reply_json({"holds_s": holds_s})
 
+    async def end_promise(self, exchange: Exchange) -> web.StreamResponse:
+        letter = await exchange.json()
+        name = parse_model_name(_text(letter, "model"))
+        await self._moves().promises.end(name.key, _sender(exchange, letter))
+        return exchange.reply_json({"ended": name.short})
+
     async def drain(self, exchange: Exchange) -> web.StreamResponse:
         letter = await exchange.json()
         return _told(exchange, await self._moves().drain(self._name(), _text(letter, "by")))
 
     async def undrain(self, exchange: Exchange) -> web.StreamResponse:
         return _told(exchange, await self._moves().undrain(self._name()))
+
+    async def tell_scrub(self, exchange: Exchange) -> web.StreamResponse:
+        return exchange.reply_json(self._scrub(begin=False))
+
+    async def begin_scrub(self, exchange: Exchange) -> web.StreamResponse:
+        return exchange.reply_json(self._scrub(begin=True))
 
 
 def _told(exchange: Exchange, operation: Operation | None) -> web.StreamResponse:

@@ -79,6 +79,11 @@ def _this_or_node(parser: "ArgumentParser") -> None:
     _detach(parser)
 
 
+def _scrubbed(parser: "ArgumentParser") -> None:
+    _this_or_node(parser)
+    parser.add_argument("--look", action="store_true", help="only how far it is")
+
+
 def _detach(parser: "ArgumentParser") -> None:
     parser.add_argument("--detach", action="store_true", help="do not wait; print the operation's id")
 
@@ -87,13 +92,17 @@ def _model_to(parser: "ArgumentParser") -> None:
     parser.add_argument("model", metavar="MODEL", help="its name")
     parser.add_argument("destinations", metavar="NODE", nargs="+", help="where it is to be, by name or id")
     parser.add_argument("--from", dest="source", metavar="NODE", help="which copy, where several have it")
+    parser.add_argument("--no-load", action="store_true", help="with move: not into memory where it goes")
     _yes(parser)
     _detach(parser)
 
 
-def _models(parser: "ArgumentParser") -> None:
+def _models_on(parser: "ArgumentParser") -> None:
     parser.add_argument("models", metavar="MODEL", nargs="+", help="its name")
+    parser.add_argument("--node", metavar="NODE", help="only there, by name or id; another has to keep it")
+    parser.add_argument("--force", action="store_true", help="with --node: also the last copy")
     _yes(parser)
+    _detach(parser)
 
 
 def _model_on(parser: "ArgumentParser") -> None:
@@ -139,11 +148,19 @@ def _add_list_revoke(parser: "ArgumentParser") -> None:
     parser.add_argument("--at-once", metavar="N", help="with add: requests it may have under way")
 
 
-def _gossip(parser: "ArgumentParser") -> None:
-    parser.add_argument("action", choices=("gossip",), metavar="gossip")
-    parser.add_argument("--nodes", metavar="N", type=int, default=9, help="up to 1000. Default: 9.")
-    parser.add_argument("--minutes", metavar="M", type=float, default=2.0, help="virtual ones. Default: 2.")
+def _simulation(parser: "ArgumentParser") -> None:
+    parser.add_argument("action", choices=("gossip", "placement"), metavar="gossip|placement")
+    parser.add_argument("--nodes", metavar="N", type=int, help="up to 1000 (9; of placement 50, 6)")
     parser.add_argument("--seed", metavar="S", type=int, default=1, help="what chance does. Default: 1.")
+    placement = parser.add_argument_group("placement")
+    placement.add_argument("--models", metavar="N", type=int, default=10, help="up to 200. Default: 10.")
+    placement.add_argument("--hours", metavar="H", type=float, default=4.0, help="of trouble. Default: 4.")
+    placement.add_argument(
+        "--trouble", metavar="P", type=float, default=0.02, help="its chance in any 5 s. Default: 0.02."
+    )
+    placement.add_argument("--disk", metavar="GB", type=int, default=100, help="of each node. Default: 100.")
+    parser = cast("ArgumentParser", parser.add_argument_group("gossip"))
+    parser.add_argument("--minutes", metavar="M", type=float, default=2.0, help="virtual ones. Default: 2.")
     parser.add_argument("--loss", metavar="P", type=float, default=0.0, help="part of messages lost, 0 to 1")
     parser.add_argument("--latency", metavar="LIKE", default="lan", help="lan, wifi or wan. Default: lan.")
     parser.add_argument("--wan", action="store_true", help="with the times for slow links")
@@ -231,10 +248,26 @@ COMMANDS: Final = (
     ),
     Command(
         "rm",
-        "delete models on every node",
+        "delete models on every node, or on one",
         "rm",
-        (("ollama-dist rm llama3.2", "shows where it is, and asks"), ("ollama-dist rm llama3.2 --yes", "")),
-        add_arguments=_models,
+        (
+            ("ollama-dist rm llama3.2", "shows where it is, and asks"),
+            ("ollama-dist rm llama3.2 --node laptop", "only there; another node keeps it"),
+        ),
+        add_arguments=_models_on,
+        reads=True,
+    ),
+    Command(
+        "scrub",
+        "read a node's models again, to find what its disk has lost",
+        "scrub",
+        (
+            ("ollama-dist scrub", "all files of this node, now"),
+            ("ollama-dist scrub laptop --detach", "it goes on by itself"),
+            ("ollama-dist scrub --look", "how far it is; nothing is begun"),
+        ),
+        add_arguments=_scrubbed,
+        reads=True,
     ),
     Command(
         "operations",
@@ -376,15 +409,16 @@ COMMANDS: Final = (
     ),
     Command(
         "sim",
-        "a cluster under virtual time: faults, measurements, invariants",
+        "clusters under virtual time: faults, measurements, invariants",
         "sim",
         (
             ("ollama-dist sim gossip --fault vanish:every=20", "how soon deaths are known"),
             ("ollama-dist sim gossip --list", "which faults there are"),
             ("ollama-dist sim gossip --campaign --seeds 20", "everything that can happen, many times"),
+            ("ollama-dist sim placement --nodes 8 --seed 3", "where copies go, and when that comes to rest"),
         ),
         settings=(),
-        add_arguments=_gossip,
+        add_arguments=_simulation,
         reads=True,
     ),
     Command(

@@ -7,7 +7,9 @@ from ollama_dist.cli.moving import client_of, follow, planned_first
 def run(arguments: Arguments) -> int:
     node = client_of(arguments)
     keeps = arguments.command == "copy"
-    start = {"from": arguments.source} if arguments.source else {}
+    start: dict[str, object] = {"from": arguments.source} if arguments.source else {}
+    if arguments.no_load and not keeps:
+        start["load"] = False
     wishes = [
         {"model": arguments.model, "to": to, "keep_source": keeps, **start} for to in arguments.destinations
     ]

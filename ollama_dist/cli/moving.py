@@ -94,9 +94,12 @@ def _report(operation: RunningOperation, *, quiet: bool) -> Exit:
         if not quiet:
             print("\n".join(_outcomes(operation)))
         return Exit.OK
-    why = next((trouble(step) for step in operation.steps if trouble(step)), "")
+    told = next((step for step in operation.steps if trouble(step)), None)
     word = "was cancelled" if operation.state == "cancelled" else operation.state
-    raise Failure(f"the {operation.kind} {word}", why=why, do=f"ollama-dist operations {operation.id} --json")
+    do = f"ollama-dist operations {operation.id} --json"
+    if told is not None and told.action == "load" and told.state == "failed":
+        do = "the same with --no-load, to move it on disk alone; both copies are there"
+    raise Failure(f"the {operation.kind} {word}", why=trouble(told) if told is not None else "", do=do)
 
 
 def _outcomes(operation: RunningOperation) -> list[str]:

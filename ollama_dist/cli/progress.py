@@ -92,16 +92,20 @@ def step_line(step: OperationStep, terminal: Terminal) -> str:
     if step.action != "copy" or step.state != "running" or not step.bytes_total:
         told = trouble(step)
         return f"{name}: {state}" + (f", {told}" if told else "")
-    share = min(1.0, step.bytes_done / step.bytes_total)
-    full = round(share * BAR)
-    mark = "█" if terminal.unicode else "#"
-    bar = mark * full + ("░" if terminal.unicode else ".") * (BAR - full)
-    figures = f"{share:4.0%} of {size(step.bytes_total)}"
+    figures = f"{bar(step.bytes_done / step.bytes_total, terminal)} of {size(step.bytes_total)}"
     if step.note:
-        return f"{name}  {bar} {figures}, {step.note}"
+        return f"{name}  {figures}, {step.note}"
     pace = f"  {size(step.bytes_per_s)}/s  {left(step)}" if step.bytes_per_s else ""
     source = f"  from {', '.join(step.sources)}" if step.sources else ""
-    return f"{name}  {bar} {figures}{pace}{source}"
+    return f"{name}  {figures}{pace}{source}"
+
+
+def bar(share: float, terminal: Terminal) -> str:
+    """A bar and per cent."""
+    share = min(1.0, share)
+    full = round(share * BAR)
+    done, rest = ("█", "░") if terminal.unicode else ("#", ".")
+    return f"{done * full}{rest * (BAR - full)} {share:4.0%}"
 
 
 def trouble(step: OperationStep) -> str:
@@ -166,4 +170,4 @@ def _way(step: OperationStep) -> str:
     if step.action == "copy":
         origin = f"from {step.origin} " if step.origin else ""
         return f"{origin}to {step.to or '?'}"
-    return f"on {step.origin}" if step.origin else ""
+    return f"on {step.to if step.action == 'load' else step.origin}" if step.origin else ""

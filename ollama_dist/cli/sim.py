@@ -1,4 +1,4 @@
-"""``sim``: the membership of a cluster under virtual time, with faults, measured and checked."""
+"""``sim``: membership, and placement, of a cluster under virtual time, with faults, measured and checked."""
 
 import sys
 
@@ -8,12 +8,37 @@ from ollama_dist.cli.output import print_json, print_lines
 from ollama_dist.sim.campaign import CAMPAIGN, run_campaign
 from ollama_dist.sim.faults import FAULTS, BadFault, parse
 from ollama_dist.sim.links import LATENCIES
+from ollama_dist.sim.placement_report import PlacementScenario, placement_text, play_placement
 from ollama_dist.sim.report import as_text
 from ollama_dist.sim.rules import RULES
 from ollama_dist.sim.scenario import Scenario, play
 
 
 def run(arguments: Arguments) -> int:
+    return _placement(arguments) if arguments.action == "placement" else _gossip(arguments)
+
+
+def _placement(arguments: Arguments) -> int:
+    nodes = 6 if arguments.nodes is None else arguments.nodes
+    if not (1 <= nodes <= 50 and 1 <= arguments.models <= 200 and 0 < arguments.hours <= 1000):
+        raise _wrong("--nodes is 1 to 50, --models 1 to 200, --hours more than 0 and up to 1000")
+    if not (0 <= arguments.trouble <= 1 and 25 <= arguments.disk <= 100_000):
+        raise _wrong("--trouble is 0 to 1, --disk 25 to 100000")
+    report = play_placement(
+        PlacementScenario(
+            nodes, arguments.models, arguments.hours, arguments.seed, arguments.trouble, arguments.disk
+        )
+    )
+    if arguments.json:
+        print_json("sim.placement", {"holds": report.holds, **report.as_json()})
+    else:
+        print_lines(placement_text(report))
+    return Exit.OK if report.holds else Exit.FAILED
+
+
+def _gossip(arguments: Arguments) -> int:
+    if arguments.nodes is None:
+        arguments.nodes = 9
     if arguments.list:
         print_lines(_known())
         return Exit.OK
@@ -51,7 +76,7 @@ def _scenario(arguments: Arguments) -> Scenario:
 
 
 def _wrong(what: str) -> Failure:
-    return Failure(what, do="ollama-dist sim gossip --list", exit_code=Exit.USAGE)
+    return Failure(what, do="ollama-dist sim --help", exit_code=Exit.USAGE)
 
 
 def _campaign(arguments: Arguments) -> int:

@@ -95,7 +95,8 @@ def make_keeper(settings: Settings, paths: StatePaths, engine: LocalEngine) -> K
             return Found(gguf_store_of(engine))
         if engine.target is None:
             return Found(None, "this node has no engine")
-        return await find_store(engine.target, models, os.environ, Path.home())
+        said = settings.transfers.engine_store
+        return await find_store(engine.target, models, os.environ, Path.home(), said)
 
     wanted = settings.transfers
     rates = Rates(wanted.transfer_rate, wanted.transfer_rate_serving, wanted.scrub_rate)

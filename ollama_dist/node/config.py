@@ -510,6 +510,15 @@ class TransferSettings:
             unit="bytes/s",
         ),
     )
+    engine_store: Path | None = field(
+        default=None,
+        metadata=about(
+            "Where this machine sees the models of its Ollama (its OLLAMA_MODELS), when that runs in a "
+            "container or is not found: the folder that the volume is mounted from.",
+            parse_path,
+            default_text="looked for",
+        ),
+    )
     scrub_days: int = field(
         default=7,
         metadata=about(

@@ -11,7 +11,7 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView, EngineKind, NodeView
 from ollama_dist.replication.moves.driving import NotKept
-from ollama_dist.replication.moves.operations import Kind, Operation, State, asked_for
+from ollama_dist.replication.moves.operations import Action, Kind, Operation, State, Step, asked_for
 from ollama_dist.replication.moves.planning import drained, is_drained, room_for
 from ollama_dist.replication.moves.shelf import Shelf
 
@@ -66,9 +66,7 @@ class Draining:
             if index >= len(before) or step.attempt != before[index].attempt:
                 self._tried_at[step.key] = now
         if operation.steps == before and is_drained(operation, view):
-            done = [
-                step if step.state is not State.FAILED else step.ended(State.SUCCEEDED) for step in before
-            ]
+            done = [step if step.state is not State.FAILED else _done_without(step) for step in before]
             return replace(operation, steps=tuple(done), is_open=False)
         return operation
 
@@ -90,6 +88,11 @@ class Draining:
                 return node.id, ""
             refusals.append(f"{node.name}: {lacking}")
         return None, f"no node can take it ({'; '.join(refusals) or 'no other node takes models now'})"
+
+
+def _done_without(step: Step) -> Step:
+    """One that failed and is not needed any more; of memory it stays known why."""
+    return step.ended(State.SUCCEEDED, step.error if step.action in (Action.LOAD, Action.UNLOAD) else "")
 
 
 def drain_of(node: NodeView) -> Operation:

@@ -9,12 +9,12 @@ import structlog
 
 from ollama_dist.core.errors import DistError
 from ollama_dist.core.ids import NodeId
-from ollama_dist.core.names import ModelKey, parse_model_name
+from ollama_dist.core.names import ModelKey, ModelName, parse_model_name
 from ollama_dist.core.view import ClusterView
 from ollama_dist.node.shared import Shared
 from ollama_dist.replication.copier import Copier
 from ollama_dist.replication.moves.deletions import KIND as DELETION
-from ollama_dist.replication.moves.deletions import Missed, expired, is_void, missed, missed_in
+from ollama_dist.replication.moves.deletions import Missed, expired, is_elsewhere, is_meant, missed, missed_in
 
 log = structlog.get_logger()
 
@@ -43,17 +43,21 @@ class MissedDeletions:
         self._is_pinned = is_pinned
         self._write = write
         self._nudge = nudge
+        self._elsewhere: set[str] = set()
+        """Deletions, by name, that were seen to be void by another node's copy when it was last looked."""
 
     async def note(self, model: ModelKey, told: Sequence[NodeId]) -> list[str]:
-        """Have the holders that were not told delete it when they are back; their names."""
+        """Have the holders that were not told delete it when they are back; the names of those that will."""
         view = self._view()
-        away = missed(view, model, told, time.time())
-        for each in away:
+        noted = []
+        for each in missed(view, model, told, time.time()):
             try:
                 await self._write(DELETION, each.name, each.value())
             except DistError as error:
                 log.warning("deletion_not_kept", model=model, node=each.node, error=str(error))
-        return [view.nodes[each.node].name for each in away]
+            else:
+                noted.append(view.nodes[each.node].name)
+        return noted
 
     async def run(self) -> None:
         """Delete what was deleted everywhere while this node was away."""
@@ -63,20 +67,33 @@ class MissedDeletions:
             self._shared.forget(DELETION, [each.name for each in expired(found, time.time())])
             for each in found:
                 if each.node == self._view().self_id and self._view().me.can_serve:
-                    await self._delete_late(each)
+                    await self._delete_late(each, found)
 
-    async def _delete_late(self, each: Missed) -> None:
+    async def _delete_late(self, each: Missed, found: Sequence[Missed]) -> None:
+        """Delete it, or find that it is gone or pulled anew; only then is the deletion forgotten.
+
+        The others are to hear that the copy is gone before they hear that this is settled. And what this
+        node knows of them may be from before it was away: what it sees of them has to last for a while.
+        """
         view = self._view()
-        copy = view.me.models.get(each.model)
-        if copy is not None and not is_void(each, view) and not self._is_pinned(view.self_id, each.model):
-            log.info("deleted_while_away", model=copy.name)
-            try:
-                await self._copier().delete(parse_model_name(copy.name))
-            except DistError as error:
-                log.warning("late_deletion_failed", model=copy.name, error=str(error))
+        if is_meant(each, view.me) and not self._is_pinned(view.self_id, each.model):
+            if not is_elsewhere(each, view, found):
+                self._elsewhere.discard(each.name)
+                await self._delete(parse_model_name(view.me.models[each.model].name))
                 return
-            self._nudge()
+            if each.name not in self._elsewhere:
+                self._elsewhere.add(each.name)
+                return
+        self._elsewhere.discard(each.name)
         try:
             await self._write(DELETION, each.name, None)
         except DistError as error:
             log.warning("deletion_not_kept", model=each.model, error=str(error))
+
+    async def _delete(self, name: ModelName) -> None:
+        log.info("deleted_while_away", model=name.short)
+        try:
+            await self._copier().delete(name)
+        except DistError as error:
+            log.warning("late_deletion_failed", model=name.short, error=str(error))
+        self._nudge()

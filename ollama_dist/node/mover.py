@@ -89,7 +89,9 @@ class Mover:
         self.copier: InstallingCopier = (
             make_copier(members.open, self._make_room)
             if make_copier is not None
-            else OllamaCopier(self._passing, self._registry, members.open, self._make_room)
+            else OllamaCopier(
+                self._passing, self._registry, members.open, self._make_room, keeper.identities.learn
+            )
         )
         self.mirror = (
             Mirror(settings.mirror, keeper.giver, keeper.needing) if settings.mirror is not None else None

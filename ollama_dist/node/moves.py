@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import SystemRandom
@@ -11,19 +11,20 @@ from typing import Any, Final, Protocol
 import structlog
 
 from ollama_dist.backends.target import Target
-from ollama_dist.core.errors import BadRequest, DistError, NoCandidate, NotFound, UpstreamFailed
+from ollama_dist.core.errors import BadRequest, DistError, NotFound
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.modes import Mode
-from ollama_dist.core.names import ModelKey, parse_model_name
+from ollama_dist.core.names import ModelKey, ModelName, parse_model_name
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.node.draining import Draining, drain_of
 from ollama_dist.node.missed import MissedDeletions
-from ollama_dist.node.placing import Placer, step_of
+from ollama_dist.node.operations import Operations, ask_member
+from ollama_dist.node.placing import Placer, steps_of
 from ollama_dist.node.setting_values import Placement
 from ollama_dist.node.shared import Placing, Shared
 from ollama_dist.replication.copier import Copier
 from ollama_dist.replication.moves.doing import Doing, Hands
-from ollama_dist.replication.moves.driving import PATH, Driver, NotKept
+from ollama_dist.replication.moves.driving import Driver, NotKept
 from ollama_dist.replication.moves.operations import (
     STEPS_MAX,
     Action,
@@ -31,13 +32,13 @@ from ollama_dist.replication.moves.operations import (
     Operation,
     OperationId,
     State,
+    Step,
     asked_for,
-    owner_of,
     read_operation,
 )
 from ollama_dist.replication.moves.peers import PeerRefused, Peers
 from ollama_dist.replication.moves.placement import plan
-from ollama_dist.replication.moves.planning import migration
+from ollama_dist.replication.moves.planning import migration, removal
 from ollama_dist.replication.moves.policies import KIND as POLICY
 from ollama_dist.replication.moves.policies import Policy, check_pattern, policy_for
 from ollama_dist.replication.moves.promises import NotPromised, Promises
@@ -46,14 +47,10 @@ from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()
 
-LOOK_S: Final = 1.0
-"""For other nodes to say which operations they know: lists do not wait for the slow."""
-
-WATCH_S: Final = 0.5
-"""How often somebody else's operation is asked for while it is watched."""
-
 PROMISE_PATH: Final = "/replication/promises"
+PROMISE_END_PATH: Final = f"{PROMISE_PATH}/end"
 DRAIN_PATH: Final = "/replication/drain"
+SCRUB_PATH: Final = "/replication/scrub"
 
 
 class Around(Protocol):
@@ -64,6 +61,10 @@ class Around(Protocol):
     def target(self, node: NodeId) -> Target | None: ...
 
     def active(self, model: ModelKey) -> int: ...
+
+    async def load_model(self, name: ModelName) -> None: ...
+
+    async def unload_model(self, name: ModelName) -> None: ...
 
     @property
     def mode(self) -> Mode: ...
@@ -104,9 +105,12 @@ class Moves:
             copier=self._own_copier,
             promises=self.promises,
             ask_to_keep=self._ask_to_keep,
+            end_promise=self._end_promise,
             nudge=nudge,
             pinned=lambda key: self.is_pinned(node.view().self_id, key),
             active=node.active,
+            load=node.load_model,
+            unload=node.unload_model,
         )
         operations = Shelf(options.folder / "operations" if options.folder else None)
         self.shared = Shared(self._shelf, told_changed)
@@ -117,6 +121,7 @@ class Moves:
         doing = Doing(hands, self.shared.intend)
         self._driver = Driver(operations, self._peers, doing, node.view, SystemRandom())
         self._driver.replan = self.draining.replan
+        self.operations = Operations(self._driver, self._peers, node.view)
         self._placer = Placer(
             options.placement,
             options.reserve_bytes,
@@ -152,8 +157,10 @@ class Moves:
     # What operators ask
 
     def plan_migration(self, wish: Mapping[str, Any]) -> Operation:
-        """What ``model``, ``to``, ``from`` and ``keep_source`` come to. Raises kinds of `DistError`."""
+        """What the fields of ``migrate`` come to. Raises kinds of `DistError`."""
         view = self._node.view()
+        if wish["to"] is None:
+            return self._plan_removal(view, wish)
         target, source = view.find(wish["to"]), wish.get("from")
         start = view.find(source).id if source is not None else None
         steps = migration(
@@ -162,22 +169,53 @@ class Moves:
             wish["to"],
             source,
             keep_source=wish["keep_source"],
+            load=wish["load"],
             reserve=self._options.reserve_bytes,
             pinned=self.is_pinned,
         )
         said = {"model": wish["model"], "to": target.id, "from": start, "keep_source": wish["keep_source"]}
         return asked_for(Kind.MIGRATE, said, steps)
 
+    def _plan_removal(self, view: ClusterView, wish: Mapping[str, Any]) -> Operation:
+        if wish["from"] is None:
+            raise BadRequest('say with "to" where it is to be, or with "from" where it is to be no more')
+        if wish["keep_source"]:
+            raise BadRequest('"keep_source" makes no sense without "to"')
+        steps = removal(view, wish["model"], wish["from"], force=wish["force"], pinned=self.is_pinned)
+        said = {"model": wish["model"], "from": view.find(wish["from"]).id, "force": wish["force"]}
+        return asked_for(Kind.MIGRATE, said, steps)
+
+    async def remove(self, model: str, node: str, requested_by: str, patience_s: float) -> None:
+        """Have one node give its copy up; returns when it is gone. Raises kinds of `DistError`."""
+        wish = {"model": model, "from": node, "to": None, "keep_source": False, "force": False}
+        begun = await self.begin(self.plan_migration(wish), requested_by)
+        last = begun
+        try:
+            async with asyncio.timeout(patience_s):
+                async for each in self.operations.watch(begun.id):
+                    last = each
+        except TimeoutError:
+            await self.operations.cancel(begun.id)
+        if last.state is not State.SUCCEEDED:
+            why = next((step.error or step.note for step in last.steps if step.error or step.note), "")
+            raise NotRemoved(f"it is still there: {why or last.state}")
+
     async def begin(self, planned: Operation, requested_by: str) -> Operation:
         """Do it; where the same is being done already, whoever was asked for it, that is returned."""
-        elsewhere = await self._same_elsewhere(planned)
+        elsewhere = await self.operations.same_elsewhere(planned)
         return elsewhere or await self._driver.begin(replace(planned, requested_by=requested_by))
+
+    async def ask_member(
+        self, node: NodeView, method: str, path: str, document: Mapping[str, Any] | None = None
+    ) -> Any:
+        """What another node answers. Raises what it says, and `NoCandidate`."""
+        return await ask_member(self._peers, node, method, path, document)
 
     async def drain(self, name: str, requested_by: str) -> Operation | None:
         """Empty a node; None when it is empty already. Raises kinds of `DistError`."""
         node = self._node.view().find(name)
         if node.id != self._node.view().self_id:
-            return _read_answer(await self._ask_member(node, "POST", DRAIN_PATH, {"by": requested_by}))
+            return _read_answer(await self.ask_member(node, "POST", DRAIN_PATH, {"by": requested_by}))
         await self.draining.set(True)
         template = replace(drain_of(node), requested_by=requested_by, is_open=True)
         running = self._driver.running_like(template)
@@ -189,67 +227,10 @@ class Moves:
         """Have a node take work again; the drain that ends by this, None when there was none."""
         node = self._node.view().find(name)
         if node.id != self._node.view().self_id:
-            return _read_answer(await self._ask_member(node, "DELETE", DRAIN_PATH))
+            return _read_answer(await self.ask_member(node, "DELETE", DRAIN_PATH))
         running = self._driver.running_like(drain_of(node))
         await self.draining.set(False)
         return await self._driver.cancel(running.id) if running is not None else None
-
-    async def operations(self) -> list[Operation]:
-        """All that this node and those that answer at once know of, the newest first."""
-        known = {operation.id: operation for operation in self._driver.all()}
-        for node, heard in await self._from_all(PATH):
-            for operation in heard:
-                if operation.id not in known or owner_of(operation.id) == node:
-                    known[operation.id] = operation
-        return sorted(known.values(), key=lambda operation: -operation.created_at)
-
-    async def operation(self, operation: OperationId) -> Operation:
-        """As its owner knows it, else as whoever has a part in it does. Raises `NotFound`."""
-        known = self._driver.get(operation)
-        owner = self._node.view().nodes.get(owner_of(operation))
-        if owner is not None and owner.id == self._node.view().self_id:
-            if known is None:
-                raise NotFound(f"this node knows of no operation {operation}")
-            return known
-        if owner is not None and owner.is_routable:
-            try:
-                said = await self._peers.ask(owner.id, "GET", f"{PATH}/{operation}", timeout=LOOK_S)
-                return read_operation(said["operation"])
-            except (UpstreamFailed, PeerRefused, BadRequest, KeyError, TypeError) as error:
-                log.info("owner_not_heard", operation=operation, error=str(error))
-        if known is None:
-            parts = [found for _, heard in await self._from_all(PATH) for found in heard]
-            known = next((found for found in parts if found.id == operation), None)
-        if known is None:
-            raise NotFound(f"no node that answers knows of an operation {operation}")
-        return known
-
-    async def watch(self, operation: OperationId) -> AsyncIterator[Operation]:
-        """It as it is now and whenever it changed, until it is over. Raises `NotFound`."""
-        first = await self.operation(operation)
-        if first.owner == self._node.view().self_id:
-            async for each in self._driver.watch(operation):
-                yield each
-            return
-        told = None
-        while True:
-            now = first if told is None else await self.operation(operation)
-            if now != told:
-                yield now
-            told = now
-            if now.finished_at is not None:
-                return
-            await asyncio.sleep(WATCH_S)
-
-    async def cancel(self, operation: OperationId) -> Operation:
-        """End it where it is. Raises `NotFound`; and `NoCandidate` when nobody who could end it answers."""
-        owner = self._node.view().nodes.get(owner_of(operation))
-        if owner is not None and owner.id != self._node.view().self_id and owner.is_routable:
-            said = await self._ask_member(owner, "POST", f"{PATH}/{operation}/cancel", {})
-            return read_operation(said["operation"])
-        if self._driver.get(operation) is None and owner is not None and not owner.is_routable:
-            raise NoCandidate(f"{owner.name}, which runs it, cannot be reached")
-        return await self._driver.cancel(operation)
 
     def is_pinned(self, node: NodeId, key: ModelKey) -> bool:
         """Whether the model is to stay on that node."""
@@ -311,27 +292,28 @@ class Moves:
         """
         wanted = {parse_model_name(model).key for model in models}
         view = self._node.view()
-        steps = [
-            step_of(wish, view, node)
+        wishes = [
+            (node, wish)
             for node in sorted(view.nodes)
             for wish in plan(self._placer.picture(replace(view, self_id=node)))
             if not wanted or wish.model in wanted
         ]
         # What is copied comes first: what is then too much goes afterwards.
-        steps.sort(key=lambda step: (step.action is Action.DELETE, step.key, step.doer or ""))
-        return asked_for(Kind.REBALANCE, {"models": sorted(wanted)}, tuple(steps[:STEPS_MAX]))
+        wishes.sort(key=lambda entry: (entry[1].action is Action.DELETE, entry[1].model, entry[0]))
+        steps: tuple[Step, ...] = ()
+        going: set[ModelKey] = set()
+        for node, wish in wishes:
+            goes = {each.model for each in wish.first}
+            if goes & going:
+                continue  # each was reckoned with the other's copy; what is left is for the next time
+            going |= goes
+            more = steps_of(wish, view, node, len(steps))
+            if len(steps) + len(more) > STEPS_MAX:
+                break
+            steps += more
+        return asked_for(Kind.REBALANCE, {"models": sorted(wanted)}, steps)
 
     # What other nodes ask
-
-    def known(self) -> list[Operation]:
-        return self._driver.all()
-
-    def part(self, operation: OperationId) -> Operation:
-        """Raises `NotFound`."""
-        known = self._driver.get(operation)
-        if known is None:
-            raise NotFound("this node knows of no such operation")
-        return known
 
     async def take(self, document: Any, sender: NodeId) -> Operation:
         return await self._driver.take(document, sender)
@@ -353,39 +335,16 @@ class Moves:
         except PeerRefused as refused:
             raise NotPromised(str(refused)) from refused
 
-    async def _ask_member(
-        self, node: NodeView, method: str, path: str, document: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Of a member that has to be there. Raises what it says, and `NoCandidate`."""
-        if not node.is_routable:
-            raise NoCandidate(f"{node.name} is {node.state} and cannot be asked")
-        try:
-            return await self._peers.ask(node.id, method, path, document)
-        except PeerRefused as refused:
-            raise SaidElsewhere(refused, node.name) from refused
+    async def _end_promise(self, node: NodeView, key: ModelKey) -> None:
+        asked = {"model": key, "sender": self._node.view().self_id}
+        await self._peers.ask(node.id, "POST", PROMISE_END_PATH, asked)
 
-    async def _from_all(self, path: str) -> list[tuple[NodeId, list[Operation]]]:
-        peers = [peer for peer in self._node.view().peers() if peer.is_routable]
-        said = await asyncio.gather(*(self._listed(peer, path) for peer in peers))
-        return [(peer.id, heard) for peer, heard in zip(peers, said, strict=True)]
 
-    async def _listed(self, peer: NodeView, path: str) -> list[Operation]:
-        try:
-            said = await self._peers.ask(peer.id, "GET", path, timeout=LOOK_S)
-            return [read_operation(each) for each in said["operations"]]
-        except (UpstreamFailed, PeerRefused, BadRequest, KeyError, TypeError) as error:
-            log.info("operations_not_listed", node=peer.name, error=str(error))
-            return []
+class NotRemoved(DistError):
+    """A node did not give its copy up."""
 
-    async def _same_elsewhere(self, planned: Operation) -> Operation | None:
-        if self._driver.running_like(planned) is not None:
-            return None
-        for _, heard in await self._from_all(PATH):
-            for operation in heard:
-                is_same = operation.kind is planned.kind and operation.wish == planned.wish
-                if is_same and operation.is_wanted:
-                    return operation
-        return None
+    status = 409
+    code = "not_removed"
 
 
 class CannotCopy(DistError):
@@ -393,14 +352,6 @@ class CannotCopy(DistError):
 
     status = 501
     code = "cannot_copy"
-
-
-class SaidElsewhere(DistError):
-    """What another node answered to a question that was passed on to it."""
-
-    def __init__(self, refused: PeerRefused, node: str) -> None:
-        super().__init__(f"{node}: {refused}")
-        self.status, self.code = refused.said_status, refused.said_code  # type: ignore[misc]
 
 
 def _read_answer(said: Any) -> Operation | None:

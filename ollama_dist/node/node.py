@@ -12,11 +12,12 @@ import structlog
 from ollama_dist import __version__
 from ollama_dist.backends.local import LocalEngine
 from ollama_dist.backends.target import Security, Target
-from ollama_dist.core.contexts import ContextRule
+from ollama_dist.core.contexts import ContextRule, pinned_context
+from ollama_dist.core.errors import NoCandidate
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.labels import Label
 from ollama_dist.core.modes import Mode
-from ollama_dist.core.names import ModelKey
+from ollama_dist.core.names import ModelKey, ModelName
 from ollama_dist.core.view import (
     ClusterView,
     EngineKind,
@@ -46,6 +47,7 @@ from ollama_dist.replication.disk.giving import Giver
 from ollama_dist.replication.disk.keeper import Keeper
 from ollama_dist.replication.disk.store import StoreUnreadable
 from ollama_dist.replication.intake.lending import Lender
+from ollama_dist.replication.moves import memory
 from ollama_dist.replication.pulls.pulling import Pulling
 from ollama_dist.replication.pulls.turns import Turns
 from ollama_dist.runtime.tasks import background, end
@@ -420,10 +422,20 @@ class Node:
         self._note_own_standing(members)
         self._views.set_members(members, time.monotonic(), time.time())
         self.moves.shared.hear(members)
+        self._hear_identities()
         for node in self.view().peers():
             known = before.get(node.id)
             if known is None or known.state != node.state:
                 self._state_changed(node)
+
+    def _hear_identities(self) -> None:
+        """What the others know of contents that this node cannot read itself."""
+        if self.keeper is None or all(copy.identity for copy in self._models.values()):
+            return
+        copies = (copy for peer in self.view().peers() for copy in peer.models.values())
+        if self.keeper.identities.hear(copies):
+            self._is_stale = True
+            self._announce_state()
 
     def _note_own_standing(self, members: Sequence[MemberView]) -> None:
         own = next((view for view in members if view.is_self), None)
@@ -462,6 +474,22 @@ class Node:
         """Requests for a model that run or wait here."""
         return self._load.active(model)
 
+    async def load_model(self, name: ModelName) -> None:
+        """Have the engine bring it into memory, with the context that is pinned for it."""
+        tokens = pinned_context(self.options.contexts, name.key)
+        await memory.load(self._engine_target, name, tokens)
+
+    async def unload_model(self, name: ModelName) -> None:
+        """Have the engine let it go."""
+        await memory.unload(self._engine_target, name)
+
+    @property
+    def _engine_target(self) -> Target:
+        target = self.engine.target
+        if target is None:
+            raise NoCandidate("this node has no engine")
+        return target
+
     async def _look_around(self) -> None:
         store = self.keeper.store if self.keeper is not None else None
         folder = store.root if store is not None else None
@@ -488,6 +516,30 @@ class Node:
         view = self.view()
         alive = sum(node.state is MemberState.ALIVE for node in view.nodes.values())
         return {"version": __version__, "mode": effective_mode(self.switches, view).mode, "nodes": alive}
+
+    def scrub(self, *, begin: bool) -> dict[str, Any]:
+        """How far this node is with reading its models again; ``begin``: with all of them, now.
+
+        Raises `StoreUnreadable`.
+        """
+        if self.keeper is None:
+            raise StoreUnreadable("this node does not know its models' files")
+        if begin and self.keeper.store is None:
+            raise StoreUnreadable(f"this node cannot read its models: {self.keeper.reason}")
+        if begin:
+            self.keeper.scrubber.ask()
+        state = self.keeper.scrubber.state
+        return {
+            "node": self.options.name,
+            "state": "running" if state.is_running else "idle",
+            "files": state.blobs,
+            "waiting": state.waiting,
+            "bytes_total": state.bytes_total,
+            "bytes_done": state.bytes_done,
+            "corrupt": [
+                {"digest": digest, "models": self.keeper.needing(digest)} for digest in state.corrupt
+            ],
+        }
 
     async def moved(self) -> None:
         """Begin again in another cluster: nothing of the former one is kept."""

@@ -3,12 +3,14 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any, Final
 
 import structlog
 
 from ollama_dist.core.errors import DistError
+from ollama_dist.core.ids import NodeId
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.names import ModelKey, parse_model_name
 from ollama_dist.core.view import ClusterView
@@ -77,13 +79,16 @@ class Placer:
         wish = self._next()
         if wish is None:
             return
-        self._shared.intend(wish.model, wish.action)
+        everything = (*wish.first, wish)
+        for each in everything:
+            self._shared.intend(each.model, each.action)
         try:
             await asyncio.sleep(TELL_S)
             if self._next() == wish:
                 await self._do(wish)
         finally:
-            self._shared.intend(wish.model, None)
+            for each in everything:
+                self._shared.intend(each.model, None)
 
     def picture(self, view: ClusterView) -> Picture:
         """What a decision at ``view`` is made from."""
@@ -105,9 +110,9 @@ class Placer:
 
     async def _do(self, wish: Wish) -> None:
         me = self._view().self_id
-        step = step_of(wish, self._view(), me)
+        steps = steps_of(wish, self._view(), me)
         said = {"model": wish.model, "action": wish.action, "node": me}
-        template = Operation(OperationId(""), Kind.REPLICATE, me, 0.0, "placement", said, (step,))
+        template = Operation(OperationId(""), Kind.REPLICATE, me, 0.0, "placement", said, steps)
         try:
             begun = await self._driver.begin(template)
         except DistError as error:
@@ -119,18 +124,25 @@ class Placer:
         if last.state is not State.SUCCEEDED:
             self._left_alone[wish.model] = time.monotonic() + BACK_OFF_S
             return
-        if wish.action is Action.COPY:
-            self.placed.add(wish.model)
-        else:
-            self.placed.discard(wish.model)
+        for done in (*wish.first, wish):
+            if done.action is Action.COPY:
+                self.placed.add(done.model)
+            else:
+                self.placed.discard(done.model)
         try:
             await self._shelf.save(_FILE, {"models": sorted(self.placed)})
         except OSError as error:
             log.warning("placed_not_kept", error=str(error))
 
 
-def step_of(wish: Wish, view: ClusterView, node: Any) -> Step:
-    """A wish of ``node`` as the step that does it."""
+def steps_of(wish: Wish, view: ClusterView, node: NodeId, before: int = 0) -> tuple[Step, ...]:
+    """A wish of ``node`` as the steps that do it, where ``before`` others stand before them."""
+    steps = [_step_of(each, view, node) for each in (*wish.first, wish)]
+    after = tuple(range(before, before + len(wish.first)))
+    return (*steps[:-1], replace(steps[-1], after=after))
+
+
+def _step_of(wish: Wish, view: ClusterView, node: NodeId) -> Step:
     name = parse_model_name(view.nodes[wish.source or node].models[wish.model].name)
     if wish.action is Action.COPY:
         return Step(Action.COPY, name, wish.reason, wish.source, node, wish.content, wish.size)

@@ -21,6 +21,10 @@ ROTATED_SHOWN: Final = 1
 """All members refuse for one reason; saying it once is enough."""
 
 
+NAMED_MAX: Final = 3
+"""Models that one problem names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seeds:
     """Addresses a person named where no member was met: what was met there instead, by address."""
@@ -61,7 +65,7 @@ def find_problems(
         *_member_problems(view),
         *_model_problems(view),
         *_corrupt_models(corrupt),
-        *_moving_problems(engine, moving),
+        *_moving_problems(view, engine, moving),
     ]
     return sorted(problems, key=lambda problem: problem.severity != "error")
 
@@ -190,7 +194,7 @@ def _model_problems(view: ClusterView) -> list[Problem]:
     return problems
 
 
-def _moving_problems(engine: Snapshot, moving: Moving) -> list[Problem]:
+def _moving_problems(view: ClusterView, engine: Snapshot, moving: Moving) -> list[Problem]:
     problems = []
     if moving.closed:
         problems.append(
@@ -216,12 +220,25 @@ def _moving_problems(engine: Snapshot, moving: Moving) -> list[Problem]:
                 "info",  # so it is with every Ollama that has a user of its own, and models move all the same
                 "store_unreadable",
                 f"this node may not read the files of its engine's models ({moving.unreadable}): "
-                "others get them by way of a second copy here, which takes time and room",
+                "others get them by way of a second copy here, which takes time and room"
+                f"{_unidentified(view)}",
                 "run the node as the user that runs Ollama, or let its user read them "
                 "(usermod -aG ollama USER; chmod g+rx on the folders above them)",
             )
         )
     return problems
+
+
+def _unidentified(view: ClusterView) -> str:
+    """What follows from contents that nobody has read, for people."""
+    names = sorted(copy.name for copy in view.me.models.values() if not copy.identity)
+    if not names:
+        return ""
+    more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
+    return (
+        f"; of {', '.join(names[:NAMED_MAX])}{more} only the digest is known, and other versions "
+        "of Ollama may list another for the same content"
+    )
 
 
 def _corrupt_models(models: Sequence[str]) -> list[Problem]:

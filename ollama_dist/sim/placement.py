@@ -77,10 +77,11 @@ class SimNode:
     told: list[tuple[NodeView, dict[ModelKey, Action]]] = field(default_factory=list)
     """What it said of itself, step by step, the newest last."""
     promises: Promises | None = None
+    disk: int = DISK
 
     @property
     def free(self) -> int:
-        return DISK - sum(model.size for model in self.models.values())
+        return self.disk - sum(model.size for model in self.models.values())
 
 
 class World:
@@ -93,10 +94,12 @@ class World:
         models: int = 10,
         *,
         by_demand: bool = True,
+        disk: int = DISK,
         decide: Callable[[Picture], list[Wish]] = plan,
     ) -> None:
         self.rng = Random(seed)
         self._decide = decide
+        self._disk = disk
         self.now = 100_000.0
         self.by_demand = by_demand
         self.policies: tuple[Policy, ...] = ()
@@ -117,7 +120,7 @@ class World:
 
     def _node(self, node: NodeId, ids: list[NodeId]) -> SimNode:
         lags = {each: self.rng.randrange(LAG_STEPS) for each in ids}
-        made = SimNode(node, {}, lags, self.rng.uniform(0, PERIOD_S))
+        made = SimNode(node, {}, lags, self.rng.uniform(0, PERIOD_S), disk=self._disk)
         made.promises = Promises(Shelf(None), lambda: self.view(made), lambda: self.now)
         return made
 
@@ -134,6 +137,16 @@ class World:
                     self._act(node)
             self._check()
             self.now += STEP_S
+
+    @property
+    def sizes(self) -> dict[ModelKey, int]:
+        """Bytes of each model."""
+        return {key: copy.size for node in self.nodes.values() for key, copy in node.models.items()}
+
+    def begin_trouble(self) -> None:
+        """Somebody says what is wanted, and asks for models."""
+        self._rule()
+        self._shift()
 
     def calm(self) -> None:
         """All are back, and see each other."""
@@ -154,20 +167,28 @@ class World:
 
     def _begin(self, node: SimNode, wish: Wish, view: ClusterView) -> None:
         if wish.action is Action.COPY:
+            for each in wish.first:
+                if not self._gives_up(node, each, view):
+                    return
+                self._finish(node, each)
             if node.free - wish.size * 1.1 >= RESERVE:
                 node.work = wish, self.now + wish.size / COPY_BYTES_PER_S
-            return
+        elif self._gives_up(node, wish, view):
+            node.work = wish, self.now + self.rng.choice((0.0, STEP_S, 3 * STEP_S))
+
+    def _gives_up(self, node: SimNode, wish: Wish, view: ClusterView) -> bool:
+        """Whether a copy may go now: somebody has promised to keep another."""
         assert node.promises is not None
         try:
             node.promises.give_up(wish.model)
         except NotPromised:
             self.refused += 1
-            return
+            return False
         if self._is_promised(node, wish, view):
-            node.work = wish, self.now + self.rng.choice((0.0, STEP_S, 3 * STEP_S))
-        else:
-            self.refused += 1
-            node.promises.given_up(wish.model)
+            return True
+        self.refused += 1
+        node.promises.given_up(wish.model)
+        return False
 
     def _is_promised(self, node: SimNode, wish: Wish, view: ClusterView) -> bool:
         for keeper in keepers(view, wish.model, wish.content, but=node.id):

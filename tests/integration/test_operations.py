@@ -13,8 +13,10 @@ from ollama_dist.core.errors import NoCandidate
 from ollama_dist.replication.moves import driving
 from ollama_dist.replication.moves.operations import OperationId, State
 from tests.support.fake_copier import FakeCopier, with_copiers
+from tests.support.fake_ollama import Fault
 from tests.support.joined_nodes import JoinedNode, JoinedNodes, joined_nodes
 from tests.support.solo_node import ADMIN_TOKEN
+from tests.support.views import key
 from tests.support.wait import until
 
 AS_OPERATOR = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
@@ -65,9 +67,9 @@ async def test_a_model_moves_and_is_deleted_only_when_it_is_whole() -> None:
             ("copy", "desk", "laptop"),
             ("delete", "desk", "laptop"),
         ]
-        driver_of = nodes["attic"].node.moves
+        driver_of = nodes["attic"].node.moves.operations
         await until(lambda: bool(copiers["laptop"].copied), what="the copy's begin")
-        known = await driver_of.operation(OperationId(operation["id"]))
+        known = await driver_of.get(OperationId(operation["id"]))
         assert known.steps[1].state is State.PLANNED
         assert has(nodes["desk"], "tiny")
         copiers["laptop"].gate.set()
@@ -77,7 +79,16 @@ async def test_a_model_moves_and_is_deleted_only_when_it_is_whole() -> None:
         assert has(nodes["laptop"], "tiny")
         assert not has(nodes["desk"], "tiny")
         assert copiers["laptop"].copied == [("tiny:latest", (nodes["desk"].node.options.id,))]
-        assert nodes["laptop"].node.moves.promises.kept_for(next(iter(nodes["laptop"].node.view().me.models)))
+        assert nodes["laptop"].node.moves.promises.kept_for(key("tiny")) is None
+
+
+async def test_a_model_goes_on_to_a_third_node_at_once() -> None:
+    async with cluster(desk=["tiny"], laptop=[], attic=[]) as (nodes, _):
+        for to in ("laptop", "attic", "desk", "laptop"):
+            _, said = await ask(nodes["desk"], "POST", "migrate", {"model": "tiny", "to": to})
+            assert (await finished(nodes["desk"], said["operation"]["id"]))["state"] == "succeeded"
+            await nodes.settle()
+            assert [node.name for node in nodes if has(node, "tiny")] == [to]
 
 
 async def test_progress_is_told_by_every_node() -> None:
@@ -256,3 +267,111 @@ async def test_a_drain_that_cannot_finish_says_why_and_ends_with_undrain() -> No
         assert (await finished(nodes["desk"], identifier))["state"] == "cancelled"
         assert copiers["laptop"].copied == []
         assert not nodes["desk"].node.moves.draining.is_on
+
+
+async def loaded(node: JoinedNode, name: str = "tiny") -> None:
+    """Bring a model into the memory of a node's engine."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://127.0.0.1:{node.fake.port}/api/generate", json={"model": name}) as answer,
+    ):
+        assert answer.status == 200
+    node.node.engine.nudge()
+
+
+def in_memory(nodes: JoinedNodes) -> set[str]:
+    return {node.name for node in nodes if node.fake.runners.loaded()}
+
+
+async def test_what_was_in_memory_is_in_memory_there_before_it_is_gone_here() -> None:
+    async with cluster(desk=["tiny"], laptop=[]) as (nodes, copiers):
+        await loaded(nodes["desk"])
+        await until(lambda: bool(nodes["laptop"].node.view().find("desk").loaded), what="its being known")
+        copiers["desk"].errors.append(NoCandidate("not asked"))
+        _, said = await ask(nodes["laptop"], "POST", "migrate", {"model": "tiny", "to": "laptop"})
+        ended = await finished(nodes["laptop"], said["operation"]["id"])
+        assert [(step["action"], step["from"], step["to"], step["state"]) for step in ended["steps"]] == [
+            ("copy", "desk", "laptop", "succeeded"),
+            ("load", "desk", "laptop", "succeeded"),
+            ("unload", "desk", "laptop", "succeeded"),
+            ("delete", "desk", "laptop", "succeeded"),
+        ]
+        assert in_memory(nodes) == {"laptop"}
+        assert not has(nodes["desk"], "tiny")
+
+
+async def test_where_it_cannot_be_loaded_both_copies_stay() -> None:
+    async with cluster(desk=["tiny"], laptop=[]) as (nodes, _):
+        await loaded(nodes["desk"])
+        await until(lambda: bool(nodes["laptop"].node.view().find("desk").loaded), what="its being known")
+        nodes["laptop"].fake.faults.add(Fault(load_failure=True))
+        _, said = await ask(nodes["laptop"], "POST", "migrate", {"model": "tiny", "to": "laptop"})
+        ended = await finished(nodes["laptop"], said["operation"]["id"])
+        assert ended["state"] == "failed"
+        assert "the engine answered 500" in ended["steps"][1]["error"]
+        assert (has(nodes["desk"], "tiny"), has(nodes["laptop"], "tiny")) == (True, True)
+        assert in_memory(nodes) == {"desk"}
+        _, said = await ask(
+            nodes["laptop"], "POST", "migrate", {"model": "tiny", "to": "laptop", "load": False}
+        )
+        assert (await finished(nodes["laptop"], said["operation"]["id"]))["state"] == "succeeded"
+        assert in_memory(nodes) == set()
+
+
+async def test_a_drained_node_hands_over_what_it_has_in_memory() -> None:
+    async with cluster(desk=["tiny"], laptop=[]) as (nodes, _):
+        await loaded(nodes["desk"])
+        await until(lambda: bool(nodes["laptop"].node.view().find("desk").loaded), what="its being known")
+        _, said = await ask(nodes["laptop"], "POST", "drain", {"node": "desk"})
+        ended = await finished(nodes["laptop"], said["operation"]["id"])
+        assert ended["state"] == "succeeded"
+        assert [step["action"] for step in ended["steps"]] == ["copy", "load", "unload"]
+        assert in_memory(nodes) == {"laptop"}
+
+
+async def test_one_node_gives_its_copy_up_and_never_the_last_unasked() -> None:
+    async with cluster(desk=["tiny"], laptop=["tiny"], attic=[]) as (nodes, _):
+        wish = {"model": "tiny", "from": "desk"}
+        _, said = await ask(nodes["attic"], "POST", "migrate", wish)
+        ended = await finished(nodes["attic"], said["operation"]["id"])
+        assert [(step["action"], step["from"], step["reason"]) for step in ended["steps"]] == [
+            ("delete", "desk", "asked for; also on laptop")
+        ]
+        assert (has(nodes["desk"], "tiny"), has(nodes["laptop"], "tiny")) == (False, True)
+        await nodes.settle()
+        status, said = await ask(nodes["attic"], "POST", "migrate", {**wish, "from": "laptop"})
+        assert (status, said["code"]) == (409, "last_copy")
+        forced = {"model": "tiny", "from": "laptop", "force": True}
+        _, said = await ask(nodes["attic"], "POST", "migrate", forced)
+        assert (await finished(nodes["attic"], said["operation"]["id"]))["state"] == "succeeded"
+        assert not has(nodes["laptop"], "tiny")
+        status, said = await ask(nodes["attic"], "POST", "migrate", {"model": "tiny"})
+        assert (status, "from" in said["error"]) == (400, True)
+
+
+async def test_a_deletion_for_one_node_is_done_there_alone() -> None:
+    async with cluster(desk=["tiny"], laptop=["tiny"]) as (nodes, _):
+
+        async def delete(node: str) -> tuple[int, str]:
+            headers = {"X-Ollama-Node": node}
+            async with (
+                aiohttp.ClientSession(headers=headers) as session,
+                session.delete(f"{nodes['desk'].url}/api/delete", json={"model": "tiny"}) as answer,
+            ):
+                return answer.status, await answer.text()
+
+        assert await delete("laptop") == (200, "")
+        assert (has(nodes["desk"], "tiny"), has(nodes["laptop"], "tiny")) == (True, False)
+        wish = {"model": "tiny", "to": "laptop", "keep_source": True}
+        _, said = await ask(nodes["desk"], "POST", "migrate", wish)
+        assert (await finished(nodes["desk"], said["operation"]["id"]))["state"] == "succeeded"
+        await nodes.settle()
+        assert await delete("desk") == (200, "")
+        _, said = await ask(nodes["desk"], "POST", "migrate", {**wish, "to": "desk", "keep_source": False})
+        assert (await finished(nodes["desk"], said["operation"]["id"]))["state"] == "succeeded"
+        await nodes.settle()
+        status, text = await delete("desk")
+        assert (status, "the last copy" in text) == (409, True)
+        assert (await delete("laptop"))[0] == 404
+        assert (await delete("cellar"))[0] == 404
+        assert has(nodes["desk"], "tiny")

@@ -192,3 +192,22 @@ async def test_what_was_pulled_anew_meanwhile_stays() -> None:
         )
         assert copies(nodes, "tiny") == {"desk", "laptop"}
         assert copiers["laptop"].deleted == []
+
+
+async def test_a_deletion_that_no_holder_hears_is_done_when_they_are_back() -> None:
+    async with cluster(desk=[], laptop=["tiny"], attic=["tiny"]) as (nodes, copiers):
+        heard = {name: nodes[name].node.moves.shared.hear for name in ("laptop", "attic")}
+        for name in heard:
+            nodes[name].node.moves.shared.hear = lambda members: None  # type: ignore[method-assign]
+            await away(nodes, name)
+        status, text = await delete(nodes["desk"], "tiny")
+        assert status == 202
+        assert "it is deleted when they are back: laptop, attic" in text
+        for name, hear in heard.items():
+            await back(nodes, name)
+            nodes[name].node.moves.shared.hear = hear  # type: ignore[method-assign]
+        nodes.board.changed()
+        await until(lambda: not copies(nodes, "tiny"), what="their deletion")
+        assert [copiers[name].deleted for name in heard] == [["tiny:latest"]] * 2
+        await nodes.settle()
+        assert (await delete(nodes["desk"], "tiny"))[0] == 404

@@ -291,6 +291,11 @@ async def test_a_model_that_its_node_may_not_read_is_lent(tmp_path: Path) -> Non
         original = StoreSource(nodes["one"].fake.store.folder, "tiny").manifest
         assert two.fake.store is not None
         assert StoreSource(two.fake.store.folder, "tiny").manifest.raw == original.raw
+        [copy] = nodes["one"].node.view().me.models
+        await until(
+            lambda: nodes["one"].node.view().me.models[copy].identity == original.identity,
+            what="its being known by the other's",
+        )
         assert await names(nodes["one"], nodes["one"].fake.url) == ["tiny:latest"]
     finally:
         await nodes.stop()

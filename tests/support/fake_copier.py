@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ollama_dist.core.errors import DistError
+from ollama_dist.core.errors import DistError, ModelNotFound
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName
 from ollama_dist.replication.sources import Progress
@@ -46,8 +46,10 @@ class FakeCopier:
         self.fake.catalogue.install(name.short, self.origin)
 
     async def delete(self, name: ModelName) -> None:
-        self.deleted.append(name.short)
+        if self.fake.catalogue.find(name.short) is None:
+            raise ModelNotFound(f"model '{name.short}' not found")
         self.fake.catalogue.remove(name.short)
+        self.deleted.append(name.short)
 
 
 def with_copiers(nodes: Any) -> dict[str, FakeCopier]:

@@ -124,11 +124,10 @@ class JoinedNode:
         return f"http://127.0.0.1:{self.public.address[1]}"
 
     async def stop(self) -> None:
-        await self.public.stop()
-        await self.relay.stop()
-        await self.node.stop()
-        await self.passthrough.close()
-        await self.fake.stop()
+        parts = (self.fake.stop, self.passthrough.close, self.node.stop, self.relay.stop, self.public.stop)
+        async with contextlib.AsyncExitStack() as undo:  # the last first, and all of them
+            for part in parts:
+                undo.push_async_callback(part)
 
 
 class JoinedNodes:
@@ -162,28 +161,34 @@ class JoinedNodes:
         if folder is not None:
             fake_options["folder"] = folder / name / "models"
         fake = FakeOllama(**{"age": "0.33.0-rc2", "models": tuple(models), **fake_options})
-        await fake.start()
-        me = node_id(len(self._nodes) + 1)
-        settings = OllamaSettings(
-            me, address=("127.0.0.1", engine or fake.port), slots=fake_options.get("slots", 1)
-        )
-        options = NodeOptions(me, name, 4, Switches(), **(node_options or {}))
-        local = OllamaEngine(settings)
-        keeper = keeper_of(fake, folder / name, is_readable) if folder is not None else None
-        node = Node(options, local, BoardCluster(self.board, me), lambda _: None, keeper)
-        if folder is not None and keeper is not None:
-            moving = MoverSettings(pull_hosts=pull_hosts)
-            node.mover = Mover(moving, folder / name, local, keeper, node.view, node.target)
-        passthrough = Passthrough()
-        relay = Listener(peer_front(node, passthrough, lambda _: None), bind("127.0.0.1", [0]))
-        public = Listener(
-            public_front(node, passthrough, Operator(node), admin_token=ADMIN_TOKEN), bind("127.0.0.1", [0])
-        )
-        await node.start(relay.address[1])
-        await relay.start()
-        await public.start()
-        joined = self._nodes[name] = JoinedNode(name, node, fake, public, relay, passthrough)
-        await until(lambda: node.view().me.can_serve, what=f"{name}'s engine being ready")
+        undo = contextlib.AsyncExitStack()
+        async with undo:  # what a start that fails leaves open keeps the loop from closing, deaf to Ctrl-C
+            undo.push_async_callback(fake.stop)
+            await fake.start()
+            me = node_id(len(self._nodes) + 1)
+            settings = OllamaSettings(
+                me, address=("127.0.0.1", engine or fake.port), slots=fake_options.get("slots", 1)
+            )
+            options = NodeOptions(me, name, 4, Switches(), **(node_options or {}))
+            local = OllamaEngine(settings)
+            keeper = keeper_of(fake, folder / name, is_readable) if folder is not None else None
+            node = Node(options, local, BoardCluster(self.board, me), lambda _: None, keeper)
+            if folder is not None and keeper is not None:
+                moving = MoverSettings(pull_hosts=pull_hosts)
+                node.mover = Mover(moving, folder / name, local, keeper, node.view, node.target)
+            passthrough = Passthrough()
+            relay = Listener(peer_front(node, passthrough, lambda _: None), bind("127.0.0.1", [0]))
+            front = public_front(node, passthrough, Operator(node), admin_token=ADMIN_TOKEN)
+            public = Listener(front, bind("127.0.0.1", [0]))
+            for part in (passthrough.close, node.stop, relay.stop, public.stop):
+                undo.push_async_callback(part)
+            await node.start(relay.address[1])
+            await relay.start()
+            await public.start()
+            joined = JoinedNode(name, node, public=public, relay=relay, fake=fake, passthrough=passthrough)
+            await until(lambda: node.view().me.can_serve, what=f"{name}'s engine being ready")
+            undo.pop_all()
+        self._nodes[name] = joined
         return joined
 
     async def settle(self) -> None:
@@ -199,8 +204,9 @@ class JoinedNodes:
         await until(agree, what="everybody's knowing everything")
 
     async def stop(self) -> None:
-        for node in self:
-            await node.stop()
+        async with contextlib.AsyncExitStack() as undo:
+            for node in self:
+                undo.push_async_callback(node.stop)
 
 
 def keeper_of(fake: FakeOllama, state: Path, is_readable: bool = True) -> Keeper:

@@ -249,9 +249,10 @@ class RealNodes:
             await node.until_routable(**{name: len(held) for name, held in models.items()})
 
     async def stop(self) -> None:
-        for node in self:
-            await node.stop()
-            await node.ollama.stop()
+        async with contextlib.AsyncExitStack() as undo:  # all of them, whatever happens to one
+            for node in self:
+                undo.push_async_callback(node.ollama.stop)
+                undo.push_async_callback(node.stop)
 
 
 def command(*words: str) -> list[str]:

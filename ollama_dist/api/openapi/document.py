@@ -62,6 +62,8 @@ _SENT_FROM: Final[dict[Where, tuple[str, ...]]] = {
 }
 _HEARD_AT: Final[dict[Where, tuple[str, ...]]] = {
     Where.SOURCE: ("X-Ollama-Node",),
+    Where.HOLDERS: ("X-Ollama-Node",),
+    Where.PULL: ("X-Ollama-Node",),
     Where.SCHEDULED: ("X-Ollama-Node", "X-Ollama-Priority"),
 }
 """The headers of a request that count, by who answers it."""

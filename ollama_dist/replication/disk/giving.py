@@ -53,6 +53,8 @@ class Giver:
         self._checks: dict[Digest, asyncio.Task[bool]] = {}
         self.corrupt: dict[Digest, BlobFile] = {}
         """Blobs whose bytes were found wrong; they are not given as long as the file is the same."""
+        self.checked = 0
+        """Bytes that were read to be compared with their digests."""
         self.given = 0
         """Bytes of blobs given since the start."""
 
@@ -130,6 +132,7 @@ class Giver:
                 await pace.take(step)
                 sha256 = await asyncio.to_thread(_hash_on, sha256, file, blob, start, step)
                 start += step
+                self.checked += step
         finally:
             file.close()
         self._lists.forget(digest)

@@ -14,6 +14,7 @@ from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import ModelKey, parse_model_name
 from ollama_dist.core.view import InstalledModel
 from ollama_dist.replication.disk.giving import Giver
+from ollama_dist.replication.disk.identities import Identities
 from ollama_dist.replication.disk.locating import Found
 from ollama_dist.replication.disk.pieces import PieceLists
 from ollama_dist.replication.disk.scrub import WEEK_S, Scrubber
@@ -57,6 +58,7 @@ class Keeper:
         self.store_id = ""
         """The same on all nodes before one store; empty where it is not known."""
         self.lists = PieceLists(state_dir / FOLDER)
+        self.identities = Identities(state_dir)
 
         def cap() -> float:
             return rates.now(is_serving=self.is_serving())
@@ -76,6 +78,9 @@ class Keeper:
 
     def identity(self, key: ModelKey, digest: str) -> str:
         """Of the model whose manifest has this digest; empty where it is not known."""
+        return self._read(key, digest) or self.identities.of(digest)
+
+    def _read(self, key: ModelKey, digest: str) -> str:
         known = self._known.get(key)
         return known.manifest.identity if known is not None and known.listed_as == digest else ""
 
@@ -106,11 +111,12 @@ class Keeper:
         await end(self._task)
 
     async def _run(self) -> None:
+        await asyncio.to_thread(self.identities.load)
         while True:
             self._wake.clear()
             await self._look()
             is_settled = self._store is not None and all(
-                self.identity(key, model.digest) for key, model in self._listed.items()
+                self._read(key, model.digest) for key, model in self._listed.items()
             )
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if is_settled else LOOK_AGAIN_S):
@@ -126,7 +132,7 @@ class Keeper:
         if self._store is None:
             return
         before = self._told()
-        news = {key: model for key, model in listed.items() if not self.identity(key, model.digest)}
+        news = {key: model for key, model in listed.items() if not self._read(key, model.digest)}
         read = await asyncio.to_thread(_manifests, self._store, news)
         kept = {key: known for key, known in self._known.items() if key in listed}
         self._known = {**kept, **read}

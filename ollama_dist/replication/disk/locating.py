@@ -6,9 +6,10 @@ A folder is believed once a manifest in it is what Ollama says it has. Customs o
 
 import asyncio
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
 import orjson
@@ -26,16 +27,27 @@ SHOW_LIMIT: Final = 16 * 2**20
 LOOKED_AT: Final = 5
 """Models whose manifests are looked for."""
 
-CUSTOMARY: Final = (
-    "/usr/share/ollama/.ollama/models",
-    "/var/lib/ollama/.ollama/models",
-    "/var/lib/ollama/models",
-    "/var/snap/ollama/common/models",
-    "/root/.ollama/models",
-)
-"""Of services and containers on Linux."""
+WINDOWS: Final = "win32"
+MACOS: Final = "darwin"
 
-_FROM: Final = re.compile(r"^FROM (.+[/\\]blobs[/\\]sha256-[0-9a-f]{64})\s*$", re.MULTILINE)
+CUSTOMARY: Final[Mapping[str, tuple[str, ...]]] = {
+    "linux": (
+        "/usr/share/ollama/.ollama/models",
+        "/var/lib/ollama/.ollama/models",
+        "/var/lib/ollama/models",
+        "/var/snap/ollama/common/models",
+        "/root/.ollama/models",
+    ),
+    MACOS: ("/var/root/.ollama/models",),
+    WINDOWS: (
+        r"C:\Windows\System32\config\systemprofile\.ollama\models",
+        r"C:\Windows\ServiceProfiles\LocalService\.ollama\models",
+        r"C:\Windows\ServiceProfiles\NetworkService\.ollama\models",
+    ),
+}
+"""Of services and containers, by ``sys.platform``."""
+
+_FROM: Final = re.compile(r'^FROM "?(.+)[/\\]blobs[/\\]sha256-[0-9a-f]{64}"?\s*$', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +59,43 @@ class Found:
 
 
 async def find_store(
-    target: Target, models: Iterable[InstalledModel], environment: Mapping[str, str], home: Path
+    target: Target,
+    models: Iterable[InstalledModel],
+    environment: Mapping[str, str],
+    home: Path,
+    said: Path | None = None,
 ) -> Found:
-    """The store of the Ollama at ``target``, which has ``models``; the rest is our own."""
+    """The store of the Ollama at ``target``, which has ``models``; ``environment`` and ``home`` are our own.
+
+    Where a person has ``said`` where it is, it is looked for nowhere else.
+    """
     listed = sorted(models, key=lambda model: model.size)[:LOOKED_AT]
+    if said is not None:
+        found = await asyncio.to_thread(choose_store, [said], listed)
+        return found if found.store is not None else Found(None, f"{said} (engine_store): {found.reason}")
     _, its_own = await asyncio.to_thread(processes_behind, target.port)
-    told = await _told_by_show(target, listed[0].name) if listed else None
-    return await asyncio.to_thread(choose_store, candidates(its_own, told, environment, home), listed)
+    told = await _told_by_show(target, listed[0].name) if listed else ""
+    folders = candidates(its_own, told, environment, str(home), sys.platform)
+    return await asyncio.to_thread(choose_store, map(Path, folders), listed)
 
 
 def candidates(
-    its_own: Mapping[str, str], told: Path | None, environment: Mapping[str, str], home: Path
-) -> list[Path]:
-    """Folders that may be the store, the likelier first, each once. Pure."""
+    its_own: Mapping[str, str], told: str, environment: Mapping[str, str], home: str, platform: str
+) -> list[str]:
+    """Folders that may be the store, the likelier first, each once. Pure.
+
+    ``told`` is the store by the engine's own words, empty where it has none.
+    """
+    path = PureWindowsPath if platform == WINDOWS else PurePosixPath
     folders = [
-        told,
-        *_of_environment(its_own),
-        *_of_environment(environment),
-        home / ".ollama" / "models",
-        *map(Path, CUSTOMARY),
+        *([told] if told else []),
+        *_of_environment(its_own, platform),
+        *_of_environment(environment, platform),
+        *_below(home),
+        *CUSTOMARY.get(platform, CUSTOMARY["linux"]),
     ]
-    return list(dict.fromkeys(folder for folder in folders if folder is not None))
+    # As paths, since one may be written in two ways: on Windows case and the kind of slash say nothing.
+    return [str(folder) for folder in dict.fromkeys(map(path, folders))]
 
 
 def choose_store(folders: Iterable[Path], models: Iterable[InstalledModel]) -> Found:
@@ -92,14 +120,28 @@ def _has(store: OllamaStore, model: InstalledModel) -> bool:
         return False
 
 
-def _of_environment(environment: Mapping[str, str]) -> list[Path]:
+def _of_environment(environment: Mapping[str, str], platform: str) -> list[str]:
     """What a server with this environment takes for its store."""
-    told, home = environment.get("OLLAMA_MODELS", "").strip("\"' "), environment.get("HOME", "")
-    return ([Path(told)] if told else []) + ([Path(home) / ".ollama" / "models"] if home else [])
+    # Names of variables are the same in any case on Windows; where the home is, is Go's ``os.UserHomeDir``.
+    known = (
+        {name.upper(): value for name, value in environment.items()} if platform == WINDOWS else environment
+    )
+    told = known.get("OLLAMA_MODELS", "").strip("\"' ")
+    home = known.get("USERPROFILE" if platform == WINDOWS else "HOME", "")
+    return ([told] if told else []) + _below(home)
 
 
-async def _told_by_show(target: Target, name: str) -> Path | None:
-    """The store by the path of a model's weights; None where the model has none or is not told."""
+def _below(home: str) -> list[str]:
+    return [f"{home}/.ollama/models"] if home else []
+
+
+def store_in(modelfile: str) -> str:
+    """The store by the path of a model's weights; empty where none is told. Pure."""
+    match = _FROM.search(modelfile)
+    return match[1].strip() if match else ""
+
+
+async def _told_by_show(target: Target, name: str) -> str:
     body = orjson.dumps({"model": name})
     headers = [("Content-Type", "application/json")]
     try:
@@ -108,6 +150,5 @@ async def _told_by_show(target: Target, name: str) -> Path | None:
         )
         modelfile = orjson.loads(answer.body).get("modelfile", "")
     except (UpstreamFailed, orjson.JSONDecodeError, AttributeError):
-        return None
-    match = _FROM.search(modelfile) if isinstance(modelfile, str) else None
-    return Path(match[1].strip().strip('"')).parent.parent if match else None
+        return ""
+    return store_in(modelfile) if isinstance(modelfile, str) else ""

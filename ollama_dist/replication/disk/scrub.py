@@ -14,6 +14,7 @@ import structlog
 from ollama_dist.core.errors import DistError
 from ollama_dist.core.ids import Digest, is_digest
 from ollama_dist.replication.disk.giving import Giver
+from ollama_dist.replication.disk.store import Store
 from ollama_dist.runtime.private_files import write_private
 from ollama_dist.runtime.tasks import background, end
 
@@ -35,6 +36,9 @@ class Scrub:
     """Known now."""
     waiting: int
     """Of those, not read within the period, or asked for."""
+    bytes_total: int
+    """Of those read this time, or the last time."""
+    bytes_done: int
     corrupt: tuple[Digest, ...]
 
 
@@ -69,6 +73,9 @@ class Scrubber:
         self._known: frozenset[Digest] = frozenset()
         self._asked = asyncio.Event()
         self._is_running = False
+        self._total = 0
+        self._began_at = 0
+        """What had been checked, in bytes, when this time began."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -85,14 +92,22 @@ class Scrubber:
     @property
     def state(self) -> Scrub:
         waiting = due(self._checked, self._known, self._clock(), self._period_s or WEEK_S)
-        return Scrub(self._is_running, len(self._known), len(waiting), tuple(sorted(self._giver.corrupt)))
+        is_running = self._is_running or self._asked.is_set()
+        done = min(self._giver.checked - self._began_at, self._total) if self._is_running else self._total
+        corrupt = tuple(sorted(self._giver.corrupt))
+        return Scrub(is_running, len(self._known), len(waiting), self._total, done, corrupt)
 
     async def _run(self) -> None:
-        self._checked = await asyncio.to_thread(_read, self._file)
+        checked = await asyncio.to_thread(_read, self._file)
+        self._checked = {} if self._asked.is_set() else checked
         while True:
             if self._period_s or self._asked.is_set():
+                self._is_running = True  # before it is asked for no more: who looks is to see no gap
                 self._asked.clear()
-                await self.round()
+                try:
+                    await self.round()
+                finally:
+                    self._is_running = False
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._asked.wait()
@@ -108,15 +123,23 @@ class Scrubber:
         self._checked = {digest: at for digest, at in self._checked.items() if digest in self._known}
         if self._forget is not None:
             await self._forget(set(blobs))
-        self._is_running = True
-        try:
-            for digest in due(self._checked, blobs, self._clock(), self._period_s or WEEK_S):
-                with contextlib.suppress(DistError):  # gone meanwhile
-                    await self._giver.check(digest, at_leisure=True)
-                self._checked[digest] = self._clock()
-                await asyncio.to_thread(_write, self._file, dict(self._checked))
-        finally:
-            self._is_running = False
+        wanted = due(self._checked, blobs, self._clock(), self._period_s or WEEK_S)
+        if wanted:
+            self._began_at = self._giver.checked
+            self._total = await asyncio.to_thread(_sizes, self._giver.store, wanted)
+        for digest in wanted:
+            with contextlib.suppress(DistError):  # gone meanwhile
+                await self._giver.check(digest, at_leisure=True)
+            self._checked[digest] = self._clock()
+            await asyncio.to_thread(_write, self._file, dict(self._checked))
+
+
+def _sizes(store: Store, digests: Iterable[Digest]) -> int:
+    size = 0
+    for digest in digests:
+        with contextlib.suppress(DistError):
+            size += store.blob(digest).size
+    return size
 
 
 def _read(file: Path) -> dict[Digest, float]:

@@ -138,7 +138,7 @@ def store_id(blob: BlobFile) -> str:
 def _child(folder: Path, part: str, name: ModelName) -> Path:
     """The entry of ``folder`` that is spelt as ``part``, or else but for case."""
     exact = folder / part
-    if os.path.lexists(exact):
+    if not part.endswith(".") and os.path.lexists(exact):  # Windows leaves dots at the end of names away
         return exact
     wanted = part.casefold()
     found = next((entry for entry in _entries(folder) if entry.casefold() == wanted), None)

@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -60,7 +61,10 @@ class OpenSource(Protocol):
 
 
 class OllamaCopier:
-    """See `Copier`. ``make_room`` raises `DiskFull` for a model there is no room for."""
+    """See `Copier`. ``make_room`` raises `DiskFull` for a model there is no room for.
+
+    ``learn`` hears under which digest the engine lists what has which identity; not on the event loop.
+    """
 
     def __init__(
         self,
@@ -68,11 +72,13 @@ class OllamaCopier:
         registry: LoopbackRegistry,
         open_source: OpenSource,
         make_room: Callable[[Manifest], Awaitable[None]],
+        learn: Callable[[str, Digest], None] = lambda _digest, _identity: None,
     ) -> None:
         self._passing = passing
         self._registry = registry
         self._open_source = open_source
         self._make_room = make_room
+        self._learn = learn
         self._placing = asyncio.Lock()
 
     async def copy(
@@ -82,14 +88,7 @@ class OllamaCopier:
         holders: Sequence[NodeId],
         tell: Callable[[Progress], None],
     ) -> None:
-        clock = asyncio.get_running_loop().time
-        async with self._open_source(name, identity, holders) as source:
-            meter = Meter(source.manifest, clock())
-
-            def note(line: PullLine) -> None:
-                tell(replace(meter.note(line, clock()), sources=tuple(source.givers)))
-
-            await self.install(name, source, note)
+        await install_metered(self._open_source(name, identity, holders), partial(self.install, name), tell)
 
     async def delete(self, name: ModelName) -> None:
         if not await self._passing.calls().delete(name):
@@ -167,6 +166,23 @@ class OllamaCopier:
         placed = (await calls.tags()).get(name.key)
         if placed != came:
             raise PullFailed(f"the engine says it has copied the model to {name.short}, but does not list it")
+        await asyncio.to_thread(self._learn, placed.digest, offer.source.manifest.identity)
+
+
+async def install_metered(
+    opening: AbstractAsyncContextManager[ModelSource],
+    install: Callable[[ModelSource, OnLine], Awaitable[None]],
+    tell: Callable[[Progress], None],
+) -> None:
+    """Install the model of the source that opens, and have ``tell`` hear how far that is."""
+    clock = asyncio.get_running_loop().time
+    async with opening as source:
+        meter = Meter(source.manifest, clock())
+
+        def note(line: PullLine) -> None:
+            tell(replace(meter.note(line, clock()), sources=tuple(source.givers)))
+
+        await install(source, note)
 
 
 def is_the_same(listed: Listed, manifest: Manifest) -> bool:

@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -20,9 +20,8 @@ from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName
 from ollama_dist.replication.disk.gguf_manifest import notes_of, path_of, weights_of
 from ollama_dist.replication.disk.gguf_store import GgufStore
-from ollama_dist.replication.intake.copying import ModelSource, OnLine, OpenSource
+from ollama_dist.replication.intake.copying import ModelSource, OnLine, OpenSource, install_metered
 from ollama_dist.replication.intake.feeding import let_go
-from ollama_dist.replication.intake.metering import Meter
 from ollama_dist.replication.intake.ollama_calls import DiskFull, PullLine
 from ollama_dist.replication.manifest import Layer, Manifest
 from ollama_dist.replication.sources import BlobLost, Progress
@@ -83,14 +82,7 @@ class GgufCopier:
         tell: Callable[[Progress], None],
     ) -> None:
         path_of(name)  # one that can have no file here is not asked for
-        clock = asyncio.get_running_loop().time
-        async with self._open_source(name, identity, holders) as source:
-            meter = Meter(source.manifest, clock())
-
-            def note(line: PullLine) -> None:
-                tell(replace(meter.note(line, clock()), sources=tuple(source.givers)))
-
-            await self.install(name, source, note)
+        await install_metered(self._open_source(name, identity, holders), partial(self.install, name), tell)
 
     async def install(self, name: ModelName, source: ModelSource, on_line: OnLine) -> None:
         """Put the model of ``source`` into the folder as ``name``, in place of what is called so now.

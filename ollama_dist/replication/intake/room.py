@@ -14,10 +14,11 @@ def check_room(missing: int, free: int, reserve: int) -> None:
     needed = missing + int(missing * HEADROOM)
     if missing and needed > free - reserve:
         raise DiskFull(
-            f"the model needs {_text(needed)} more on disk, {_text(free)} are free and "
-            f"{_text(reserve)} of them stay free (disk_reserve_bytes)"
+            f"the model needs {size_text(needed)} more on disk, {size_text(free)} are free and "
+            f"{size_text(reserve)} of them stay free (disk_reserve_bytes)"
         )
 
 
-def _text(size: int) -> str:
+def size_text(size: int) -> str:
+    """For people."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ollama_dist.core.ids import NodeId, is_node_id
 from ollama_dist.core.names import ModelKey
-from ollama_dist.core.view import ClusterView, InstalledModel
+from ollama_dist.core.view import ClusterView, InstalledModel, NodeView
 from ollama_dist.replication.moves.records import Record
 
 KIND: Final = "deletion"
@@ -62,11 +62,22 @@ def missed_in(records: Iterable[Record]) -> list[Missed]:
     return [each for each in found if each is not None]
 
 
-def is_void(each: Missed, view: ClusterView) -> bool:
-    """Whether this node, whose copy it was, is to leave it: it was pulled anew, here or anywhere."""
-    copy = view.me.models.get(each.model)
+def is_elsewhere(each: Missed, view: ClusterView, known: Iterable[Missed] = ()) -> bool:
+    """Whether it was pulled anew anywhere but on this node, whose copy it was.
+
+    Copies that are to go as well, by what is ``known``, say nothing: who was away together is back together.
+    """
+    doomed = {other.node: other for other in known if other.model == each.model}
     others = [node for node in view.serving_holders(each.model) if node.id != view.self_id]
-    return copy is None or bool(others) or (copy.digest, written(copy)) != (each.digest, each.written)
+    return any(not is_meant(doomed.get(node.id), node) for node in others)
+
+
+def is_meant(each: Missed | None, node: NodeView) -> bool:
+    """Whether the node's copy is the one that is to go."""
+    copy = node.models.get(each.model) if each is not None else None
+    return (
+        each is not None and copy is not None and (copy.digest, written(copy)) == (each.digest, each.written)
+    )
 
 
 def expired(all_missed: Iterable[Missed], now: float) -> list[Missed]:

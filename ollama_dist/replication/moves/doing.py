@@ -1,4 +1,4 @@
-"""Doing one step of an operation on this node: getting a model, or giving one up."""
+"""Doing one step of an operation on this node: getting a model, or giving one up, on disk or in memory."""
 
 import asyncio
 import itertools
@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from ollama_dist.core.errors import DistError, NoCandidate
-from ollama_dist.core.names import ModelKey
+from ollama_dist.core.names import ModelKey, ModelName
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.replication.copier import Copier
 from ollama_dist.replication.moves.holders import has, holders, identity_of, keepers
@@ -48,12 +48,17 @@ class Hands:
     promises: Promises
     ask_to_keep: Callable[[NodeView, ModelKey, str], Awaitable[None]]
     """Have a node promise to keep its copy; raises errors of the `DistError` tree."""
+    end_promise: Callable[[NodeView, ModelKey], Awaitable[None]]
+    """Tell who promised that it is not needed any more; raises the same."""
     nudge: Callable[[], None]
     """Have the engine looked at again."""
     pinned: Callable[[ModelKey], bool]
     """Whether the model is to stay here, whatever else is wished."""
     active: Callable[[ModelKey], int]
     """Requests that run with the model here."""
+    load: Callable[[ModelName], Awaitable[None]]
+    """Have the engine bring it into memory; returns when it is there."""
+    unload: Callable[[ModelName], Awaitable[None]]
 
 
 class Doing:
@@ -82,8 +87,17 @@ class Doing:
         mover = self._movers.setdefault(step.key, asyncio.Lock())
         try:
             async with mover:
-                self._intend(step.key, step.action)
-                await (self._copy(step, tell) if step.action is Action.COPY else self._delete(step, tell))
+                match step.action:
+                    case Action.COPY:
+                        self._intend(step.key, step.action)
+                        await self._copy(step, tell)
+                    case Action.DELETE:
+                        self._intend(step.key, step.action)
+                        await self._delete(step, tell)
+                    case Action.LOAD:
+                        await self._load(step, tell)
+                    case Action.UNLOAD:
+                        await self._unload(step, tell)
         except DistError as error:
             log.warning("step_failed", action=step.action, model=step.model.short, error=str(error))
             return State.FAILED, str(error)
@@ -91,7 +105,8 @@ class Doing:
             log.exception("step_failed", action=step.action, model=step.model.short)
             return State.FAILED, "something went wrong inside this node; see its log"
         finally:
-            self._intend(step.key, None)
+            if step.action in (Action.COPY, Action.DELETE):
+                self._intend(step.key, None)
         return State.SUCCEEDED, ""
 
     # Getting a model
@@ -140,31 +155,35 @@ class Doing:
 
     async def _delete(self, step: Step, tell: Tell) -> None:
         view, hands = self._hands.view, self._hands
-        if not has(view().me, step.key, step.content):
-            return
-        began = self._clock()
-        for attempt in itertools.count():
-            try:
-                if hands.pinned(step.key):
-                    raise Pinned(f"{step.model.short} is pinned on {view().me.name}")
-                hands.promises.give_up(step.key)
-                try:
-                    await self._have_it_kept(step)
-                    await hands.copier().delete(step.model)
-                    await self._until(lambda: not has(view().me, step.key, step.content), "gone")
-                finally:
-                    hands.promises.given_up(step.key)
-                return
-            except (NotPromised, InUse) as error:
-                if self._clock() - began > PATIENCE_S:
-                    raise
-                await self._wait(attempt, str(error), step, tell)
 
-    async def _have_it_kept(self, step: Step) -> None:
+        async def give_up() -> None:
+            if hands.pinned(step.key):
+                raise Pinned(f"{step.model.short} is pinned on {view().me.name}")
+            hands.promises.give_up(step.key, is_forced=step.is_forced)
+            keeper = None
+            try:
+                self._check_idle(step)
+                if not step.is_forced:
+                    keeper = await self._have_it_kept(step)
+                await hands.copier().delete(step.model)
+                await self._until(lambda: not has(view().me, step.key, step.content), "gone")
+            finally:
+                hands.promises.given_up(step.key)
+            if keeper is not None:
+                await self._end_promise(keeper, step.key)
+
+        if has(view().me, step.key, step.content):
+            await self._patiently(give_up, step, tell)
+
+    async def _end_promise(self, keeper: NodeView, key: ModelKey) -> None:
+        try:
+            await self._hands.end_promise(keeper, key)
+        except DistError as error:
+            log.info("end_of_promise_not_told", node=keeper.name, error=str(error))  # it runs out by itself
+
+    async def _have_it_kept(self, step: Step) -> NodeView:
+        """Who promised to keep it. Raises `NotPromised`."""
         view = self._hands.view()
-        active = self._hands.active(step.key)
-        if active:
-            raise InUse(f"requests run with it: {active}")
         asked = keepers(view, step.key, step.content, but=view.me.id)
         refusals = []
         for node in sorted(asked, key=lambda node: node.id != step.target):
@@ -173,9 +192,52 @@ class Doing:
             except DistError as error:
                 refusals.append(f"{node.name}: {error}")
             else:
-                return
+                return node
         why = "; ".join(refusals) or "no other node that stays has it"
         raise NotPromised(f"nobody promised to keep {step.model.short} ({why})")
+
+    # In memory
+
+    async def _load(self, step: Step, tell: Tell) -> None:
+        view, hands = self._hands.view, self._hands
+
+        async def load() -> None:
+            if not has(view().me, step.key, step.content):
+                raise NotInstalled(f"{view().me.name} does not have {step.model.short}")
+            await hands.load(step.model)
+            await self._until(lambda: step.key in view().me.loaded, "loaded")
+
+        if step.key not in view().me.loaded:
+            await self._patiently(load, step, tell)
+
+    async def _unload(self, step: Step, tell: Tell) -> None:
+        view, hands = self._hands.view, self._hands
+
+        async def unload() -> None:
+            self._check_idle(step)
+            await hands.unload(step.model)
+            await self._until(lambda: step.key not in view().me.loaded, "unloaded")
+
+        if step.key in view().me.loaded:
+            await self._patiently(unload, step, tell)
+
+    def _check_idle(self, step: Step) -> None:
+        active = self._hands.active(step.key)
+        if active:
+            raise InUse(f"requests run with it: {active}")
+
+    async def _patiently(self, work: Callable[[], Awaitable[None]], step: Step, tell: Tell) -> None:
+        """Try ``work`` again for a while where what is in the way may pass."""
+        began = self._clock()
+        for attempt in itertools.count():
+            try:
+                await work()
+                break
+            except DistError as error:
+                is_passing = error.retryable or isinstance(error, NotPromised | InUse)
+                if not is_passing or self._clock() - began > PATIENCE_S:
+                    raise
+                await self._wait(attempt, str(error), step, tell)
 
     async def _wait(self, attempt: int, why: str, step: Step, tell: Tell) -> Step:
         seconds = PAUSES_S[min(attempt, len(PAUSES_S) - 1)]
@@ -205,6 +267,13 @@ class Pinned(DistError):
 
     status = 409
     code = "pinned"
+
+
+class NotInstalled(DistError):
+    """What is to be loaded is not here; nothing was changed."""
+
+    status = 409
+    code = "not_installed"
 
 
 class InUse(DistError):

@@ -7,16 +7,18 @@ they are and says when all is over.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from random import Random
 from typing import Any, Final
 
 import structlog
 
-from ollama_dist.core.errors import BadRequest, DistError, NotFound, UpstreamFailed
+from ollama_dist.core.errors import BadRequest, DistError, NotFound
 from ollama_dist.core.ids import NodeId
-from ollama_dist.core.view import ClusterView, MemberState, NodeView
+from ollama_dist.core.view import ClusterView
+from ollama_dist.replication.moves.correspondence import Correspondence
 from ollama_dist.replication.moves.doing import Doing
+from ollama_dist.replication.moves.live import Live, begun_again, kept_part, unbegun
 from ollama_dist.replication.moves.operations import (
     Operation,
     OperationId,
@@ -28,9 +30,8 @@ from ollama_dist.replication.moves.operations import (
     read_operation,
     startable,
     tidied,
-    to_document,
 )
-from ollama_dist.replication.moves.peers import PeerRefused, Peers
+from ollama_dist.replication.moves.peers import Peers
 from ollama_dist.replication.moves.shelf import Shelf
 from ollama_dist.runtime.tasks import Tasks, end
 
@@ -39,46 +40,13 @@ log = structlog.get_logger()
 ROUND_S: Final = 1.0
 """How often the nodes that do steps are asked how far they are."""
 
-OWNER_S: Final = 10.0
-"""After a restart, so long is the owner waited for, to ask whether it still wants this."""
-
-GONE_S: Final = 24 * 3600.0
-"""A dead node's steps are waited for so long: it goes on with them when it is back."""
-
 FINISHED_MAX: Final = 200
 """Operations that are over and still remembered."""
 
 LIVE_MAX: Final = 200
 """Operations under way."""
 
-PATH: Final = "/replication/operations"
-
 Replan = Callable[[Operation], Operation]
-
-
-class NotKept(DistError):
-    """What was asked could not be written down, so it was not begun."""
-
-    status = 503
-    code = "not_kept"
-    retryable = True
-    retry_after_s = 5
-
-
-@dataclass
-class _Live:
-    operation: Operation
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set, and replaced, at each change: for those who watch."""
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when there may be something to do before the next round."""
-    driver: asyncio.Task[None] | None = None
-    working: dict[int, asyncio.Task[None]] = field(default_factory=dict)
-    told: dict[NodeId, object] = field(default_factory=dict)
-    """The plan that each node has confirmed."""
-    silent_since: dict[NodeId, float] = field(default_factory=dict)
-    kept: object = None
-    """What of it is on disk."""
 
 
 class Driver:
@@ -95,13 +63,12 @@ class Driver:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shelf = shelf
-        self._peers = peers
+        self._others = Correspondence(peers, view, clock)
         self._doing = doing
         self._view = view
         self._rng = rng
         self._wall = wall
-        self._clock = clock
-        self._all: dict[OperationId, _Live] = {}
+        self._all: dict[OperationId, Live] = {}
         self._tasks = Tasks()
         self.replan: Replan = lambda operation: operation
         """What the owner of an open operation makes of it each round."""
@@ -116,8 +83,8 @@ class Driver:
             except BadRequest as error:
                 log.warning("operation_unreadable", name=name, error=str(error))
                 continue
-            live = self._all[operation.id] = _Live(_begun_again(operation, self._me))
-            live.kept = _kept_part(operation)
+            live = self._all[operation.id] = Live(begun_again(operation, self._me))
+            live.kept = kept_part(operation)
             if self._has_work(operation):
                 log.info("operation_resumed", operation=operation.id, kind=operation.kind)
                 self._drive(operation.id, is_resumed=True)
@@ -149,9 +116,9 @@ class Driver:
         operation = replace(
             template, id=new_operation_id(self._me, self._rng), owner=self._me, created_at=self._wall()
         )
-        live = self._all[operation.id] = _Live(tidied(operation, self._me))
+        live = self._all[operation.id] = Live(tidied(operation, self._me))
         try:
-            await self._keep(live)
+            await live.keep(self._shelf)
         except OSError as error:
             del self._all[operation.id]
             raise NotKept(f"the operation cannot be written down: {error}") from error
@@ -179,12 +146,12 @@ class Driver:
             if self._me not in heard.doers():
                 raise BadRequest("this node has no step of that operation")
             self._make_room()
-            live = self._all[heard.id] = _Live(_unbegun(heard, self._me))
+            live = self._all[heard.id] = Live(unbegun(heard, self._me))
         else:
             live.operation = merged(live.operation, heard, sender, self._me)
-        self._tell(live, tidied(live.operation, self._me))
+        live.tell(tidied(live.operation, self._me))
         try:
-            await self._keep(live)
+            await live.keep(self._shelf)
         except OSError as error:
             raise NotKept(f"the operation cannot be written down: {error}") from error
         if self._has_work(live.operation):
@@ -198,7 +165,7 @@ class Driver:
             raise NotFound(f"no operation {operation} is known here")
         if live.operation.finished_at is None and not live.operation.is_cancelled:
             log.info("operation_cancelled", operation=operation)
-            self._tell(live, replace(live.operation, is_cancelled=True, is_open=False))
+            live.tell(replace(live.operation, is_cancelled=True, is_open=False))
             await self._end_own(live)
             self._drive(operation)
         return live.operation
@@ -221,9 +188,9 @@ class Driver:
         if live.driver is None or live.driver.done():
             live.driver = self._tasks.start(self._run(live, is_resumed), f"operation-{operation}")
 
-    async def _run(self, live: _Live, is_resumed: bool) -> None:
+    async def _run(self, live: Live, is_resumed: bool) -> None:
         if is_resumed and live.operation.owner != self._me:
-            await self._hear_owner(live)
+            await self._others.hear_owner(live)
         try:
             while self._has_work(live.operation):
                 live.wake.clear()
@@ -231,58 +198,61 @@ class Driver:
                 if self._has_work(live.operation):
                     await _wait_for(live.wake, ROUND_S)
                 else:
-                    await self._say_last(live)
+                    await live.keep_quietly(self._shelf)
+                    await self._others.say_last(live)
         finally:
             await end(*live.working.values())
             live.working.clear()
 
-    async def _round(self, live: _Live) -> None:
+    async def _round(self, live: Live) -> None:
         operation = live.operation
         if operation.owner == self._me and operation.is_open:
             operation = self.replan(operation)
-        self._tell(live, tidied(operation, self._me))
+        live.tell(tidied(operation, self._me))
         if live.operation.is_cancelled or live.operation.finished_at is not None:
             await self._end_own(live)
         else:
             for index in startable(live.operation, self._me):
                 if index not in live.working:
                     self._begin_step(live, index)
-        await asyncio.gather(*(self._exchange(live, node) for node in awaited(live.operation, self._me)))
+        await asyncio.gather(
+            *(self._others.exchange(live, node) for node in awaited(live.operation, self._me))
+        )
         if live.operation.owner == self._me and live.operation.is_settled:
             self._finish(live)
-        await self._keep_quietly(live)
+        await live.keep_quietly(self._shelf)
 
-    def _begin_step(self, live: _Live, index: int) -> None:
+    def _begin_step(self, live: Live, index: int) -> None:
         step = replace(live.operation.steps[index], state=State.RUNNING)
-        self._tell(live, live.operation.with_step(index, step))
+        live.tell(live.operation.with_step(index, step))
 
         def tell(told: Step) -> None:
-            self._tell(live, live.operation.with_step(index, told))
+            live.tell(live.operation.with_step(index, told))
 
         async def work() -> None:
-            await self._keep_quietly(live)
+            await live.keep_quietly(self._shelf)
             state, error = await self._doing.do(step, tell)
             live.working.pop(index, None)
             ended = live.operation.steps[index].ended(state, error)
-            self._tell(live, live.operation.with_step(index, ended))
-            await self._keep_quietly(live)
+            live.tell(live.operation.with_step(index, ended))
+            await live.keep_quietly(self._shelf)
             live.wake.set()
 
         name = f"step-{live.operation.id}-{index}"
         live.working[index] = self._tasks.start(work(), name)
 
-    async def _end_own(self, live: _Live) -> None:
+    async def _end_own(self, live: Live) -> None:
         """End the steps that are being done here; what they have is kept for another time."""
         working = dict(live.working)
         live.working.clear()
         await end(*working.values())
         for index, step in enumerate(live.operation.steps):
             if step.doer == self._me and not step.state.is_final:
-                self._tell(live, live.operation.with_step(index, step.ended(State.CANCELLED)))
+                live.tell(live.operation.with_step(index, step.ended(State.CANCELLED)))
 
-    def _finish(self, live: _Live) -> None:
+    def _finish(self, live: Live) -> None:
         if live.operation.finished_at is None:
-            self._tell(live, replace(live.operation, finished_at=self._wall()))
+            live.tell(replace(live.operation, finished_at=self._wall()))
             log.info(
                 "operation_finished",
                 operation=live.operation.id,
@@ -290,118 +260,7 @@ class Driver:
                 state=live.operation.state,
             )
 
-    # Talking to the others
-
-    async def _exchange(self, live: _Live, node: NodeId) -> None:
-        """Tell ``node`` what it does not know yet, and hear how far it is."""
-        plan = _plan_of(live.operation)
-        is_mine = live.operation.owner == self._me
-        try:
-            if is_mine and live.told.get(node) != plan:
-                said = await self._peers.ask(node, "POST", PATH, self._letter(live))
-            else:
-                said = await self._peers.ask(node, "GET", f"{PATH}/{live.operation.id}")
-            heard = read_operation(said["operation"])
-        except PeerRefused as refused:
-            self._refused(live, node, refused)
-            return
-        except (UpstreamFailed, BadRequest, KeyError, TypeError) as failure:
-            self._unheard(live, node, failure)
-            return
-        live.silent_since.pop(node, None)
-        if is_mine:
-            live.told[node] = plan
-        before = [step.state for step in live.operation.steps]
-        self._tell(live, merged(live.operation, heard, node, self._me))
-        if before != [step.state for step in live.operation.steps]:
-            live.wake.set()  # what waited for it may begin
-
-    def _letter(self, live: _Live) -> dict[str, Any]:
-        return {"operation": to_document(live.operation), "sender": self._me}
-
-    def _refused(self, live: _Live, node: NodeId, refused: PeerRefused) -> None:
-        if refused.said_status == NotFound.status:
-            live.told.pop(node, None)  # it forgot, or never knew: it is told again
-        elif refused.said_status == BadRequest.status and live.operation.owner == self._me:
-            self._fail_steps(live, node, f"{self._name(node)} does not take this: {refused}")
-        self._note(live, node, f"{self._name(node)}: {refused}")
-
-    def _unheard(self, live: _Live, node: NodeId, failure: Exception) -> None:
-        """Nobody answers: what it does is waited for, unless that is in vain."""
-        now = self._clock()
-        since = live.silent_since.setdefault(node, now)
-        if live.operation.owner != self._me:
-            return
-        member = self._view().nodes.get(node)
-        if member is not None and member.state is MemberState.LEFT:
-            self._fail_steps(live, node, f"{member.name} has left the cluster")
-        elif now - since > GONE_S:
-            self._fail_steps(live, node, f"{self._name(node)} has not been heard of for a day")
-        elif live.operation.is_cancelled and not _lives(member):
-            self._fail_steps(live, node, "", State.CANCELLED)
-        else:
-            state = member.state if member is not None else "unknown"
-            self._note(live, node, f"waits for {self._name(node)} ({state}): {failure}")
-
-    def _fail_steps(self, live: _Live, node: NodeId, error: str, state: State = State.FAILED) -> None:
-        steps = [
-            step.ended(state, error) if step.doer == node and not step.state.is_final else step
-            for step in live.operation.steps
-        ]
-        self._tell(live, live.operation.with_steps(steps))
-
-    def _note(self, live: _Live, node: NodeId, note: str) -> None:
-        steps = [
-            step.waiting(note) if step.doer == node and not step.state.is_final else step
-            for step in live.operation.steps
-        ]
-        self._tell(live, live.operation.with_steps(steps))
-
-    async def _hear_owner(self, live: _Live) -> None:
-        """Whether this is still wanted, as far as the owner can be found."""
-        deadline = self._clock() + OWNER_S
-        while self._clock() < deadline:
-            if _lives(self._view().nodes.get(live.operation.owner)):
-                await self._exchange(live, live.operation.owner)
-                return
-            await asyncio.sleep(ROUND_S / 10)
-
-    async def _say_last(self, live: _Live) -> None:
-        """Tell those who had a part how it ended; who does not hear it knows its own part."""
-        await self._keep_quietly(live)
-        if live.operation.owner != self._me:
-            return
-        live.told.clear()
-        others = {node for node in live.operation.doers() if node != self._me}
-        heard = [node for node in others if _lives(self._view().nodes.get(node))]
-        await asyncio.gather(*(self._exchange_last(live, node) for node in heard))
-
-    async def _exchange_last(self, live: _Live, node: NodeId) -> None:
-        try:
-            await self._peers.ask(node, "POST", PATH, self._letter(live))
-        except DistError as error:
-            log.info("end_not_told", operation=live.operation.id, node=self._name(node), error=str(error))
-
-    # Keeping
-
-    def _tell(self, live: _Live, operation: Operation) -> None:
-        if operation != live.operation:
-            live.operation = operation
-            live.changed.set()
-            live.changed = asyncio.Event()
-
-    async def _keep(self, live: _Live) -> None:
-        part = _kept_part(live.operation)
-        if part != live.kept:
-            await self._shelf.save(live.operation.id, to_document(live.operation))
-            live.kept = part
-
-    async def _keep_quietly(self, live: _Live) -> None:
-        """A disk that fails costs doing something twice, which does no harm, but never the work itself."""
-        try:
-            await self._keep(live)
-        except OSError as error:
-            log.warning("operation_not_kept", operation=live.operation.id, error=str(error))
+    # Room
 
     def _make_room(self) -> None:
         over = [live.operation for live in self._all.values() if not self._has_work(live.operation)]
@@ -435,42 +294,14 @@ class Driver:
             operation.owner != self._me and operation.is_settled and not self._has_work(operation)
         )
 
-    def _name(self, node: NodeId) -> str:
-        known = self._view().nodes.get(node)
-        return known.name if known else node
 
+class NotKept(DistError):
+    """What was asked could not be written down, so it was not begun."""
 
-def _begun_again(operation: Operation, me: NodeId) -> Operation:
-    """As it is taken up after a restart: nothing of it is being done yet."""
-    steps = [
-        replace(step, state=State.PLANNED) if step.doer == me and step.state is State.RUNNING else step
-        for step in operation.steps
-    ]
-    return operation.with_steps(steps)
-
-
-def _unbegun(operation: Operation, me: NodeId) -> Operation:
-    """As it is taken over from somebody: what this node does it has not begun, whatever they say."""
-    steps = [
-        replace(step, state=State.PLANNED) if step.doer == me and not step.state.is_final else step
-        for step in operation.steps
-    ]
-    return operation.with_steps(steps)
-
-
-def _plan_of(operation: Operation) -> object:
-    """What the others have to know of it."""
-    steps = tuple((step.doer, step.model, step.action, step.attempt) for step in operation.steps)
-    return steps, operation.is_cancelled, operation.is_open, operation.finished_at
-
-
-def _kept_part(operation: Operation) -> object:
-    """What has to be on disk: everything but how far a copy is."""
-    return _plan_of(operation), tuple((step.state, step.error) for step in operation.steps)
-
-
-def _lives(member: NodeView | None) -> bool:
-    return member is not None and member.is_routable
+    status = 503
+    code = "not_kept"
+    retryable = True
+    retry_after_s = 5
 
 
 async def _wait_for(changed: asyncio.Event, seconds: float) -> None:

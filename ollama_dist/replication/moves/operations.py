@@ -40,6 +40,9 @@ class Kind(StrEnum):
 
 class Action(StrEnum):
     COPY = "copy"
+    LOAD = "load"
+    """Bring it into memory."""
+    UNLOAD = "unload"
     DELETE = "delete"
 
 
@@ -68,9 +71,9 @@ class Step:
     model: ModelName
     reason: str
     source: NodeId | None = None
-    """Of a copy: where it was when this was planned; any holder will do. Of a deletion: where it goes."""
+    """Of a copy or load: where it was when this was planned. Else: where it goes."""
     target: NodeId | None = None
-    """Of a copy: where it is to be; None as long as no place is found. Of a deletion: where it stays."""
+    """Of a copy or load: where it is to be; None as long as no place is found. Else: where it stays."""
     content: str = ""
     """Which content is meant, where a name has several: as `holders.content_of` tells it."""
     bytes_total: int = 0
@@ -83,6 +86,8 @@ class Step:
     bytes_per_s: float = 0.0
     sources: tuple[str, ...] = ()
     stalled_s: float = 0.0
+    is_forced: bool = False
+    """Of a deletion: nobody else has to keep a copy."""
     note: str = ""
     """What it waits for."""
     error: str = ""
@@ -91,7 +96,7 @@ class Step:
     @property
     def doer(self) -> NodeId | None:
         """The node that does it."""
-        return self.target if self.action is Action.COPY else self.source
+        return self.target if self.action in (Action.COPY, Action.LOAD) else self.source
 
     @property
     def key(self) -> ModelKey:
@@ -312,6 +317,7 @@ def _step_document(step: Step) -> dict[str, Any]:
         "bytes_total": step.bytes_total,
         "after": step.after,
         "attempt": step.attempt,
+        "forced": step.is_forced,
         "state": step.state,
         "bytes_done": step.bytes_done,
         "bytes_per_s": step.bytes_per_s,
@@ -333,6 +339,7 @@ def _read_step(document: Any) -> Step:
         bytes_total=max(0, int(document["bytes_total"])),
         after=tuple(int(place) for place in document["after"]),
         attempt=max(0, int(document["attempt"])),
+        is_forced=document.get("forced") is True,
         state=State(document["state"]),
         bytes_done=max(0, int(document["bytes_done"])),
         bytes_per_s=max(0.0, float(document["bytes_per_s"])),

@@ -2,8 +2,9 @@
 
 Each node plans for itself only. All rank the nodes that could take a copy in the same order, so from one
 picture only those act that are first in it; pictures that differ for a moment are what intents, promises
-and `GRACE_S` are for. A copy is given up only where a policy says there are too many, or where the disk is
-short and placement itself had put the copy there: what a person pulled, no calculation takes away.
+and `GRACE_S` are for. A copy is given up only where a policy says there are too many or, where the disk is
+short, that the others are enough; and where placement itself had put it there: what a person pulled and said
+nothing of, no calculation takes away.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,14 @@ from hashlib import blake2b
 from typing import Final
 
 from ollama_dist.core.ids import NodeId
-from ollama_dist.core.names import ModelKey
+from ollama_dist.core.names import ModelKey, parse_model_name
 from ollama_dist.core.view import ClusterView, EngineKind, MemberState, NodeView
 from ollama_dist.replication.moves.demand import Demand
 from ollama_dist.replication.moves.holders import content_of, has, holders, keepers
 from ollama_dist.replication.moves.operations import Action
-from ollama_dist.replication.moves.planning import room_for
+from ollama_dist.replication.moves.planning import fits_in_memory, room_for
 from ollama_dist.replication.moves.policies import Policy, policy_for
+from ollama_dist.replication.moves.spare import Spare, spares
 
 GRACE_S: Final = 600.0
 """A node that is gone for less still counts as a holder: most come back, and a copy takes minutes."""
@@ -68,6 +70,8 @@ class Wish:
     reason: str
     source: NodeId | None = None
     """A holder."""
+    first: tuple["Wish", ...] = ()
+    """What is given up before, to make room."""
 
 
 def plan(picture: Picture) -> list[Wish]:
@@ -135,11 +139,13 @@ def _standing(picture: Picture, key: ModelKey) -> _Standing:
 
 def _fetch(picture: Picture, stand: _Standing) -> list[Wish]:
     me, policy = picture.view.me, stand.policy
-    if not _could_take(me, stand, picture):
+    room = _room(me, stand, picture)
+    if room is None:
         return []
 
     def wish(reason: str) -> list[Wish]:
-        return [Wish(Action.COPY, stand.key, stand.content, stand.size, reason, stand.there[0].id)]
+        source = stand.there[0].id
+        return [Wish(Action.COPY, stand.key, stand.content, stand.size, reason, source, _drops(room, stand))]
 
     if me.id in policy.pinned:
         return wish("pinned here")
@@ -154,10 +160,11 @@ def _fetch(picture: Picture, stand: _Standing) -> list[Wish]:
     if wanted is None or me.id not in _first(picture, stand, 1):
         return []
     saved = wanted.per_s * HORIZON_S * wanted.wait_s / (count + 1)
-    cost = stand.size / COPY_BYTES_PER_S
-    if saved <= MARGIN * cost:
+    cost = _cost(stand.size)
+    lost = sum(_worth(picture, spare) for spare in room)
+    if saved <= MARGIN * (cost + lost):
         return []
-    return wish(f"{saved:.0f} s of waiting saved in {HORIZON_S / 60:.0f} min, {cost:.0f} s to copy")
+    return wish(f"{saved:.0f} s of waiting saved in {HORIZON_S / 60:.0f} min, {cost + lost:.0f} s to copy")
 
 
 def _drop(picture: Picture, stand: _Standing) -> list[Wish]:
@@ -202,23 +209,86 @@ def _relieve(picture: Picture) -> list[Wish]:
 
 def _first(picture: Picture, stand: _Standing, count: int) -> set[NodeId]:
     """Those of all nodes that should take a copy."""
-    able = [
-        node
-        for node in picture.view.nodes.values()
-        if node.id not in stand.coming and _could_take(node, stand, picture)
-    ]
-    order = sorted(able, key=lambda node: _rank(node, stand.key))
-    return {node.id for node in order[:count]}
+    able = []
+    for node in picture.view.nodes.values():
+        room = None if node.id in stand.coming else _room(node, stand, picture)
+        if room is not None:
+            able.append((bool(room), _rank(node, stand.key), node.id))
+    return {node for _, _, node in sorted(able)[:count]}
 
 
-def _could_take(node: NodeView, stand: _Standing, picture: Picture) -> bool:
+def _room(node: NodeView, stand: _Standing, picture: Picture) -> list[Spare] | None:
+    """What the node has to give up to take a copy, mostly nothing; None where it cannot take one."""
     if not node.can_serve or node.draining or node.engine.kind is EngineKind.NONE or has(node, stand.key):
-        return False
+        return None
     if node.store and any(node.store == holder.store for holder in stand.there):
-        return False
-    memory = node.resources.memory_bytes + sum(gpu.memory_bytes for gpu in node.resources.gpus)
-    fits_in_memory = not memory or stand.size <= memory
-    return fits_in_memory and not room_for(node, stand.size, picture.reserve)
+        return None
+    if not fits_in_memory(node, stand.size):
+        return None
+    given_up: list[Spare] = []
+
+    def lacks(spares: Sequence[Spare]) -> bool:
+        return bool(room_for(node, stand.size, picture.reserve, sum(spare.size for spare in spares)))
+
+    waiting = iter(_cold(picture, node)) if lacks(given_up) else iter(())
+    while lacks(given_up):
+        spare = next(waiting, None)
+        if spare is None:
+            return None
+        given_up.append(spare)
+    for spare in list(given_up):
+        rest = [each for each in given_up if each is not spare]
+        if not lacks(rest):
+            given_up = rest
+    return given_up
+
+
+def _cold(picture: Picture, node: NodeView) -> list[Spare]:
+    """The copies that may make room for another, those that would be missed least first.
+
+    Placement has put them there, or a policy says how many are enough. What would be worth copying again
+    is not among them, nor what another node is giving up at this moment.
+    """
+    is_me = node.id == picture.view.self_id
+
+    def least(key: ModelKey) -> int:
+        return (policy_for(picture.policies, key) or NO_POLICY).min
+
+    def may_go(spare: Spare) -> bool:
+        policy = policy_for(picture.policies, spare.key)
+        is_ours = policy is not None or (is_me and spare.key in picture.placed_here)
+        is_pinned = policy is not None and node.id in policy.pinned
+        is_shrinking = any(action is Action.DELETE for action in _actions(picture, spare.key))
+        is_missed = _worth(picture, spare) > _cost(spare.size)
+        return is_ours and not is_pinned and not is_shrinking and not is_missed
+
+    found = filter(may_go, spares(picture.view, node, least))
+    return sorted(found, key=lambda spare: (_worth(picture, spare), -spare.size, spare.key))
+
+
+def _worth(picture: Picture, spare: Spare) -> float:
+    """Seconds of waiting within the horizon that this copy saves."""
+    wanted = picture.demand.get(spare.key)
+    return wanted.per_s * HORIZON_S * wanted.wait_s / (len(spare.others) + 1) if wanted else 0.0
+
+
+def _cost(size: int) -> float:
+    """Seconds to copy it."""
+    return size / COPY_BYTES_PER_S
+
+
+def _drops(room: Sequence[Spare], stand: _Standing) -> tuple[Wish, ...]:
+    model = parse_model_name(stand.there[0].models[stand.key].name).short
+    return tuple(
+        Wish(
+            Action.DELETE,
+            spare.key,
+            spare.content,
+            spare.size,
+            f"makes room for {model}; also on {', '.join(spare.others)}",
+        )
+        for spare in room
+    )
 
 
 def _can_spare(node: NodeView, stand: _Standing) -> bool:

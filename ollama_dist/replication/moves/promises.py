@@ -2,12 +2,15 @@
 
 Two nodes that each want to give up their copy would otherwise both see the other's, and the model would be
 gone. A node that is about to give its copy up promises nothing, and one that has promised gives nothing up
-until the promise has run out. A promise is on disk before it is told.
+until the promise has run out, or the other says or is seen to have given up its own: then it has done its
+part. A promise is on disk before it is told.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
+
+import structlog
 
 from ollama_dist.core.errors import DistError
 from ollama_dist.core.ids import NodeId
@@ -15,6 +18,8 @@ from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import ClusterView
 from ollama_dist.replication.moves.holders import has
 from ollama_dist.replication.moves.shelf import Shelf
+
+log = structlog.get_logger()
 
 PROMISE_S: Final = 900.0
 """How long a copy is kept for somebody who gives its own up; that takes seconds."""
@@ -57,12 +62,19 @@ class Promises:
     def kept_for(self, key: ModelKey) -> NodeId | None:
         """To whom this node promised to keep its copy; None where it is free to give it up."""
         promise = self._given.get(key)
-        return promise.to if promise is not None and promise.until > self._clock() else None
+        if promise is None or promise.until <= self._clock():
+            return None
+        to = self._view().nodes.get(promise.to)
+        is_done = to is not None and to.can_serve and key not in to.models
+        return None if is_done else promise.to
 
-    def give_up(self, key: ModelKey) -> None:
-        """From now on nothing is promised for this model. Raises `NotPromised` when something was."""
+    def give_up(self, key: ModelKey, *, is_forced: bool = False) -> None:
+        """From now on nothing is promised for this model. Raises `NotPromised` when something was.
+
+        ``is_forced``: whatever was.
+        """
         to = self.kept_for(key)
-        if to is not None:
+        if to is not None and not is_forced:
             raise NotPromised(f"this node promised {self._name(to)} to keep its copy a while longer")
         self._leaving.add(key)
 
@@ -90,6 +102,17 @@ class Promises:
         except OSError as error:
             raise NotPromised(f"{me.name} cannot write the promise down: {error}") from error
         return PROMISE_S
+
+    async def end(self, key: ModelKey, to: NodeId) -> None:
+        """The other needs the promise no more: its own copy is gone, or stays after all."""
+        promise = self._given.get(key)
+        if promise is None or promise.to != to:
+            return
+        del self._given[key]
+        try:
+            await self._shelf.save(_FILE, self._document())
+        except OSError as error:
+            log.warning("end_of_promise_not_kept", model=key, error=str(error))
 
     def _document(self) -> dict[str, Any]:
         return {key: promise.to for key, promise in self._given.items()}

@@ -1,13 +1,13 @@
 """The registry that a model's name means, as this node asks it: its manifest, and ranges of its blobs."""
 
 import asyncio
-import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
 import aiohttp
 import structlog
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from ollama_dist import __version__
@@ -15,6 +15,14 @@ from ollama_dist.core.errors import UpstreamFailed, UpstreamTimeout
 from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import ModelName
 from ollama_dist.replication.manifest import MANIFEST_LIMIT, MEDIA_TYPE, Manifest, read_manifest
+from ollama_dist.replication.pulls.inside import (
+    Answer,
+    IsInside,
+    OutsideOnly,
+    is_inside,
+    is_proxied,
+    is_written_inside,
+)
 from ollama_dist.replication.sources import BlobLost
 
 log = structlog.get_logger()
@@ -47,14 +55,23 @@ class WantsKey(UpstreamFailed):
 class Upstream:
     """Asks registries without showing a key. Close it in the end."""
 
-    def __init__(self, manifest_s: float = MANIFEST_S, backoff_s: float = BACKOFF_S) -> None:
+    def __init__(
+        self,
+        manifest_s: float = MANIFEST_S,
+        backoff_s: float = BACKOFF_S,
+        names: AbstractResolver | None = None,
+        is_inside: IsInside = is_inside,
+    ) -> None:
         self._manifest_s = manifest_s
         self._backoff_s = backoff_s
-        self._session: aiohttp.ClientSession | None = None
+        self._names = names
+        self._is_inside = is_inside
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        """By whether they may be led inside."""
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
     async def manifest(self, name: ModelName, *, insecure: bool = False) -> Manifest:
         """What the registry has now under this name.
@@ -106,31 +123,44 @@ class Upstream:
     async def _get(
         self, url: URL, headers: dict[str, str], *, insecure: bool
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer at the end of the redirects. Raises `UpstreamFailed` for one that leads astray."""
-        is_inside = _is_inside(url)
+        """The answer at the end of the redirects. Raises `UpstreamFailed` for one that leads astray.
+
+        Whoever was named may be anywhere; only who is inside may lead there.
+        """
+        may_be_inside = True
         for _ in range(REDIRECTS):
-            async with self._opened().get(url, headers=headers, allow_redirects=False) as answer:
+            session = self._opened(may_be_inside=may_be_inside)
+            async with session.get(url, headers=headers, allow_redirects=False) as answer:
                 if answer.status not in _REDIRECTING:
                     yield answer
                     return
+                assert isinstance(answer, Answer)
+                may_be_inside = is_written_inside(url, self._is_inside) or (
+                    answer.came_from(self._is_inside) and not is_proxied(url)
+                )
                 url = _next(url, answer.headers.get("Location", ""))
             if url.scheme != "https" and not (insecure and url.scheme == "http"):
                 raise UpstreamFailed(f"the registry sends us to {url.scheme}://{url.host}")
-            if _is_inside(url) and not is_inside:
+            if is_written_inside(url, self._is_inside) and not may_be_inside:
                 raise UpstreamFailed(f"the registry sends us to {url.host}, which is inside this network")
         raise UpstreamFailed("the registry sends us round in circles")
 
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
+    def _opened(self, *, may_be_inside: bool) -> aiohttp.ClientSession:
+        session = self._sessions.get(may_be_inside)
+        if session is None:
+            names = self._names or aiohttp.ThreadedResolver()
+            session = self._sessions[may_be_inside] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0, resolver=names if may_be_inside else OutsideOnly(names, self._is_inside)
+                ),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 headers={"User-Agent": f"ollama-dist/{__version__}", "Accept-Encoding": "identity"},
+                response_class=Answer,
                 trust_env=True,
             )
-        return self._session
+        return session
 
     async def pause(self, failures: int) -> None:
         await asyncio.sleep(self._backoff_s * 2.0 ** (failures - 1))
@@ -186,12 +216,3 @@ async def _limited(answer: aiohttp.ClientResponse) -> bytes:
     while block := await answer.content.read(MANIFEST_LIMIT + 1 - len(body)):
         body += block
     return body  # one that is too long is found to be so by who reads it
-
-
-def _is_inside(url: URL) -> bool:
-    """Whether the host is written as an address that means nothing on the Internet."""
-    host = url.host or ""
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return host == "localhost" or host.endswith((".localhost", ".local", ".internal"))

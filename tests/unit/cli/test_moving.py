@@ -195,7 +195,71 @@ def test_rm_names_the_nodes_and_wants_a_yes(cli: Command, node: FakeNode) -> Non
     assert bodies(node, "/api/delete") == []
     assert cli("rm", "llama3:8b", "--yes").out == "deleted llama3:8b\n"
     assert bodies(node, "/api/delete") == [{"model": "llama3:8b"}]
-    assert "no node has nosuch" in cli("rm", "nosuch").err
+    node.answers["DELETE /api/delete"] = (404, {"error": "model 'nosuch' not found"})
+    ended = cli("rm", "nosuch", "--yes")
+    assert ended.code == Exit.FAILED
+    assert "no node that can be reached has it" in ended.err
+    assert "model 'nosuch' not found" in ended.err
+
+
+def test_rm_on_one_node_is_planned_and_followed(cli: Command, node: FakeNode) -> None:
+    gone = operation("succeeded", 0, action="delete", to=None, reason="asked for; also on laptop")
+    node.answers[f"POST {MIGRATE}"] = (202, gone)
+    node.answers[f"GET /api/distributed/operations/{ID}?stream=true"] = (200, lines(gone))
+    ended = cli("rm", "llama3:8b", "--node", "desk")
+    assert ended.code == Exit.USAGE
+    assert "delete llama3:8b on desk: asked for; also on laptop" in ended.err
+    wish = {"model": "llama3:8b", "from": "desk"}
+    assert bodies(node, MIGRATE) == [{**wish, "dry_run": True}]
+    ended = cli("rm", "llama3:8b", "--node", "desk", "--force", "--yes")
+    assert ended.out == "llama3:8b is no more on desk\n"
+    assert bodies(node, MIGRATE)[-1] == {**wish, "force": True}
+    assert bodies(node, "/api/delete") == []
+    assert cli("rm", "llama3:8b", "--force", "--yes").code == Exit.USAGE
+
+
+def test_rm_says_what_is_deleted_later(cli: Command, node: FakeNode) -> None:
+    later = "none of those that have it can be reached; it is deleted when they are back: desk"
+    node.answers["DELETE /api/delete"] = (202, {"status": later})
+    assert cli("rm", "llama3:8b", "--yes").out == f"llama3:8b: {later}\n"
+    assert json.loads(cli("rm", "llama3:8b", "--yes", "--json").out)["models"] == {"llama3:8b": later}
+
+
+def test_steps_in_memory_name_the_node_they_are_done_on() -> None:
+    [step] = read_operation(operation("running", 0, action="load")).steps
+    assert step_line(step, Terminal(120)) == "load llama3:8b on laptop: running"
+    assert step_line(step._replace(action="unload"), Terminal(120)) == "unload llama3:8b on desk: running"
+
+
+SCRUB = "/api/distributed/scrub"
+
+
+def scrub(state: str, **more: Any) -> dict[str, Any]:
+    figures = {"files": 3, "waiting": 0, "bytes_total": 4 * GB, "bytes_done": GB, "corrupt": []}
+    return {"node": "laptop", "state": state, **figures, **more}
+
+
+def test_a_scrub_is_followed_to_its_end(cli: Command, node: FakeNode) -> None:
+    node.answers[f"POST {SCRUB}"] = (200, scrub("running", waiting=2))
+    node.answers[f"GET {SCRUB}?node=laptop"] = (200, scrub("idle"))
+    ended = cli("scrub", "laptop")
+    assert (ended.code, ended.out) == (Exit.OK, "3 of 3 files on laptop are right\n")
+    assert " 25% of 4.0 GB, 2 files left" in ended.err
+    assert bodies(node, SCRUB)[0] == {"node": "laptop"}
+    node.requests.clear()
+    assert "2 files left" in cli("scrub", "laptop", "--detach").out
+    assert json.loads(cli("scrub", "laptop", "--look", "--json").out)["state"] == "idle"
+    assert [request.method for request in node.requests] == ["POST", "GET"]
+
+
+def test_a_scrub_that_finds_something_fails_and_says_what_to_do(cli: Command, node: FakeNode) -> None:
+    rotten = {"digest": "a" * 64, "models": ["llama3:8b"]}
+    node.answers[f"GET {SCRUB}?node=desk"] = (200, scrub("idle", corrupt=[rotten]))
+    ended = cli("scrub", "--look")
+    assert ended.code == Exit.FAILED
+    assert ended.out == "2 of 3 files on desk are right\n"
+    assert "a file on desk changed on disk\n  part of llama3:8b" in ended.err
+    assert "ollama-dist rm MODEL --node desk" in ended.err
 
 
 def test_a_pull_may_be_onto_several_nodes(cli: Command, node: FakeNode) -> None:

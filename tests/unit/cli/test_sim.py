@@ -48,3 +48,21 @@ def test_the_command_lists_faults_and_rules(cli: Cli) -> None:
     told = cli("sim", "gossip", "--list").out
     assert all(f"  {name} " in told for name in FAULTS)
     assert "anti-entropy" in told
+
+
+def test_placement_is_measured_and_told(cli: Cli) -> None:
+    words = ("sim", "placement", "--nodes", "4", "--models", "5", "--hours", "1", "--seed", "2")
+    told = cli(*words)
+    assert told.code == Exit.OK
+    assert told.out.startswith("4 nodes, 5 models, 5 virtual hours, seed 2")
+    report = json.loads(cli(*words, "--json").out)
+    assert (report["schema"], report["holds"]) == ("ollama-dist.sim.placement/1", True)
+    assert report["settled_s"] is not None
+    assert report["in_trouble"]["bytes_copied"] > 0
+    again = json.loads(cli(*words, "--json").out)
+    assert {**report, "cpu_seconds": 0} == {**again, "cpu_seconds": 0}
+
+
+@pytest.mark.parametrize("words", [("--nodes", "51"), ("--hours", "0"), ("--trouble", "2"), ("--disk", "3")])
+def test_a_placement_that_cannot_be_played_is_refused(cli: Cli, words: tuple[str, ...]) -> None:
+    assert cli("sim", "placement", *words).code == Exit.USAGE

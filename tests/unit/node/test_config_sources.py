@@ -42,6 +42,7 @@ SAMPLES = {
     "transfer_rate_serving": "500",
     "scrub_days": "30",
     "scrub_rate": "100",
+    "engine_store": "/srv/ollama/models",
     "mdns": "false",
     "distributed": "false",
     "standalone": "true",

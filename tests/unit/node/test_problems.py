@@ -105,5 +105,8 @@ def test_what_keeps_models_from_moving_is_named_with_a_way_out() -> None:
     found = find_problems(view(node(1)), engine, moving=moving)
     assert [each.code for each in found] == ["registry_closed", "store_unreadable"]
     assert "Permission denied" in found[1].message
+    assert "only the digest" not in found[1].message
     assert "--registry-listen" in found[0].fix
+    unread = find_problems(view(node(1, ["tiny"])), engine, moving=moving)
+    assert "of tiny:latest only the digest is known" in unread[1].message
     assert codes(engine=engine) == codes(engine=FINE) == []

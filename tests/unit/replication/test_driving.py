@@ -13,7 +13,8 @@ from ollama_dist.core.errors import UpstreamRefused
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import ClusterView, MemberState
 from ollama_dist.replication.moves import driving
-from ollama_dist.replication.moves.driving import GONE_S, Driver, NotKept
+from ollama_dist.replication.moves.correspondence import GONE_S
+from ollama_dist.replication.moves.driving import Driver, NotKept
 from ollama_dist.replication.moves.operations import (
     Kind,
     Operation,

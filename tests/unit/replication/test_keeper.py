@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.core.view import InstalledModel
+from ollama_dist.replication.disk.identities import Identities
 from ollama_dist.replication.disk.keeper import Keeper
 from ollama_dist.replication.disk.locating import Found
 from ollama_dist.replication.pace import Rates
@@ -102,3 +103,30 @@ async def test_transfers_give_way_while_requests_are_answered(tmp_path: Path) ->
     assert keeper.pace_in.wait_s(now) > 9.0
     keeper.is_serving = lambda: False
     assert keeper.pace_in.wait_s(now) == 0.0
+
+
+def row(digest: str, identity: str = "") -> InstalledModel:
+    return InstalledModel("tiny:latest", digest, 1, identity=identity)
+
+
+async def test_what_may_not_be_read_is_known_by_its_digest_once_somebody_read_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.is_found = False
+        tiny = world.store.install("tiny", b"weights")
+        world.lists("tiny")
+        keeper = world.keeper
+        assert keeper.identity(TINY.key, tiny.digest) == ""
+        assert keeper.identities.hear(
+            [row(tiny.digest, tiny.identity), row("0" * 64), row("1" * 64, "2" * 64)]
+        )
+        assert keeper.identity(TINY.key, tiny.digest) == tiny.identity
+        assert not keeper.identities.hear([row(tiny.digest, tiny.identity), row("1" * 64, "2" * 64)])
+        assert keeper.identities.hear([row(tiny.digest, tiny.identity), row(tiny.digest, "3" * 64)])
+        assert keeper.identity(TINY.key, tiny.digest) == "", "they say different things"
+        keeper.identities.learn(tiny.digest, tiny.identity)
+        assert keeper.identity(TINY.key, tiny.digest) == tiny.identity
+    async with running(tmp_path / "elsewhere") as other:
+        assert other.keeper.identity(TINY.key, tiny.digest) == ""
+    again = Identities(tmp_path)
+    again.load()
+    assert again.of(tiny.digest) == tiny.identity

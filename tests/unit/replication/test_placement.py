@@ -121,3 +121,114 @@ def test_a_node_that_is_drained_or_has_no_engine_plans_nothing() -> None:
         seen(node(1, engine=replace(NO_ENGINE, kind=EngineKind.NONE)), node(2, ["tiny"]), policies=policies)
         == []
     )
+
+
+def disks(*nodes: NodeView) -> list[NodeView]:
+    """With contents that differ by name."""
+    contents = {
+        each: f"{number:064x}" for number, each in enumerate(sorted({k for n in nodes for k in n.models}))
+    }
+    return [
+        replace(
+            each,
+            models={found: replace(copy, digest=contents[found]) for found, copy in each.models.items()},
+        )
+        for each in nodes
+    ]
+
+
+FULL = Resources(disk_free_bytes=10**9)
+
+
+def makes_room(*nodes: NodeView, me: int = 2, **more: Any) -> list[str]:
+    """What node ``me`` gives up to get ``tiny``; nothing where it does not get it."""
+    more = {"policies": [Policy("tiny", 2), Policy("cold*", 1)], **more}
+    wishes = [wish for wish in seen(*disks(*nodes), me=me, **more) if wish.action is Action.COPY]
+    assert all(each.action is Action.DELETE for wish in wishes for each in wish.first)
+    return [each.model for wish in wishes for each in wish.first]
+
+
+def test_a_copy_that_is_wanted_makes_room_by_what_is_enough_elsewhere() -> None:
+    keeper, taker = node(1, ["tiny", "cold"]), node(2, ["cold"], resources=FULL)
+    assert makes_room(keeper, taker) == [key("cold")]
+    [wish] = seen(*disks(keeper, taker), me=2, policies=[Policy("tiny", 2), Policy("cold", 1)])
+    assert wish.first[0].reason == "makes room for tiny:latest; also on n1"
+    assert wish.reason == "1 of at least 2 copies"
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "last",
+        "in memory",
+        "pinned",
+        "needed",
+        "nobody's word",
+        "same content",
+        "drained",
+        "going",
+        "asked for",
+    ],
+)
+def test_what_does_not_make_room(why: str) -> None:
+    keeper, taker = node(1, ["tiny", "cold"]), node(2, ["cold"], resources=FULL)
+    more: dict[str, Any] = {}
+    match why:
+        case "last":
+            keeper = node(1, ["tiny"])
+        case "in memory":
+            taker = replace(taker, loaded={key("cold"): LoadedModel("cold:latest", "a" * 64)})
+        case "pinned":
+            more["policies"] = [Policy("tiny", 2), Policy("cold", 1, None, (taker.id,))]
+        case "needed":
+            more["policies"] = [Policy("tiny", 2), Policy("cold", 2)]
+        case "nobody's word":
+            more["policies"] = [Policy("tiny", 2)]
+        case "same content":
+            taker = node(2, ["cold", "cold:other"], resources=FULL)
+            assert seen(keeper, taker, me=2, policies=[Policy("tiny", 2), Policy("cold*", 1)]) == []
+            return
+        case "drained":
+            keeper = node(1, ["tiny"])
+            assert makes_room(keeper, taker, node(3, ["cold"], draining=True)) == []
+            return
+        case "going":
+            more["intents"] = {keeper.id: {key("cold"): Action.DELETE}}
+        case "asked for":
+            more["demand"] = {key("cold"): Demand(1.0, 10.0)}
+    assert makes_room(keeper, taker, **more) == []
+
+
+def test_what_placement_put_there_makes_room_without_a_policy() -> None:
+    keeper, taker = node(1, ["tiny", "cold"]), node(2, ["cold"], resources=FULL)
+    policies = [Policy("tiny", 2)]
+    assert makes_room(keeper, taker, policies=policies, placed_here=frozenset({key("cold")})) == [key("cold")]
+
+
+def test_no_more_goes_than_has_to_and_what_is_missed_least_first() -> None:
+    keeper = node(1, ["tiny", "cold-a", "cold-b", "cold-c"])
+    taker = node(2, ["cold-a", "cold-b", "cold-c"], resources=FULL)
+    demand = {key("cold-a"): Demand(0.001, 1.0), key("cold-b"): Demand(0.002, 1.0)}
+    assert makes_room(keeper, taker, demand=demand) == [key("cold-c")]
+    large = replace(
+        keeper, models={k: replace(m, size=9 * 10**9) if k == TINY else m for k, m in keeper.models.items()}
+    )
+    assert makes_room(large, taker, demand=demand) == [key("cold-c"), key("cold-a")]
+
+
+def test_who_has_room_comes_before_who_has_to_make_it() -> None:
+    keeper, full = node(1, ["tiny", "cold"]), node(2, ["cold"], resources=FULL)
+    roomy = node(3, resources=Resources(disk_free_bytes=10**10))
+    policies = [Policy("tiny", 2), Policy("cold", 1)]
+    found = [seen(*disks(keeper, full, roomy), me=number, policies=policies) for number in (2, 3)]
+    assert [len(wishes) for wishes in found] == [0, 1]
+    assert found[1][0].first == ()
+
+
+def test_by_demand_what_is_given_up_counts_as_cost() -> None:
+    keeper, taker = node(1, ["tiny", "cold"]), node(2, ["cold"], resources=FULL)
+    more: dict[str, Any] = {"policies": [Policy("cold", 1)], "by_demand": True}
+    for waits, is_worth_it in ((0.6, True), (0.5, False)):
+        demand = {TINY: Demand(1.0, waits), key("cold"): Demand(0.05, 2.0)}
+        wishes = makes_room(keeper, taker, demand=demand, **more)
+        assert wishes == ([key("cold")] if is_worth_it else []), waits

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ollama_dist.core.view import ClusterView
+from ollama_dist.core.view import ClusterView, MemberState
 from ollama_dist.replication.moves.promises import PROMISE_S, NotPromised, Promises
 from ollama_dist.replication.moves.shelf import Shelf
 from tests.support.views import key, node, node_id, view
@@ -72,4 +72,35 @@ async def test_a_promise_that_cannot_be_written_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     promises = book(tmp_path / "file")
     with pytest.raises(NotPromised, match="cannot write"):
+        await promises.give(TINY, CONTENT, ASKER)
+
+
+async def test_a_promise_has_done_its_part_when_the_other_copy_is_gone() -> None:
+    shown = view(node(1, ["tiny"]), node(2, ["tiny"]), node(3, ["tiny"]))
+    promises = Promises(Shelf(None), lambda: shown, Clock())
+    await promises.give(TINY, CONTENT, ASKER)
+    shown = view(node(1, ["tiny"]), node(2, state=MemberState.DEAD), node(3, ["tiny"]))
+    assert promises.kept_for(TINY) == ASKER
+    shown = view(node(1, ["tiny"]), node(2), node(3, ["tiny"]))
+    assert promises.kept_for(TINY) is None
+    promises.give_up(TINY)
+
+
+async def test_a_promise_that_is_needed_no_more_ends_for_good(tmp_path: Path) -> None:
+    promises = book(tmp_path)
+    await promises.give(TINY, CONTENT, ASKER)
+    await promises.end(TINY, node_id(3))
+    assert promises.kept_for(TINY) == ASKER
+    await promises.end(TINY, ASKER)
+    assert promises.kept_for(TINY) is None
+    again = book(tmp_path)
+    again.load()
+    assert again.kept_for(TINY) is None
+
+
+async def test_an_operator_may_have_it_given_up_whatever_was_promised() -> None:
+    promises = book()
+    await promises.give(TINY, CONTENT, ASKER)
+    promises.give_up(TINY, is_forced=True)
+    with pytest.raises(NotPromised, match="give its own copy up"):
         await promises.give(TINY, CONTENT, ASKER)

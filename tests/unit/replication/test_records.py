@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 
 from ollama_dist.core.errors import BadRequest
 from ollama_dist.replication.moves import demand
-from ollama_dist.replication.moves.deletions import REMEMBERED_S, Missed, expired, is_void, missed, missed_in
+from ollama_dist.replication.moves.deletions import (
+    REMEMBERED_S,
+    Missed,
+    expired,
+    is_elsewhere,
+    is_meant,
+    missed,
+    missed_in,
+)
 from ollama_dist.replication.moves.demand import FADE_S, Demand, DemandMeter
 from ollama_dist.replication.moves.policies import KIND, Policy, check_pattern, policies_of, policy_for
 from ollama_dist.replication.moves.records import RECORDS_MAX, Record, Records, pack, told_by, unpack
@@ -120,10 +128,17 @@ def test_a_missed_deletion_means_the_copy_that_was_there_then() -> None:
     assert (record.node, record.digest) == (B, "a" * 64)
     assert missed_in([Record("deletion", record.name, 1, A, record.value())]) == [record]
     mine = view(node(1), node(2, ["tiny"]), self_number=2)
-    assert not is_void(record, mine)
-    assert is_void(record, view(node(1), node(2, ["tiny"], digest="b"), self_number=2))
-    assert is_void(record, view(node(1), node(2), self_number=2))
-    assert is_void(record, view(node(1, ["tiny"]), node(2, ["tiny"]), self_number=2))
+    assert is_meant(record, mine.me)
+    assert not is_meant(record, node(2, ["tiny"], digest="b"))
+    assert not is_meant(record, node(2))
+    assert not is_elsewhere(record, mine)
+    assert is_elsewhere(record, view(node(1, ["tiny"]), node(2, ["tiny"]), self_number=2))
+    both = view(node(2, ["tiny"]), node(3, ["tiny"]), self_number=2)
+    together = missed(there, TINY, [A], 50.0)
+    assert not is_elsewhere(record, both, together)
+    assert is_elsewhere(record, both, [record])
+    anew = view(node(2, ["tiny"]), node(3, ["tiny"], digest="b"), self_number=2)
+    assert is_elsewhere(record, anew, together)
     assert expired([record], 50.0 + REMEMBERED_S) == []
     assert expired([record], 51.0 + REMEMBERED_S) == [record]
     assert missed_in([Record("deletion", "x", 1, A, {"model": 1})]) == []

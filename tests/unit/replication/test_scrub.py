@@ -10,6 +10,7 @@ from ollama_dist.replication.disk.pieces import PIECE, PieceLists
 from ollama_dist.replication.disk.scrub import FILE_NAME, WEEK_S, Scrubber, due
 from ollama_dist.replication.pace import Pace
 from tests.support.model_store import ModelStore, noise
+from tests.support.wait import until
 
 A, B, C = (Digest(letter * 64) for letter in "abc")
 
@@ -67,6 +68,23 @@ async def test_what_was_checked_is_remembered_over_a_restart_for_a_week(tmp_path
     world.now += WEEK_S + 1
     await again.round()
     assert again.state.corrupt == (digest,)
+
+
+async def test_asked_for_it_reads_all_at_once_and_says_how_far_it_is(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    size = sum(world.store.blob(world.store.put(noise(each))).size for each in (PIECE, 2 * PIECE))
+    scrubber = Scrubber(world.giver, tmp_path, period_s=0.0, clock=lambda: world.now)
+    scrubber.ask()
+    assert scrubber.state.is_running
+    scrubber.start()
+    await until(lambda: not scrubber.state.is_running, what="its end")
+    state = scrubber.state
+    assert (state.blobs, state.waiting, state.bytes_done, state.bytes_total) == (2, 0, size, size)
+    world.store.flip(world.store.blobs()[0], 0)
+    scrubber.ask()
+    await until(lambda: not scrubber.state.is_running, what="its end")
+    assert scrubber.state.corrupt == (world.store.blobs()[0],)
+    await scrubber.stop()
 
 
 async def test_lists_of_blobs_that_are_gone_go(tmp_path: Path) -> None:

@@ -1,22 +1,34 @@
 """Asking registries out there, which lie, break off and lead astray."""
 
+import ipaddress
+import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from ollama_dist.core.errors import UpstreamFailed, UpstreamTimeout
 from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.replication.manifest import BadManifest, Manifest
-from ollama_dist.replication.pulls.upstream import NotThere, Upstream, WantsKey, _is_inside
+from ollama_dist.replication.pulls.inside import is_inside, is_written_inside
+from ollama_dist.replication.pulls.upstream import NotThere, Upstream, WantsKey
 from ollama_dist.replication.sources import BlobLost
 from tests.support.upstream_registry import UpstreamRegistry
 
 WEIGHTS = bytes(range(256)) * 2048
+MANIFEST = (
+    b'{"schemaVersion":2,"config":{"mediaType":"application/vnd.docker.container.image.v1+json","digest":"sha256:'
+    + b"a" * 64
+    + b'","size":1},"layers":[{"mediaType":"application/vnd.ollama.image.model","digest":"sha256:'
+    + b"b" * 64
+    + b'","size":1}]}'
+)
 
 
 @pytest.fixture
@@ -108,6 +120,129 @@ async def test_a_redirect_that_leads_astray_is_not_followed(upstream: Upstream, 
         await runner.cleanup()
 
 
+class Names(AbstractResolver):
+    """Tells names as it is told to; the n-th question gets the n-th answer, the last over and over."""
+
+    def __init__(self, **told: list[str]) -> None:
+        self.told = told
+        self.asked: list[str] = []
+
+    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_INET) -> list[ResolveResult]:
+        name = host.partition(".")[0]
+        self.asked.append(name)
+        answers = self.told[name]
+        address = answers[min(self.asked.count(name), len(answers)) - 1]
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+        ]
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+OUTSIDE, INSIDE = "127.0.0.1", "127.0.0.2"
+"""Taken for one: all that a test can connect to is really inside."""
+
+
+@asynccontextmanager
+async def redirecting(to: str, address: str = OUTSIDE) -> AsyncIterator[tuple[int, list[str]]]:
+    """A registry that sends everybody to ``to`` on the same port, where it is itself; what it was asked."""
+    asked: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        asked.append(request.host.partition(":")[0])
+        if request.path.startswith("/there"):
+            return web.Response(body=MANIFEST)
+        return web.Response(status=307, headers={"Location": f"http://{to}:{port}/there"})
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "0.0.0.0", 0).start()
+    port = runner.addresses[0][1]
+    try:
+        yield port, asked
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("start", "to", "told", "is_followed"),
+    [
+        ("shop.test", "store.test", {"shop": [OUTSIDE], "store": [OUTSIDE]}, True),
+        ("shop.test", "printer.test", {"shop": [OUTSIDE], "printer": [INSIDE]}, False),
+        ("shop.test", INSIDE, {"shop": [OUTSIDE]}, False),
+        ("shop.test", "shop.test", {"shop": [OUTSIDE, INSIDE]}, False),
+        ("shop.lan", "store.lan", {"shop": [INSIDE], "store": [INSIDE]}, True),
+        (INSIDE, "store.lan", {"store": [INSIDE]}, True),
+    ],
+)
+async def test_only_a_registry_inside_leads_inside_whatever_names_say(
+    start: str, to: str, told: dict[str, list[str]], is_followed: bool
+) -> None:
+    async with redirecting(to) as (port, asked):
+        upstream = Upstream(
+            manifest_s=2.0, names=Names(**told), is_inside=lambda address: str(address) == INSIDE
+        )
+        name = parse_model_name(f"{start}:{port}/library/tiny")
+        try:
+            if is_followed:
+                assert (await upstream.manifest(name, insecure=True)).raw == MANIFEST
+            else:
+                with pytest.raises(UpstreamFailed, match="inside"):
+                    await upstream.manifest(name, insecure=True)
+        finally:
+            await upstream.close()
+        assert asked == ([start, to] if is_followed else [start])
+
+
+async def test_the_name_of_a_proxy_may_lead_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What leads outside is its business then, and what it is asked for is looked at by name alone."""
+    async with redirecting("printer.local") as (port, asked):
+        monkeypatch.setenv("http_proxy", f"http://proxy.lan:{port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        upstream = Upstream(
+            manifest_s=2.0, names=Names(proxy=[INSIDE]), is_inside=lambda address: str(address) == INSIDE
+        )
+        try:
+            with pytest.raises(UpstreamFailed, match="inside"):
+                await upstream.manifest(parse_model_name("shop.test/library/tiny"), insecure=True)
+        finally:
+            await upstream.close()
+        assert asked == ["shop.test"]
+
+
+@pytest.mark.parametrize(
+    ("address", "inside"),
+    [
+        ("8.8.8.8", False),
+        ("2606:4700::1111", False),
+        ("127.0.0.1", True),
+        ("0.0.0.0", True),
+        ("10.1.2.3", True),
+        ("169.254.169.254", True),
+        ("100.64.0.1", True),
+        ("224.0.0.1", True),
+        ("::1", True),
+        ("fe80::1", True),
+        ("fd00::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("::ffff:8.8.8.8", False),
+        ("64:ff9b::7f00:1", True),
+        ("64:ff9b::808:808", False),
+        ("2002:7f00:1::", True),
+    ],
+)
+def test_which_addresses_are_inside(address: str, inside: bool) -> None:
+    assert is_inside(ipaddress.ip_address(address)) is inside
+
+
 @pytest.mark.parametrize(
     ("url", "inside"),
     [
@@ -121,5 +256,5 @@ async def test_a_redirect_that_leads_astray_is_not_followed(upstream: Upstream, 
         ("http://printer.local/", True),
     ],
 )
-def test_what_is_inside(url: str, inside: bool) -> None:
-    assert _is_inside(URL(url)) is inside
+def test_what_is_written_as_inside(url: str, inside: bool) -> None:
+    assert is_written_inside(URL(url)) is inside

@@ -8,7 +8,7 @@ from ollama_dist.replication.moves.demand import Demand
 from ollama_dist.replication.moves.operations import Action
 from ollama_dist.replication.moves.placement import Picture, Wish
 from ollama_dist.replication.moves.policies import Policy, policy_for
-from ollama_dist.sim.placement import Broken, World
+from ollama_dist.sim.placement import GB, Broken, World
 
 SEEDS = range(4)
 HOUR = 3600.0
@@ -107,3 +107,26 @@ def test_a_model_that_is_waited_for_gets_more_copies_until_it_is_not_worth_it() 
     after = sum(key in node.models for node in world.nodes.values())
     assert before < after
     assert {deed.action for deed in world.deeds} == {Action.COPY}
+
+
+TIGHT = 32 * GB
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_full_disks_make_room_without_losing_anything_or_moving_for_ever(seed: int) -> None:
+    """Six nodes with room for three or four models each; the minima of all fit, but not where they lie."""
+    world = World(seed, by_demand=True, disk=TIGHT)
+    world.policies = (Policy("*", 1), *(Policy(f"m{number}", 2) for number in range(3)))
+    world.run(4 * HOUR, trouble=0.0)
+    moves = Counter((deed.node, deed.model, deed.action) for deed in world.deeds)
+    assert max(moves.values(), default=0) <= 1, moves
+    before = len(world.deeds)
+    world.run(2 * HOUR)
+    assert world.deeds[before:] == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_full_disks_lose_nothing_whatever_happens(seed: int) -> None:
+    world = World(seed, disk=TIGHT)
+    world.run(4 * HOUR, trouble=0.02)
+    assert any(deed.action is Action.DELETE for deed in world.deeds)
