@@ -6,23 +6,20 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import quote
 
-import orjson
 import structlog
 from blake3 import blake3
 
-from ollama_dist.backends.fetch import fetch
 from ollama_dist.backends.http1 import Connection
-from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import ModelNotFound, UpstreamFailed
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName
-from ollama_dist.replication.disk.pieces import HASH_BYTES, PIECE, piece_count, piece_size
-from ollama_dist.replication.manifest import MANIFEST_LIMIT, BadManifest, Manifest, read_manifest
+from ollama_dist.replication.disk.pieces import PIECE, piece_size
+from ollama_dist.replication.manifest import BadManifest, Manifest
 from ollama_dist.replication.pace import Pace
 from ollama_dist.replication.sources import BlobLost
-from ollama_dist.replication.transfer.claims import Claims
+from ollama_dist.replication.transfer.asking import Lacking, Reach, ask_manifest, reached, refusal
+from ollama_dist.replication.transfer.lists import Lists
 from ollama_dist.replication.transfer.machine import RUN, Ask, Failure, Piece, Transfer
 from ollama_dist.runtime.tasks import Tasks, background, end
 
@@ -31,32 +28,15 @@ log = structlog.get_logger()
 LOOK_S: Final = 0.2
 """Between two looks at what stalls and who is there."""
 
-MANIFEST_S: Final = 3.0
 PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0)
 """Before each time that holders are asked for the manifest who did not answer: busy machines may miss one."""
 
-LACKS: Final = (404, 410, 416)
-"""Statuses of a source that does not have what it was asked for, or has it wrong."""
-
-LIST_S: Final = 5.0
-SECOND_OPINION_S: Final = 2.0
-"""How long the list of a second source is waited for."""
-
 HEAD_S: Final = 5.0
-CHECK_S: Final = 600.0
-"""For reading a whole blob at its source."""
-
-SEGMENT: Final = 64
-"""Pieces whose hashes are asked for at once."""
-
 HELD_PIECES: Final = 32
 """Wanted at once by all readers together: a bound of the memory of a transfer, in MiB."""
 
 AHEAD: Final = 16
 """Pieces that one reader alone has on their way."""
-
-Reach = Callable[[NodeId], Target | None]
-"""Where a member is asked; None where that is not known now."""
 
 
 @dataclass(slots=True)
@@ -93,8 +73,8 @@ async def open_peers(
         silent = []
         for node in asked:
             try:
-                manifest = await _ask_manifest(reach(node), name)
-            except (_Lacking, BadManifest) as error:
+                manifest = await ask_manifest(reached(reach, node), name)
+            except (Lacking, BadManifest) as error:
                 complaints[node] = str(error)
             except UpstreamFailed as error:
                 complaints[node] = str(error)
@@ -106,17 +86,6 @@ async def open_peers(
         asked = silent
     reasons = "; ".join(f"{node}: {said}" for node, said in complaints.items())
     raise ModelNotFound(f"no member gives {name.short}: {reasons or 'nobody holds it'}")
-
-
-async def _ask_manifest(target: Target | None, name: ModelName) -> Manifest:
-    if target is None:
-        raise UpstreamFailed("it cannot be reached")
-    path = f"/replication/manifest?model={quote(name.full, safe='')}"
-    answer = await fetch(target, "GET", path, timeout=MANIFEST_S, limit=MANIFEST_LIMIT)
-    if answer.status != 200:
-        said = _said(answer.status, answer.body)
-        raise _Lacking(said) if answer.status in LACKS else UpstreamFailed(said)
-    return read_manifest(answer.body)
 
 
 class PeerSource:
@@ -138,11 +107,10 @@ class PeerSource:
         self._transfer.set_sources(holders())
         self._arrivals: dict[Piece, _Arrival] = {}
         self._fetches: dict[Piece, asyncio.Task[None]] = {}
-        self._claims: dict[Digest, Claims] = {}
-        self._segments: dict[tuple[Digest, int], asyncio.Task[None]] = {}
         self._readers = 0
         self._pumping: asyncio.TimerHandle | None = None
         self._tasks = Tasks()
+        self._lists = Lists(manifest, self._transfer, reach, self._tasks)
         self._watch = background(self._look(), "transfer-watch")
         self.fetched = 0
         """Bytes of pieces that came in, wrong ones included."""
@@ -208,12 +176,7 @@ class PeerSource:
 
     def blame(self, digest: Digest) -> None:
         """The finished blob was wrong: those whose list it was checked against are not believed again."""
-        claims = self._claims.pop(digest, None)
-        count = piece_count(self._manifest.blobs[digest])
-        for node in {node for index in range(count) for node in (claims.witnesses(index) if claims else ())}:
-            self._transfer.quarantine(node, "a blob that matched its list was wrong")
-        for key in [key for key in self._segments if key[0] == digest]:
-            del self._segments[key]
+        self._lists.blame(digest)
 
     # Readers
 
@@ -285,7 +248,7 @@ class PeerSource:
         source = run[0].source
         try:
             await self._receive(source, run)
-        except _Lacking as error:
+        except Lacking as error:
             self._note_failure(run, Failure.LACKS, error)
         except UpstreamFailed as error:
             self._note_failure(run, Failure.GONE, error)
@@ -316,14 +279,14 @@ class PeerSource:
         if not total:  # whole already: it is only to be judged
             await self._judge(run[0])
             return
-        target = self._target(source)
+        target = reached(self._reach, source)
         first = run[0].piece.index * PIECE + run[0].start
         headers = [("Range", f"bytes={first}-{first + total - 1}")]
         path = f"/replication/blobs/sha256:{run[0].piece.digest}"
         connection, head = await target.open("GET", path, headers, b"", head_timeout=HEAD_S)
         try:
             if head.status != 206:
-                raise _refusal(head.status)
+                raise refusal(head.status)
             if head.get("content-length") != str(total):
                 raise UpstreamFailed("the source gives another number of bytes than it was asked for")
             for ask in run:
@@ -362,116 +325,4 @@ class PeerSource:
     async def _is_right(self, piece: Piece, data: bytearray) -> bool:
         if self._manifest.blobs[piece.digest] <= PIECE:
             return hashlib.sha256(data).hexdigest() == piece.digest
-        return await self._expected(piece) == blake3(data).digest()
-
-    # Lists
-
-    async def _expected(self, piece: Piece) -> bytes | None:
-        """What the piece hashes to, as its sources say; raises `UpstreamFailed` where none does."""
-        claims = self._claims.setdefault(piece.digest, Claims())
-        expected = claims.expected(piece.index)
-        if expected is None:
-            await self._have_segment(piece.digest, piece.index // SEGMENT)
-            expected = claims.expected(piece.index)
-        if expected is None:
-            raise UpstreamFailed("the sources do not say what the piece is to be")
-        return expected
-
-    async def _have_segment(self, digest: Digest, segment: int) -> None:
-        key = (digest, segment)
-        task = self._segments.get(key)
-        if task is None or task.done():
-            task = self._segments[key] = self._tasks.start(self._ask_segment(digest, segment), "piece-list")
-        await asyncio.shield(task)
-
-    async def _ask_segment(self, digest: Digest, segment: int) -> None:
-        """Have the lists of two sources, where there are two; where they differ, have them looked at."""
-        claims = self._claims.setdefault(digest, Claims())
-        first = segment * SEGMENT
-        stop = min(first + SEGMENT, piece_count(self._manifest.blobs[digest]))
-        asked = self._transfer.candidates(digest, self._clock())[:2]
-        lists = [self._tasks.start(self._ask_list(node, digest, first, stop), "list") for node in asked]
-        if not lists:
-            return
-        await asyncio.wait(lists, timeout=LIST_S, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait(lists, timeout=SECOND_OPINION_S)
-        if any(claims.is_disputed(index) for index in range(first, stop)):
-            await self._settle(digest, first, stop, asked)
-
-    async def _ask_list(self, node: NodeId, digest: Digest, first: int, stop: int) -> None:
-        wanted = (stop - first) * HASH_BYTES
-        headers = [("Range", f"bytes={first * HASH_BYTES}-{stop * HASH_BYTES - 1}")]
-        path = f"/replication/pieces/sha256:{digest}"
-        try:
-            answer = await fetch(
-                self._target(node), "GET", path, headers=headers, timeout=LIST_S, limit=wanted
-            )
-            if answer.status != 206:
-                raise _refusal(answer.status)
-            if len(answer.body) != wanted:
-                raise UpstreamFailed("its list of pieces has another length than it should")
-        except _Lacking:
-            self._transfer.failed(Piece(digest, -1), node, Failure.LACKS, self._clock())
-            return
-        except UpstreamFailed as error:
-            log.info("piece_list_not_given", source=node, error=str(error))
-            return
-        hashes = [answer.body[at : at + HASH_BYTES] for at in range(0, wanted, HASH_BYTES)]
-        self._claims.setdefault(digest, Claims()).add(node, first, hashes)
-
-    async def _settle(self, digest: Digest, first: int, stop: int, asked: list[NodeId]) -> None:
-        """Sources disagree: ask one more; where that does not settle it, have each read the whole blob."""
-        claims = self._claims[digest]
-        others = [n for n in self._transfer.candidates(digest, self._clock()) if n not in asked]
-        if others:
-            await self._ask_list(others[0], digest, first, stop)
-            for node in {n for index in range(first, stop) for n in claims.outvoted(index)}:
-                self._distrust(node, "its list of pieces differs from the others'")
-        if not any(claims.is_disputed(index) for index in range(first, stop)):
-            return
-        log.warning("piece_lists_differ", digest=digest, sources=asked)
-        suspects = sorted({n for index in range(first, stop) for n in claims.witnesses(index)})
-        verdicts = await asyncio.gather(*(self._ask_check(node, digest) for node in suspects))
-        for node, is_right in zip(suspects, verdicts, strict=True):
-            if not is_right:
-                self._distrust(node, "its blob is not what its digest says")
-
-    async def _ask_check(self, node: NodeId, digest: Digest) -> bool:
-        path = f"/replication/checks/sha256:{digest}"
-        try:
-            answer = await fetch(self._target(node), "POST", path, timeout=CHECK_S, limit=4096)
-            return answer.status == 200 and orjson.loads(answer.body).get("right") is True
-        except (UpstreamFailed, orjson.JSONDecodeError, AttributeError) as error:
-            log.info("blob_not_checked", source=node, error=str(error))
-            return False
-
-    def _distrust(self, node: NodeId, reason: str) -> None:
-        log.warning("source_quarantined", source=node, reason=reason)
-        self._transfer.quarantine(node, reason)
-        for claims in self._claims.values():
-            claims.drop(node)
-
-    def _target(self, node: NodeId) -> Target:
-        target = self._reach(node)
-        if target is None:
-            raise UpstreamFailed("the source cannot be reached")
-        return target
-
-
-class _Lacking(UpstreamFailed):
-    """The source does not have it, or has it wrong."""
-
-
-def _refusal(status: int) -> UpstreamFailed:
-    if status in LACKS:
-        return _Lacking(f"the source answered {status}")
-    return UpstreamFailed(f"the source answered {status}")
-
-
-def _said(status: int, body: bytes) -> str:
-    """What a node says in our own form of errors."""
-    try:
-        said = orjson.loads(body)
-        return f"it answered {status}: {str(said['error'])[:200]}"
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return f"it answered {status}"
+        return await self._lists.expected(piece) == blake3(data).digest()
