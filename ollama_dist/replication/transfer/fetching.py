@@ -1,16 +1,17 @@
 """The bytes of a model from the members that hold it: what `transfer` decides, done."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 from blake3 import blake3
 
-from ollama_dist.backends.http1 import Connection
+from ollama_dist.backends.bulk import Line, Lines, Tanks
 from ollama_dist.core.errors import ModelNotFound, UpstreamFailed
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName
@@ -20,7 +21,7 @@ from ollama_dist.replication.pace import Pace
 from ollama_dist.replication.sources import BlobLost
 from ollama_dist.replication.transfer.asking import Lacking, Reach, ask_manifest, reached, refusal
 from ollama_dist.replication.transfer.lists import Lists
-from ollama_dist.replication.transfer.machine import RUN, Ask, Failure, Piece, Transfer
+from ollama_dist.replication.transfer.machine import IN_FLIGHT, RUN, Ask, Failure, Piece, Transfer
 from ollama_dist.runtime.tasks import Tasks, background, end
 
 log = structlog.get_logger()
@@ -31,7 +32,9 @@ LOOK_S: Final = 0.2
 PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0)
 """Before each time that holders are asked for the manifest who did not answer: busy machines may miss one."""
 
-HEAD_S: Final = 5.0
+SILENCE_S: Final = 5.0
+"""Nothing came from a source for so long: it failed."""
+
 HELD_PIECES: Final = 32
 """Wanted at once by all readers together: a bound of the memory of a transfer, in MiB."""
 
@@ -50,6 +53,41 @@ class _Arrival:
     landed: asyncio.Future[memoryview] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+
+
+@dataclass(slots=True)
+class _Filling:
+    """A piece that a thread is having."""
+
+    ask: Ask
+    line: Line
+    data: bytearray
+    hashed: Callable[[bytearray], bytes]
+    came: int = 0
+    noted: int = 0
+    """Of what came, what was told."""
+
+    def fill(self) -> bytes:
+        """In the thread."""
+        self.line.fill(memoryview(self.data)[self.ask.start :], self._hear)
+        return self.hashed(self.data)
+
+    def _hear(self, count: int) -> None:
+        self.came += count
+
+
+def _received(line: Line, fillings: Sequence[_Filling], total: int) -> Iterator[bytes]:
+    """What each piece hashes to, as soon as it is there. In a thread."""
+    ask = fillings[0].ask
+    first = ask.piece.index * PIECE + ask.start
+    headers = [("Range", f"bytes={first}-{first + total - 1}")]
+    status = line.begin(f"/replication/blobs/sha256:{ask.piece.digest}", headers)
+    if status != 206:
+        raise refusal(status)
+    if line.left != total:
+        raise UpstreamFailed("the source gives another number of bytes than it was asked for")
+    for filling in fillings:
+        yield filling.fill()
 
 
 async def open_peers(
@@ -110,6 +148,9 @@ class PeerSource:
         self._readers = 0
         self._pumping: asyncio.TimerHandle | None = None
         self._tasks = Tasks()
+        self._lines = Lines(IN_FLIGHT, SILENCE_S)
+        self._tanks = Tanks(PIECE, HELD_PIECES)
+        self._filling: dict[Piece, _Filling] = {}
         self._lists = Lists(manifest, self._transfer, reach, self._tasks)
         self._watch = background(self._look(), "transfer-watch")
         self.fetched = 0
@@ -144,6 +185,7 @@ class PeerSource:
             self._pumping.cancel()
         await end(self._watch)
         await self._tasks.stop()
+        await self._lines.close()
         for arrival in self._arrivals.values():
             arrival.landed.cancel()
 
@@ -202,6 +244,8 @@ class PeerSource:
             if fetch is not None:
                 fetch.cancel()
             arrival.landed.cancel()
+            if arrival.data is not None and piece not in self._filling:
+                self._tanks.give_back(arrival.data)
 
     # The machine's shell
 
@@ -228,6 +272,8 @@ class PeerSource:
             await asyncio.sleep(LOOK_S)
             self._transfer.set_sources(self._holders())
             now = self._clock()
+            for filling in self._filling.values():
+                self._note(filling)
             for ask in self._transfer.overdue(now):
                 self._break_off(ask)
             for piece, arrival in list(self._arrivals.items()):
@@ -239,6 +285,9 @@ class PeerSource:
 
     def _break_off(self, ask: Ask) -> None:
         log.info("source_switched", source=ask.source, piece=ask.piece.index, at=ask.start)
+        filling = self._filling.get(ask.piece)
+        if filling is not None:
+            self._disown(filling)
         fetch = self._fetches.pop(ask.piece, None)
         if fetch is not None:
             fetch.cancel()
@@ -277,52 +326,83 @@ class PeerSource:
         sizes = [self._arrivals[ask.piece].size for ask in run]
         total = sum(sizes) - run[0].start
         if not total:  # whole already: it is only to be judged
-            await self._judge(run[0])
+            whole = self._arrivals[run[0].piece].data
+            assert whole is not None
+            await self._judge(run[0], self._hash_of(run[0].piece)(whole))
             return
-        target = reached(self._reach, source)
-        first = run[0].piece.index * PIECE + run[0].start
-        headers = [("Range", f"bytes={first}-{first + total - 1}")]
-        path = f"/replication/blobs/sha256:{run[0].piece.digest}"
-        connection, head = await target.open("GET", path, headers, b"", head_timeout=HEAD_S)
+        line = self._lines.take(reached(self._reach, source))
+        fillings = [self._filled_by(line, ask) for ask in run]
         try:
-            if head.status != 206:
-                raise refusal(head.status)
-            if head.get("content-length") != str(total):
-                raise UpstreamFailed("the source gives another number of bytes than it was asked for")
-            for ask in run:
-                await self._fill(ask, connection)
-                await self._judge(ask)
+            parts = self._lines.each(line, _received(line, fillings, total))
+            async with contextlib.aclosing(parts):
+                for filling in fillings:
+                    hashed = await anext(parts)
+                    self._note(filling)
+                    if self._filling.get(filling.ask.piece) is filling:
+                        del self._filling[filling.ask.piece]
+                    await self._judge(filling.ask, hashed)
+                await anext(parts, None)
         finally:
-            target.give_back(connection)
+            for filling in fillings:
+                self._disown(filling)
+            self._lines.give_back(line)
 
-    async def _fill(self, ask: Ask, connection: Connection) -> None:
-        """Have the rest of one piece land where its beginning is, if any came."""
+    def _filled_by(self, line: Line, ask: Ask) -> "_Filling":
+        """The rest of one piece is to land where its beginning is, if any came."""
         arrival = self._arrivals[ask.piece]
         if arrival.data is None:
-            arrival.data = bytearray(arrival.size)
+            arrival.data = self._tanks.take() if arrival.size == PIECE else bytearray(arrival.size)
+        filling = _Filling(ask, line, arrival.data, self._hash_of(ask.piece))
+        self._filling[ask.piece] = filling
+        return filling
 
-        def note(count: int) -> None:
+    def _note(self, filling: "_Filling") -> None:
+        """Tell the machine how much more has come."""
+        count = filling.came - filling.noted
+        if count:
+            filling.noted += count
             self.fetched += count
-            self._transfer.received(ask.piece, ask.source, count, self._clock())
+            self._transfer.received(filling.ask.piece, filling.ask.source, count, self._clock())
 
-        await connection.read_into(memoryview(arrival.data)[ask.start :], note, HEAD_S)
+    def _disown(self, filling: "_Filling") -> None:
+        """Its thread may write a little more: from now on where nobody looks."""
+        piece = filling.ask.piece
+        if self._filling.get(piece) is not filling:
+            return
+        self._note(filling)
+        del self._filling[piece]
+        arrival = self._arrivals.get(piece)
+        if arrival is not None and arrival.data is filling.data:
+            arrival.data = bytearray(filling.data) if filling.ask.start + filling.came else None
 
-    async def _judge(self, ask: Ask) -> None:
+    async def _judge(self, ask: Ask, hashed: bytes) -> None:
         piece, arrival = ask.piece, self._arrivals[ask.piece]
         assert arrival.data is not None
-        is_right = await self._is_right(piece, arrival.data)
+        is_right = hashed == await self._expected(piece)
         self._finish(ask)
         if is_right:
-            data, arrival.data = memoryview(arrival.data).toreadonly(), None
             self._transfer.good(piece)
             if not arrival.landed.done():
-                arrival.landed.set_result(data)
+                arrival.landed.set_result(memoryview(arrival.data).toreadonly())
             return
         self.wrong_pieces += 1
         blamed = self._transfer.bad(piece)
         log.warning("piece_wrong", digest=piece.digest, piece=piece.index, sources=sorted(blamed))
 
-    async def _is_right(self, piece: Piece, data: bytearray) -> bool:
-        if self._manifest.blobs[piece.digest] <= PIECE:
-            return hashlib.sha256(data).hexdigest() == piece.digest
-        return await self._lists.expected(piece) == blake3(data).digest()
+    def _is_whole(self, piece: Piece) -> bool:
+        """Whether it is all of its blob, so that the digest itself says what it is to be."""
+        return self._manifest.blobs[piece.digest] <= PIECE
+
+    def _hash_of(self, piece: Piece) -> Callable[[bytearray], bytes]:
+        return _sha256 if self._is_whole(piece) else _blake3
+
+    async def _expected(self, piece: Piece) -> bytes:
+        return bytes.fromhex(piece.digest) if self._is_whole(piece) else await self._lists.expected(piece)
+
+
+def _sha256(data: bytearray) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _blake3(data: bytearray) -> bytes:
+    return blake3(data).digest()
