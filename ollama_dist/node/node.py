@@ -514,6 +514,7 @@ class Node:
             "requests": self.dispatcher.stats.render(),
             "cache": self.dispatcher.cache.render(),
             "gossip": self.cluster.counters(),
+            "replication": {"given_bytes": self.keeper.giver.given if self.keeper else 0},
             "engine": {
                 "load": self._load.now.in_flight,
                 "slots": self._load.now.slots,
