@@ -112,7 +112,8 @@ async def test_a_line_that_was_closed_while_it_was_idle_is_made_anew() -> None:
     ],
 )
 async def test_what_is_no_whole_answer_is_told(said: bytes, error: type[Exception], words: str) -> None:
-    async with scripted(said) as server, some_lines(0.1) as lines:
+    silence_s = 1.0 if error is UpstreamTimeout else 10.0
+    async with scripted(said) as server, some_lines(silence_s) as lines:
         with pytest.raises(error, match=words):
             await answer(lines, target(server.port), 5)
 
