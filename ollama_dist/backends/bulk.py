@@ -54,7 +54,7 @@ class Line:
             with self._closing_on_failure():
                 return self._ask(request)
         except UpstreamRefused:
-            if is_fresh:
+            if is_fresh or self.is_cut:
                 raise
         with self._closing_on_failure():  # it was closed while it was idle
             return self._ask(request)

@@ -239,13 +239,15 @@ class PeerSource:
         arrival.readers -= 1
         if arrival.readers == 0:
             del self._arrivals[piece]
+            if (filling := self._filling.pop(piece, None)) is not None:
+                self._note(filling)
+            elif arrival.data is not None:
+                self._tanks.give_back(arrival.data)
             self._transfer.unwant(piece)
             fetch = self._fetches.pop(piece, None)
             if fetch is not None:
                 fetch.cancel()
             arrival.landed.cancel()
-            if arrival.data is not None and piece not in self._filling:
-                self._tanks.give_back(arrival.data)
 
     # The machine's shell
 
