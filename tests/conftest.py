@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import logging
+import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ settings.load_profile("project")
 
 # A failing test shows what was logged: what went wrong, not each thing that went right.
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+
+# A shell has its background jobs ignore Ctrl-C, and so would every program a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_asyncio_loop_factories(

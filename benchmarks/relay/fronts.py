@@ -19,7 +19,8 @@ from benchmarks.relay.certificates import write_certificates
 from benchmarks.relay.processes import family, listening
 from benchmarks.relay.tools import pinned
 from ollama_dist.gossip.keys import new_cluster_key
-from tests.support.real_nodes import command, environment_of, free_ports
+from tests.support.ports import free_ports
+from tests.support.real_nodes import command, environment_of
 
 START_S: Final = 120.0
 """LiteLLM imports for a while."""

@@ -28,14 +28,18 @@ DECISIONS_SHOWN: Final = 100
 DECISIONS_LIMIT: Final = 1000
 
 
-class Operated(Protocol):
-    """What the handlers here need of the node."""
+class Shown(Protocol):
+    """What is shown of the node, and turned at it."""
 
     dispatcher: Dispatcher
     switches: Switches
     moves: Moves
 
     def view(self) -> ClusterView: ...
+
+
+class Operating(Protocol):
+    """What is done for operators."""
 
     def report(self) -> SelfReport: ...
 
@@ -63,17 +67,18 @@ class Operated(Protocol):
 class OwnRoutes:
     """Handlers by the name of their row."""
 
-    def __init__(self, node: Operated) -> None:
+    def __init__(self, node: Shown, operator: Operating) -> None:
         self._node = node
+        self._operator = operator
 
     async def healthz(self, exchange: Exchange) -> web.StreamResponse:
         """200 as long as this process answers; what it can do is a matter for ``status``."""
         return exchange.reply_json({"status": "ok"})
 
     async def status(self, exchange: Exchange) -> web.StreamResponse:
-        node = self._node
+        view, operator = self._node.view(), self._operator
         return exchange.reply_json(
-            reports.status(node.view(), node.report(), node.problems(), node.seen_clusters())
+            reports.status(view, operator.report(), operator.problems(), operator.seen_clusters())
         )
 
     async def nodes(self, exchange: Exchange) -> web.StreamResponse:
@@ -104,34 +109,34 @@ class OwnRoutes:
 
     async def invite(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(InviteRequest, await exchange.json())
-        return exchange.reply_json(await self._node.invite(asked.lifetime_s))
+        return exchange.reply_json(await self._operator.invite(asked.lifetime_s))
 
     async def join(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(JoinRequest, await exchange.json())
-        return exchange.reply_json(await self._node.join(asked.code, replace_cluster=asked.replace))
+        return exchange.reply_json(await self._operator.join(asked.code, replace_cluster=asked.replace))
 
     async def leave(self, exchange: Exchange) -> web.StreamResponse:
         read_asked(Nothing, await exchange.json())
-        return exchange.reply_json(await self._node.leave())
+        return exchange.reply_json(await self._operator.leave())
 
     async def rotate(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(RotateRequest, await exchange.json())
-        return exchange.reply_json(await self._node.rotate(asked.overlap_s))
+        return exchange.reply_json(await self._operator.rotate(asked.overlap_s))
 
     async def revoke(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(NodeNamed, await exchange.json())
-        return exchange.reply_json(await self._node.revoke(asked.node))
+        return exchange.reply_json(await self._operator.revoke(asked.node))
 
     async def forget(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(NodeNamed, await exchange.json())
-        return exchange.reply_json(await self._node.forget(asked.node))
+        return exchange.reply_json(await self._operator.forget(asked.node))
 
     async def scrub(self, exchange: Exchange) -> web.StreamResponse:
-        return exchange.reply_json(self._node.scrub(begin=False))
+        return exchange.reply_json(self._operator.scrub(begin=False))
 
     async def begin_scrub(self, exchange: Exchange) -> web.StreamResponse:
         read_asked(Nothing, await exchange.json())
-        return exchange.reply_json(self._node.scrub(begin=True))
+        return exchange.reply_json(self._operator.scrub(begin=True))
 
     async def mode(self, exchange: Exchange) -> web.StreamResponse:
         asked = read_asked(ModeChange, await exchange.json())
@@ -145,7 +150,7 @@ class OwnRoutes:
         return exchange.reply_json({"fallback": asked.enabled})
 
     async def stats(self, exchange: Exchange) -> web.StreamResponse:
-        body = orjson.dumps(self._node.statistics(), option=orjson.OPT_NON_STR_KEYS)
+        body = orjson.dumps(self._operator.statistics(), option=orjson.OPT_NON_STR_KEYS)
         return exchange.reply(body)
 
 

@@ -19,7 +19,7 @@ from ollama_dist.api.inference import Inference
 from ollama_dist.api.listing import Listing
 from ollama_dist.api.making import Making
 from ollama_dist.api.operations import OperationRoutes
-from ollama_dist.api.own_routes import OwnRoutes
+from ollama_dist.api.own_routes import Operating, OwnRoutes
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_listener import PeerListener
 from ollama_dist.api.pulling import Pull
@@ -38,6 +38,7 @@ PASSED_THROUGH: Final = tuple(
 def public_front(
     node: Node,
     passthrough: Passthrough,
+    operator: Operating,
     *,
     admin_token: str,
     clients: ClientPolicy = NO_KEYS,
@@ -45,7 +46,7 @@ def public_front(
 ) -> Front:
     """What clients talk to."""
     listing, options = Listing(node, passthrough, node.describe), node.options
-    own, reference = OwnRoutes(node), Reference()
+    own, reference = OwnRoutes(node, operator), Reference()
     pull = Pull(node, listing.own_engine)
     operations = OperationRoutes(lambda: node.moves, node.view)
     handlers: dict[str, Handler] = {

@@ -21,6 +21,7 @@ from ollama_dist.cli.demo_plan import (
     SENTENCES,
     DemoNode,
     Running,
+    Secrets,
     cluster_text,
     plan,
 )
@@ -29,7 +30,7 @@ from ollama_dist.cli.failures import Exit, Failure
 from ollama_dist.cli.output import print_lines
 from ollama_dist.cli.terminal import terminal_of
 from ollama_dist.node.config import all_settings
-from ollama_dist.node.secret_files import write_secret
+from ollama_dist.node.secret_files import new_admin_token, write_secret
 from ollama_dist.node.setting_values import Address, Listen, Secret
 
 SERVE: Final = (sys.executable, "-m", "ollama_dist.cli.main", "serve")
@@ -56,15 +57,16 @@ def run_cluster(number: int, ollama: Address | None, parts: Parts | None = None)
         nodes = plan(
             number, folder, _free_ports(FIRST_CLIENT_PORT, 1), _free_ports(FIRST_NODE_PORT, 2), ollama
         )
-        key_file = folder / "cluster.key"
-        write_secret(key_file, parts.new_key())
+        secrets = Secrets(folder)
+        write_secret(secrets.cluster_key, parts.new_key())
+        write_secret(secrets.admin_token, new_admin_token())
         for node, sentence in zip(nodes, SENTENCES, strict=False):
             _prepare(node, sentence, parts)
-        programs = [_program(node, nodes, key_file, parts) for node in nodes]
+        programs = [_program(node, nodes, secrets, parts) for node in nodes]
         print(f"starting {number} nodes in {folder}", file=sys.stderr)
         with Children(programs) as children:
             models = _meet(nodes, children)
-            print_lines(cluster_text(_running(nodes, models, children), terminal_of(sys.stdout)))
+            print_lines(cluster_text(_running(nodes, models, children), secrets, terminal_of(sys.stdout)))
             sys.stdout.flush()
             return _watch(children, number)
 
@@ -96,8 +98,8 @@ def _prepare(node: DemoNode, sentence: str, parts: Parts) -> None:
         parts.write_model(node.models / f"{node.model_name}.gguf", sentence)
 
 
-def _program(node: DemoNode, nodes: Sequence[DemoNode], key_file: Path, parts: Parts) -> Program:
-    command = [*parts.serve, *node.flags(nodes, key_file)]
+def _program(node: DemoNode, nodes: Sequence[DemoNode], secrets: Secrets, parts: Parts) -> Program:
+    command = [*parts.serve, *node.flags(nodes, secrets)]
     return Program(node.name, command, serve_environment(os.environ), node.log)
 
 

@@ -29,6 +29,14 @@ SENTENCES: Final = (
 """What the tiny model of each node says; no word twice in one sentence."""
 
 
+class Secrets:
+    """The files of what all nodes of the demonstration share."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cluster_key = folder / "cluster.key"
+        self.admin_token = folder / "admin.token"
+
+
 @dataclass(frozen=True, slots=True)
 class DemoNode:
     """One node of the demonstration."""
@@ -52,7 +60,7 @@ class DemoNode:
     def model_name(self) -> str:
         return f"tiny-{self.name.rpartition('-')[2]}"
 
-    def flags(self, others: Sequence["DemoNode"], key_file: Path) -> list[str]:
+    def flags(self, others: Sequence["DemoNode"], secrets: Secrets) -> list[str]:
         """What ``ollama-dist serve`` is told."""
         engine = ["--engine", "llama.cpp", "--engine-models", str(self.models)]
         if self.ollama is not None:
@@ -63,7 +71,8 @@ class DemoNode:
             *("--state-dir", str(self.folder / "state")),
             *("--listen", str(self.listen)),
             *("--node-listen", str(self.node_listen)),
-            *("--cluster-key-file", str(key_file)),
+            *("--cluster-key-file", str(secrets.cluster_key)),
+            *("--admin-token-file", str(secrets.admin_token)),
             *("--join", join),
             "--no-mdns",
             *engine,
@@ -97,7 +106,7 @@ class Running:
     models: tuple[str, ...]
 
 
-def cluster_text(nodes: Sequence[Running], terminal: Terminal) -> list[str]:
+def cluster_text(nodes: Sequence[Running], secrets: Secrets, terminal: Terminal) -> list[str]:
     """The cluster as a table, and how to talk to it."""
     columns = (
         Column("NODE"),
@@ -131,7 +140,12 @@ def cluster_text(nodes: Sequence[Running], terminal: Terminal) -> list[str]:
         "",
         *talk_text(asked.address, model),
         "",
-        f"End a node (kill -9 {holder.pid}) and see: ollama-dist status --listen {asked.address}",
+        "Have a model copied, as the operator that you are here:",
+        "",
+        f"  export OLLAMA_ADMIN_TOKEN=$(cat {secrets.admin_token})",
+        f"  .venv/bin/ollama-dist copy {model} {asked.name} --listen {asked.address}",
+        "",
+        f"End a node (kill -9 {holder.pid}) and see: .venv/bin/ollama-dist status --listen {asked.address}",
         "Ctrl-C ends the cluster and removes what it made.",
     ]
 

@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from ollama_dist import __version__
+from ollama_dist.admin.operator import Operator
 from ollama_dist.api.auth import ClientPolicy
 from ollama_dist.api.connections import Gate
 from ollama_dist.api.listener import Listener, bind
@@ -86,7 +87,7 @@ async def _serve(settings: Settings, paths: StatePaths) -> int:
         stack.push_async_callback(relay.stop)  # what it serves ends before the node says goodbye
         node.on_moved = relay.restart
         clients = _client_policy(settings, paths)
-        front = public_front(node, passthrough, admin_token=token.reveal(), clients=clients)
+        front = public_front(node, passthrough, Operator(node), admin_token=token.reveal(), clients=clients)
         public = Listener(front, bind(settings.node.listen.host, settings.node.listen.ports()), gate=Gate())
         await public.start()
         stack.push_async_callback(public.stop)

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field, replace
 from random import SystemRandom
 from typing import Any, Final, Protocol
 
-import psutil
 import structlog
 
 from ollama_dist import __version__
 from ollama_dist.backends.local import LocalEngine
 from ollama_dist.backends.target import Security, Target
 from ollama_dist.core.contexts import ContextRule
-from ollama_dist.core.errors import BadRequest, StillThere
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.labels import Label
 from ollama_dist.core.modes import Mode
@@ -24,6 +22,7 @@ from ollama_dist.core.view import (
     EngineKind,
     EngineState,
     InstalledModel,
+    Load,
     LoadedModel,
     MemberState,
     NodeView,
@@ -41,8 +40,7 @@ from ollama_dist.node.loads import Loads
 from ollama_dist.node.modes import Switches, effective_mode
 from ollama_dist.node.mover import Mover
 from ollama_dist.node.moves import MoveOptions, Moves
-from ollama_dist.node.problems import Moving, Seeds, find_problems
-from ollama_dist.node.reports import Problem, Reach, SelfReport
+from ollama_dist.node.reports import Reach
 from ollama_dist.node.telemetry import Telemetry
 from ollama_dist.replication.disk.giving import Giver
 from ollama_dist.replication.disk.keeper import Keeper
@@ -223,10 +221,10 @@ class Node:
             await self.mover.start()
         await self.engine.start(self._engine_changed)
         await self._look_first()
-        self.cluster.subscribe(self._members_changed)
+        self.cluster.subscribe(self.look_at_members)
         await self.cluster.start()
         self._engine_changed()
-        self._members_changed()
+        self.look_at_members()
         self._tasks = [
             background(self._refresh(), "view-refresh"),
             background(self._sample(), "telemetry"),
@@ -415,7 +413,8 @@ class Node:
             )
         )
 
-    def _members_changed(self) -> None:
+    def look_at_members(self) -> None:
+        """Renew the picture: somebody came, left or said something."""
         before = self.view().nodes
         members = self.cluster.members()
         self._note_own_standing(members)
@@ -451,7 +450,7 @@ class Node:
     async def _refresh(self) -> None:
         while True:
             await asyncio.sleep(REFRESH_S)
-            self._members_changed()
+            self.look_at_members()
 
     async def _sample(self) -> None:
         while True:
@@ -468,34 +467,21 @@ class Node:
         folder = store.root if store is not None else None
         self._resources = await asyncio.to_thread(self._telemetry.sample, folder)
 
-    # What operators ask and say
+    # What is said of it, and done with it
 
-    def report(self) -> SelfReport:
-        stats, snapshot, target = self.dispatcher.stats, self.engine.snapshot, self.engine.target
-        return SelfReport(
-            mode=effective_mode(self.switches, self.view()).mode,
-            fallback=self.switches.fallback,
-            uptime_s=time.monotonic() - self._began,
-            listen=self.listen,
-            reach=self.reach,
-            node_listen=self.cluster.address,
-            engine_address=target.authority if target else "",
-            engine_error=snapshot.error,
-            served=stats.served,
-            failed=stats.failed,
-            fallbacks=stats.fallbacks,
-        )
+    @property
+    def uptime_s(self) -> float:
+        return time.monotonic() - self._began
 
-    def problems(self) -> list[Problem]:
-        cluster = self.cluster
-        seeds = Seeds(cluster.strangers(), cluster.silent_seeds(), cluster.rotated())
-        corrupt = self.keeper.corrupt_models() if self.keeper is not None else ()
-        moving = Moving(
-            unreadable=self.keeper.reason if self.keeper is not None else "",
-            closed=self.mover.trouble if self.mover is not None else "",
-            open_to=self.mover.open_to if self.mover is not None else "",
-        )
-        return find_problems(self.view(), self.engine.snapshot, seeds, cluster.revoked_by, corrupt, moving)
+    @property
+    def load(self) -> Load:
+        """Of this node's own engine."""
+        return self._load.now
+
+    @property
+    def held_loads(self) -> int:
+        """Models being loaded whose client has left."""
+        return self._loads.held
 
     def describe(self) -> dict[str, Any]:
         """What stands beside the version."""
@@ -503,99 +489,14 @@ class Node:
         alive = sum(node.state is MemberState.ALIVE for node in view.nodes.values())
         return {"version": __version__, "mode": effective_mode(self.switches, view).mode, "nodes": alive}
 
-    def seen_clusters(self) -> list[tuple[str, tuple[str, ...]]]:
-        return list(self.cluster.seen_clusters())
-
-    def statistics(self) -> dict[str, Any]:
-        process = psutil.Process()
-        with process.oneshot():
-            memory, threads = process.memory_info().rss, process.num_threads()
-        return {
-            "requests": self.dispatcher.stats.render(),
-            "cache": self.dispatcher.cache.render(),
-            "gossip": self.cluster.counters(),
-            "replication": {"given_bytes": self.keeper.giver.given if self.keeper else 0},
-            "engine": {
-                "load": self._load.now.in_flight,
-                "slots": self._load.now.slots,
-                "held_loads": self._loads.held,
-            },
-            "process": {
-                "memory_bytes": memory,
-                "threads": threads,
-                "tasks": len(asyncio.all_tasks()),
-                "uptime_s": round(time.monotonic() - self._began, 1),
-            },
-        }
-
-    async def invite(self, lifetime_s: float) -> dict[str, Any]:
-        return await self.cluster.invite(lifetime_s)
-
-    async def join(self, code: str, *, replace_cluster: bool) -> dict[str, Any]:
-        has_others = any(True for _ in self.view().peers())
-        if has_others and not replace_cluster and not self.cluster.is_own(code):
-            raise BadRequest(
-                f"this node belongs to cluster {self.view().cluster_id} already, with other members; "
-                "leave it first (ollama-dist leave), or replace it (ollama-dist join --replace CODE; "
-                '"replace": true in the body)'
-            )
-        joined = await self.cluster.join(code, replace=replace_cluster)
-        await self._moved()
-        return joined
-
-    async def leave(self) -> dict[str, Any]:
-        """Leave the cluster; this node goes on in one of its own."""
-        left = await self.cluster.leave()
-        await self._moved()
-        return {**left, "left": True}
-
-    async def rotate(self, overlap_s: float) -> dict[str, Any]:
-        """Replace the cluster's key, here and on every member."""
-        return await self.cluster.rotate(overlap_s)
-
-    async def revoke(self, name: str) -> dict[str, Any]:
-        """Take a node out of the cluster, whether it likes it or not. Raises `NodeNotFound`."""
-        node = self.view().find(name)
-        if node.id == self.options.id:
-            raise BadRequest("a node does not revoke itself; take it out with `ollama-dist leave`")
-        revoked = await self.cluster.revoke(node.id, self.options.name)
-        self._members_changed()
-        return {"revoked": node.name, **revoked}
-
-    async def forget(self, name: str) -> dict[str, Any]:
-        """List a dead node no more. Raises `NodeNotFound`, and `StillThere` for one that is not dead."""
-        node = self.view().find(name)
-        if node.state not in (MemberState.DEAD, MemberState.LEFT):
-            raise StillThere(
-                f"{node.name} is {node.state}: only a node that is dead or has left is forgotten"
-            )
-        self.cluster.forget(node.id)
-        self._members_changed()
-        return {"forgotten": node.name}
-
-    def scrub(self, *, begin: bool) -> dict[str, Any]:
-        """How far this node is with reading its models again; ``begin``: with all of them, now."""
-        if self.keeper is None:
-            raise StoreUnreadable("this node does not know its models' files")
-        if begin:
-            self.keeper.scrubber.ask()
-        state = self.keeper.scrubber.state
-        return {
-            "state": "running" if state.is_running or begin else "idle",
-            "files": state.blobs,
-            "waiting": state.waiting,
-            "corrupt": [
-                {"digest": digest, "models": self.keeper.needing(digest)} for digest in state.corrupt
-            ],
-        }
-
-    async def _moved(self) -> None:
+    async def moved(self) -> None:
+        """Begin again in another cluster: nothing of the former one is kept."""
         for target in self._targets.values():
             target.fail()
         self._targets.clear()
         await self.moves.shared.leave()
         self._views = ViewStore(self.cluster.id, self._myself())
-        self._members_changed()
+        self.look_at_members()
         if self.on_moved is not None:
             await self.on_moved()
 

@@ -22,11 +22,16 @@ def make_admin_token(settings: Settings) -> Secret:
     """The operators' token; one of 256 bits is made and kept when there is none. Raises `ConfigError`."""
     token = find_admin_token(settings)
     if token is None:
-        import secrets  # for the node; commands only read
-
-        token = Secret(secrets.token_urlsafe(32))
+        token = new_admin_token()
         write_secret(admin_token_file(settings), token)
     return token
+
+
+def new_admin_token() -> Secret:
+    """One of 256 bits."""
+    import secrets  # for who makes one; most commands only read
+
+    return Secret(secrets.token_urlsafe(32))
 
 
 def cluster_key_file(settings: Settings) -> Path:

@@ -11,12 +11,16 @@ import aiohttp
 import ollama
 import pytest
 
-from tests.support.real_nodes import environment_of, eventually, free_ports
+from tests.support.ports import free_address, free_ports
+from tests.support.real_nodes import environment_of, eventually
 
-pytestmark = pytest.mark.skipif(
-    find_spec("xllamacpp") is None,
-    reason="the demonstration is tested where the extra `engine` is installed",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        find_spec("xllamacpp") is None,
+        reason="the demonstration is tested where the extra `engine` is installed",
+    ),
+    pytest.mark.xdist_group("demo"),  # clusters of it take the first ports that are free: one at a time
+]
 
 
 class Demo:
@@ -31,7 +35,7 @@ class Demo:
         return (self._home / "demo.log").read_text()
 
     async def start(self, *flags: str) -> None:
-        nobody = f"127.0.0.1:{free_ports(1)[0]}"
+        nobody = free_address()
         environment = {"OLLAMA_LOCAL_ADDR": nobody} if "--nodes" in flags else {}
         with (self._home / "demo.log").open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
@@ -63,6 +67,23 @@ async def _said(port: str, model: str) -> str:
         return str((await client.generate(model, "hi")).response)
 
 
+async def _pasted(lines: str) -> int:
+    """What a shell makes of them."""
+    program = f"{sys.executable} -m ollama_dist.cli.main"
+    script = f"set -e\n{lines}".replace(".venv/bin/ollama-dist", program)
+    process = await asyncio.create_subprocess_exec("sh", "-c", script)
+    return await asyncio.wait_for(process.wait(), 60)
+
+
+async def _holders(port: str, model: str) -> list[str]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}/api/distributed/models") as answer,
+    ):
+        found = {each["name"]: each["replicas"] for each in (await answer.json())["models"]}
+        return [replica["node"] for replica in found[model]]
+
+
 def _is_gone(folder: Path) -> bool:
     return not folder.exists()
 
@@ -86,6 +107,9 @@ async def test_a_cluster_of_three_answers_for_each_other_and_leaves_nothing(tmp_
         for number in (1, 2, 3):
             for port in ports:
                 assert len((await _said(port, f"tiny-{number}")).split()) > 5
+        (copying,) = re.findall(r"  (export OLLAMA_ADMIN_TOKEN=.*\n  .*copy .*)", demo.printed)
+        assert await _pasted(copying) == 0
+        assert len(await _holders(ports[0], "tiny-3:latest")) == 2
     finally:
         code = await demo.interrupt()
     assert code == 0

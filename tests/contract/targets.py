@@ -5,7 +5,6 @@ import contextlib
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -18,6 +17,7 @@ from ollama_dist.backends.llamacpp.service import EngineService
 from ollama_dist.backends.llamacpp.settings import LlamaCppSettings
 from tests.support.engine_models import lay_out_models
 from tests.support.fake_ollama import FakeOllama
+from tests.support.ports import free_port
 from tests.support.recordings import VERSIONS
 from tests.support.solo_node import solo_node
 
@@ -101,7 +101,7 @@ def _age_of(binary: str) -> str:
 def _real(binary: str) -> Serving:
     @contextlib.asynccontextmanager
     async def serving(folder: Path) -> AsyncIterator[tuple[str, int]]:
-        port = _free_port()
+        port = free_port()
         environment = {
             "PATH": os.environ.get("PATH", ""),
             "HOME": str(folder),
@@ -120,12 +120,6 @@ def _real(binary: str) -> Serving:
             await process.wait()
 
     return serving
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 async def _until_it_listens(port: int) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ollama_dist.admin.operator import Operator
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.server import peer_front, public_front
@@ -175,7 +176,9 @@ class JoinedNodes:
             node.mover = Mover(moving, folder / name, local, keeper, node.view, node.target)
         passthrough = Passthrough()
         relay = Listener(peer_front(node, passthrough, lambda _: None), bind("127.0.0.1", [0]))
-        public = Listener(public_front(node, passthrough, admin_token=ADMIN_TOKEN), bind("127.0.0.1", [0]))
+        public = Listener(
+            public_front(node, passthrough, Operator(node), admin_token=ADMIN_TOKEN), bind("127.0.0.1", [0])
+        )
         await node.start(relay.address[1])
         await relay.start()
         await public.start()

@@ -74,10 +74,3 @@ async def black_hole() -> AsyncIterator[str]:
     """An address that takes connections and never says a word."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as bound:
         yield f"127.0.0.1:{bound.getsockname()[1]}"
-
-
-def free_address() -> str:
-    """An address where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"

@@ -6,7 +6,6 @@ import getpass
 import json
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ import aiohttp
 
 from ollama_dist.gossip.keys import new_cluster_key
 from tests.support.fake_ollama import FakeOllama
+from tests.support.ports import free_ports
 
 PROGRAM: Final = "ollama_dist.cli.main"
 START_S: Final = 30.0
@@ -280,27 +280,6 @@ async def eventually(
             return clock() - began
         assert clock() - began < seconds, f"{what}: not within {seconds} s; last: {found}"
         await asyncio.sleep(STEP_S)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now, all different, each with a free one behind it."""
-    held: list[socket.socket] = []
-    ports: list[int] = []
-    try:
-        while len(ports) < count:
-            first = socket.socket()
-            held.append(first)
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            second = socket.socket()
-            held.append(second)
-            with contextlib.suppress(OSError, OverflowError):
-                second.bind(("127.0.0.1", port + 1))
-                ports.append(port)
-        return ports
-    finally:
-        for each in held:
-            each.close()
 
 
 def records(body: bytes) -> list[dict[str, Any]]:

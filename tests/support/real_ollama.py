@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from ollama_dist.backends.target import Target
+from tests.support.ports import free_port
 from tests.support.views import node_id
 from tests.support.wait import until
 
@@ -103,10 +104,7 @@ class RealOllama:
 @contextlib.asynccontextmanager
 async def real_ollama(binary: str, home: Path) -> AsyncIterator[RealOllama]:
     home.mkdir(parents=True)  # noqa: ASYNC240
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = int(listener.getsockname()[1])
-    ollama = RealOllama(binary, home, port)
+    ollama = RealOllama(binary, home, free_port())
     await ollama.start()
     try:
         yield ollama

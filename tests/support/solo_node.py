@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ollama_dist.admin.operator import Operator
 from ollama_dist.api.auth import NO_KEYS, ClientPolicy
 from ollama_dist.api.connections import HEAD_S
 from ollama_dist.api.listener import Listener, bind
@@ -126,7 +127,7 @@ async def solo_node(
     keeper = Keeper(_no_store, Path(state.name), Rates())
     node = Node(options, OllamaEngine(settings), Nobody(), lambda _: None, keeper)
     passthrough = Passthrough()
-    front = public_front(node, passthrough, admin_token=ADMIN_TOKEN, clients=clients)
+    front = public_front(node, passthrough, Operator(node), admin_token=ADMIN_TOKEN, clients=clients)
     listener = Listener(front, bind("127.0.0.1", [0]), head_s=head_s)
     await node.start(0)
     await listener.start()

@@ -41,10 +41,6 @@ _OURS: Final = ("OLLAMA_DIST_", "OLLAMA_ADMIN_TOKEN")
 """The node's own settings, secrets among them: a runner has no business with them."""
 
 
-STARTS: Final = 3
-"""The pipe to a new process was seen to be gone before anything was written: it is begun again then."""
-
-
 def check_installed() -> None:
     """Raise `EngineMissing` where the library is not there. Does not load it."""
     if find_spec("xllamacpp") is None:
@@ -80,8 +76,7 @@ class RunnerProcess:
         """Hand it its job and wait until it has the model in memory. Raises `LoadFailed`, `EngineMissing`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        # It died, or its pipe is gone (uvloop tells so by a RuntimeError): its stdout tells by ending.
-        with contextlib.suppress(ConnectionError, RuntimeError):
+        with contextlib.suppress(ConnectionError):  # it died already: its stdout tells by ending
             self._process.stdin.write(orjson.dumps(self._job) + b"\n")
             await self._process.stdin.drain()
         line = await self._process.stdout.readline()
@@ -133,8 +128,6 @@ class RunnerProcess:
         await asyncio.wait({self._stderr}, timeout=LAST_WORDS_S)
         if status == NO_LIBRARY:
             return EngineMissing()
-        if status == 0:
-            return _NeverTold("it was not told what to load")
         return LoadFailed(f"llama.cpp cannot load it: {self._reason(status)}")
 
     def _reason(self, status: int) -> str:
@@ -159,10 +152,6 @@ class RunnerProcess:
             rest = rest[-_LINE_BYTES:]
 
 
-class _NeverTold(LoadFailed):
-    """It ended well since its stdin ended before its job came: it has begun nothing."""
-
-
 async def start_runner(job: Job, on_death: Callable[[str], None], *, timeout: float) -> RunnerProcess:
     """A runner with the model of ``job`` in memory.
 
@@ -170,20 +159,13 @@ async def start_runner(job: Job, on_death: Callable[[str], None], *, timeout: fl
     then, nor when the caller is cancelled.
     """
     check_installed()
-    try:
-        async with asyncio.timeout(timeout):
-            for _ in range(STARTS - 1):
-                with contextlib.suppress(_NeverTold):
-                    return await _start(job, on_death)
-            return await _start(job, on_death)
-    except TimeoutError as error:
-        raise LoadFailed(f"it was not loaded within {timeout:.0f} s") from error
-
-
-async def _start(job: Job, on_death: Callable[[str], None]) -> RunnerProcess:
     runner = RunnerProcess(await _spawn(job["path"]), job, on_death)
     try:
-        await runner.wait_until_loaded()
+        async with asyncio.timeout(timeout):
+            await runner.wait_until_loaded()
+    except TimeoutError as error:
+        await runner.kill()
+        raise LoadFailed(f"it was not loaded within {timeout:.0f} s") from error
     except BaseException:
         await asyncio.shield(runner.kill())
         raise

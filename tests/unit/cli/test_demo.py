@@ -16,7 +16,7 @@ from ollama_dist.cli.arguments import Arguments
 from ollama_dist.cli.commands import BY_NAME
 from ollama_dist.cli.demo import models_at, run_one
 from ollama_dist.cli.demo_cluster import Parts, run_cluster, serve_environment
-from ollama_dist.cli.demo_plan import MOST_NODES, SENTENCES, DemoNode, Running, cluster_text, plan
+from ollama_dist.cli.demo_plan import MOST_NODES, SENTENCES, DemoNode, Running, Secrets, cluster_text, plan
 from ollama_dist.cli.failures import Exit, Failure
 from ollama_dist.cli.terminal import Terminal
 from ollama_dist.node.setting_values import Address, Secret
@@ -47,10 +47,11 @@ def test_each_node_has_its_own_folder_ports_and_model() -> None:
 
 def test_the_nodes_find_each_other_without_multicast_and_share_a_key() -> None:
     nodes = plan_of(3)
-    settings = BY_NAME["serve"].parser().read(nodes[1].flags(nodes, Path("/demo/cluster.key"))).settings()
+    settings = BY_NAME["serve"].parser().read(nodes[1].flags(nodes, Secrets(Path("/demo")))).settings()
     assert settings.cluster.join == (Address("127.0.0.1", 11601), Address("127.0.0.1", 11605))
     assert not settings.cluster.mdns
     assert settings.cluster.cluster_key_file == Path("/demo/cluster.key")
+    assert settings.admin.admin_token_file == Path("/demo/admin.token")
     assert settings.engine.engine_models == Path("/demo/node-2/models")
     assert str(settings.engine.engine) == "llama.cpp"
 
@@ -58,8 +59,8 @@ def test_the_nodes_find_each_other_without_multicast_and_share_a_key() -> None:
 def test_an_ollama_that_was_found_serves_the_first_node_only() -> None:
     nodes = plan_of(2, Address("127.0.0.1", 11434))
     assert [node.ollama is not None for node in nodes] == [True, False]
-    assert "--ollama" in nodes[0].flags(nodes, Path("k"))
-    assert "--engine-models" not in nodes[0].flags(nodes, Path("k"))
+    assert "--ollama" in nodes[0].flags(nodes, Secrets(Path("k")))
+    assert "--engine-models" not in nodes[0].flags(nodes, Secrets(Path("k")))
 
 
 def test_there_is_a_sentence_for_each_node_in_which_no_word_comes_twice() -> None:
@@ -72,7 +73,7 @@ def test_the_cluster_is_told_with_ways_to_talk_to_it() -> None:
         Running(f"node-{n}", 4000 + n, Address("127.0.0.1", 11500 + n), "embedded", (f"tiny-{n}:latest",))
         for n in (1, 2)
     ]
-    lines = cluster_text(nodes, Terminal(80))
+    lines = cluster_text(nodes, Secrets(Path("/demo")), Terminal(80))
     assert lines[1].split() == ["node-1", "http://127.0.0.1:11501", "4001", "embedded", "tiny-1:latest"]
     assert "Ask node-1 for tiny-2:latest, which node-2 has:" in lines
     (curl,) = [line for line in lines if "curl" in line]
@@ -84,6 +85,8 @@ def test_the_cluster_is_told_with_ways_to_talk_to_it() -> None:
     assert 'Client("http://127.0.0.1:11501")' in text
     assert 'OpenAI(base_url="http://127.0.0.1:11501/v1"' in text
     assert "kill -9 4002" in text
+    assert "OLLAMA_ADMIN_TOKEN=$(cat /demo/admin.token)" in text
+    assert "ollama-dist copy tiny-2:latest node-1 --listen 127.0.0.1:11501" in text
 
 
 def test_settings_of_ours_reach_no_node_of_the_demonstration() -> None:
@@ -122,6 +125,7 @@ def processes_of(folder: str) -> list[str]:
 
 
 @pytest.mark.cluster
+@pytest.mark.xdist_group("demo")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_a_cluster_starts_is_told_and_is_gone_even_if_one_node_died(end: signal.Signals) -> None:
     with subprocess.Popen(
@@ -148,6 +152,7 @@ def watch_a_cluster(cluster: subprocess.Popen[str]) -> str:
         told.append(line)
         if line.startswith("Ctrl-C"):
             break
+    assert told, cluster.stderr.read()
     rows = [line.split() for line in told[1:4]]
     assert [row[0] for row in rows] == ["node-1", "node-2", "node-3"]
     assert [row[-1] for row in rows] == ["tiny-1", "tiny-2", "tiny-3"]
@@ -158,6 +163,7 @@ def watch_a_cluster(cluster: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.cluster
+@pytest.mark.xdist_group("demo")
 def test_a_node_that_does_not_start_ends_the_cluster_and_keeps_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +182,7 @@ def arguments(*words: str) -> Arguments:
 
 
 @pytest.mark.cluster
+@pytest.mark.xdist_group("demo")
 def test_one_node_without_an_ollama_serves_a_tiny_model(
     bare_machine: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

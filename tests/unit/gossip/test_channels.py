@@ -12,7 +12,8 @@ from ollama_dist.gossip.credentials import Credentials
 from ollama_dist.gossip.identity import Identity
 from ollama_dist.gossip.protocol.effects import Failure
 from ollama_dist.gossip.protocol.messages import Kind
-from tests.support.members import OTHER_KEY, Answering, answering, black_hole, free_address, member
+from tests.support.members import OTHER_KEY, Answering, answering, black_hole, member
+from tests.support.ports import free_address
 from tests.support.wait import until
 
 

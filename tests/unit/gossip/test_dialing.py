@@ -8,7 +8,8 @@ from ollama_dist.gossip.credentials import Credentials
 from ollama_dist.gossip.dialing import meet, meet_peer, split_host_port
 from ollama_dist.gossip.identity import Identity
 from ollama_dist.gossip.protocol.effects import Failure
-from tests.support.members import OTHER_KEY, answering, black_hole, free_address, member
+from tests.support.members import OTHER_KEY, answering, black_hole, member
+from tests.support.ports import free_address
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ from ollama_dist.gossip.keys import ClusterKey
 from ollama_dist.gossip.protocol.config import LAN
 from ollama_dist.gossip.protocol.effects import Effect, Failure, MemberView
 from ollama_dist.gossip.protocol.messages import Kind
-from tests.support.members import KEY, OTHER_KEY, free_address, member
+from tests.support.members import KEY, OTHER_KEY, member
+from tests.support.ports import free_address
 from tests.support.wait import until
 
 SETTINGS = GossipSettings(host="127.0.0.1", mdns=False, config=LAN.scaled(0.25))

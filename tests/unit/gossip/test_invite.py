@@ -1,5 +1,4 @@
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -22,6 +21,7 @@ from ollama_dist.gossip.invite import (
 )
 from ollama_dist.gossip.invite_code import CodeMistyped, InviteCode
 from ollama_dist.gossip.keys import ClusterKey
+from tests.support.ports import free_port
 from tests.support.wait import until
 
 KEY = ClusterKey.make()
@@ -53,12 +53,6 @@ def moved(text: str, *, port: int | None = None, hosts: tuple[str, ...] | None =
 def mistaken(text: str) -> str:
     """The same door, but a secret that opens nothing."""
     return replace(InviteCode.parse(text), secret=bytes(10)).text
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_a_code_brings_the_key_and_where_to_find_the_members(door: Door) -> None:
@@ -162,7 +156,7 @@ async def test_addresses_where_nobody_answers_are_passed_over(door: Door) -> Non
 async def test_nobody_at_any_address_is_said_with_the_addresses(door: Door) -> None:
     invitation = await door.invite()
     with pytest.raises(DoorUnreachable, match=r"127\.0\.0\.1 port \d+"):
-        await join(moved(invitation.code, port=closed_port()))
+        await join(moved(invitation.code, port=free_port()))
 
 
 async def test_a_mistyped_code_is_not_tried(door: Door) -> None:

@@ -6,7 +6,7 @@ from ollama_dist.node.announce import decode_hot
 from ollama_dist.node.modes import Switches
 from ollama_dist.node.node import Node, NodeOptions
 from tests.support.fake_ollama import FakeOllama
-from tests.support.members import free_address
+from tests.support.ports import free_address
 from tests.support.solo_node import Nobody
 from tests.support.views import node_id
 

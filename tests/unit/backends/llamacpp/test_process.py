@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from ollama_dist.backends.llamacpp import process
 from ollama_dist.backends.llamacpp.errors import LoadFailed, RunnerRefused
 from ollama_dist.backends.llamacpp.process import start_runner
 from ollama_dist.backends.llamacpp.runner import Job
@@ -95,28 +94,3 @@ async def test_a_cancelled_load_leaves_nothing_behind(tiny_models: Path) -> None
     loading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await loading
-
-
-@pytest.mark.parametrize("lost", [1, 3])
-async def test_a_runner_that_was_never_told_its_job_is_started_again(
-    tiny_models: Path, monkeypatch: pytest.MonkeyPatch, lost: int
-) -> None:
-    spawn, spawned = process._spawn, 0
-
-    async def spawn_without_pipe(path: str) -> asyncio.subprocess.Process:
-        nonlocal spawned
-        started = await spawn(path)
-        assert started.stdin is not None
-        spawned += 1
-        if spawned <= lost:
-            started.stdin.close()
-        return started
-
-    monkeypatch.setattr(process, "_spawn", spawn_without_pipe)
-    start = start_runner(job(tiny_models / "tiny.gguf"), lambda reason: None, timeout=30)
-    if lost < process.STARTS:
-        await (await start).stop()
-    else:
-        with pytest.raises(LoadFailed, match="not told what to load"):
-            await start
-    assert spawned == min(lost + 1, process.STARTS)
