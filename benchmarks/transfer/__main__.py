@@ -148,18 +148,29 @@ def _taken(folder: Path, port: int, more: list[str]) -> Row:
 
 
 def _fan_out(folder: Path, port: int, count: int) -> Row:
-    """From one to so many at once; all are done after ``seconds``."""
-    began = time.monotonic()
-    takers = [_taker(folder, port, []) for _ in range(count)]
+    """From one to so many at once, told to begin when all are there; all are done after ``seconds``."""
+    takers = [_taker(folder, port, ["--wait"]) for _ in range(count)]
     for taker in takers:
-        taker.communicate()
-    assert not any(taker.returncode for taker in takers)
-    return {"seconds": time.monotonic() - began}
+        assert taker.stdout is not None
+        taker.stdout.readline()
+    before, began = cpu_s(GIVERS[port]), time.monotonic()
+    for taker in takers:
+        assert taker.stdin is not None
+        taker.stdin.write("\n")
+        taker.stdin.flush()
+    said = [json.loads(taker.communicate()[0].splitlines()[-1]) for taker in takers]
+    gigabytes = sum(each["bytes"] for each in said) / 1e9
+    return {
+        "seconds": time.monotonic() - began,
+        "taking_cpu_s_per_gb": sum(each["cpu_s"] for each in said) / gigabytes,
+        "giving_cpu_s_per_gb": (cpu_s(GIVERS[port]) - before) / gigabytes,
+        "taking_mib": max(each["memory"] for each in said) / MIB,
+    }
 
 
 def _taker(folder: Path, port: int, more: list[str]) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "benchmarks.transfer.taker", str(folder), "tiny", str(port), *more]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def _curled(folder: Path, port: int, path: str, size: int) -> Row:

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -82,7 +83,12 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("ports", type=int, nargs="+")
     parser.add_argument("--into", type=Path)
-    print(json.dumps(uvloop.run(take(parser.parse_args()))))
+    parser.add_argument("--wait", action="store_true", help="say when it could begin, and wait for a line")
+    wish = parser.parse_args()
+    if wish.wait:
+        print("ready", flush=True)
+        sys.stdin.readline()
+    print(json.dumps(uvloop.run(take(wish))))
 
 
 if __name__ == "__main__":

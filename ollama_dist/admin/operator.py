@@ -61,6 +61,7 @@ class Operator:
             "requests": node.dispatcher.stats.render(),
             "cache": node.dispatcher.cache.render(),
             "gossip": node.cluster.counters(),
+            "replication": {"given_bytes": node.keeper.giver.given if node.keeper else 0},
             "engine": {
                 "load": node.load.in_flight,
                 "slots": node.load.slots,

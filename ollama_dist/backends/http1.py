@@ -69,10 +69,6 @@ class _Scratch(threading.local):
 _SCRATCH: Final = _Scratch()
 
 
-def _ignore(_: int) -> None:
-    """Nobody counts."""
-
-
 class Connection(asyncio.BufferedProtocol):
     """A connection that carries one exchange after another.
 
@@ -86,10 +82,8 @@ class Connection(asyncio.BufferedProtocol):
         "_body",
         "_complaint",
         "_complete",
-        "_count",
         "_deadline",
         "_failure",
-        "_filled",
         "_head",
         "_head_bytes",
         "_headers",
@@ -100,10 +94,8 @@ class Connection(asyncio.BufferedProtocol):
         "_parser",
         "_paused",
         "_refusal",
-        "_rest",
         "_silence",
         "_sink",
-        "_tank",
         "_timer",
         "_timer_at",
         "_transport",
@@ -131,9 +123,6 @@ class Connection(asyncio.BufferedProtocol):
         self._sink: Sink | None = None
         self._hear: Callable[[bytes], None] | None = None
         self._silence = 0.0
-        self._tank: memoryview | None = None
-        self._filled = 0
-        self._count: Callable[[int], None] = _ignore
         self._parser: httptools.HttpResponseParser | None = None
         self._complete = False
         self._body: list[bytes] = []
@@ -154,7 +143,6 @@ class Connection(asyncio.BufferedProtocol):
         self._complete = False
         self._keep_alive = False
         self._until_close = False
-        self._rest: int | None = None
         self._paused = False
         self._failure: UpstreamFailed | None = None
         self.answered = False
@@ -217,45 +205,6 @@ class Connection(asyncio.BufferedProtocol):
                 await self._wait(self._loop.time() + silence, "the answer stalled")
         finally:
             self._sink = self._hear = None
-
-    async def read_into(self, tank: memoryview, hear: Callable[[int], None], silence: float) -> None:
-        """Have the next bytes of the body land in ``tank`` until it is full; ``hear`` is told how many came.
-
-        For bulk: past the parser, a network read at a time. Only where the answer said how long it is, and
-        where `read` is not used for any of it. Raises as `read`, and `UpstreamCut` where the body ends first.
-        """
-        if self._rest is None:
-            self._leave_parser()
-        self._filled = 0
-        if self._body:
-            came = self._take_body()
-            self._filled = min(len(came), len(tank))
-            tank[: self._filled] = came[: self._filled]
-            if self._filled < len(came):
-                self._body.append(came[self._filled :])
-            hear(self._filled)
-        while self._filled < len(tank):
-            if self._failure is not None:
-                raise self._failure
-            if self._complete:
-                raise UpstreamCut("the answer is shorter than what was asked for")
-            self._tank, self._count, self._silence = tank, hear, silence
-            try:
-                self._resume()
-                await self._wait(self._loop.time() + silence, "the answer stalled")
-            finally:
-                self._tank, self._count = None, _ignore
-
-    def _leave_parser(self) -> None:
-        """From here on the length that was announced is all that tells where the body ends."""
-        length = self._head.get("content-length") if self._head is not None else None
-        if length is None:
-            raise UpstreamFailed("the answer does not say how long it is")
-        self._rest = 0 if self._complete else int(length) - self._buffered
-        if not self._complete:
-            assert self._parser is not None
-            self._keep_alive = self._parser.should_keep_alive()
-            self._parser = None
 
     @property
     def is_reusable(self) -> bool:
@@ -351,40 +300,16 @@ class Connection(asyncio.BufferedProtocol):
             raise UpstreamRefused(str(self._refusal)) from self._refusal
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        if self._tank is None or self._rest is None:
-            return self._view
-        return self._tank[self._filled : self._filled + self._rest]
+        return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._rest is not None:
-            self._landed(nbytes)
-        elif self._sink is None:
+        if self._sink is None:
             self._received(self._view[:nbytes])
         elif self._parsed(self._view[:nbytes]):
             if self._complete:
                 self._wake()
             else:
                 self._pour_out()
-
-    def _landed(self, nbytes: int) -> None:
-        """Bytes came that go past the parser: into the tank or, while there is none, aside."""
-        assert self._rest is not None
-        if nbytes > self._rest:
-            self.close()  # bytes nobody asked for, as in `_received`
-            return
-        self._rest -= nbytes
-        self._complete = not self._rest
-        if self._tank is None:
-            self._body.append(bytes(self._view[:nbytes]))
-            if self._buffered > HIGH_WATER_BYTES:
-                self._pause()
-            return
-        self._filled += nbytes
-        self._deadline = self._loop.time() + self._silence
-        self._count(nbytes)
-        if self._complete or self._filled == len(self._tank):
-            self._tank = None
-            self._wake()
 
     def _received(self, data: memoryview) -> None:
         if self._complete or self._parser is None or not self.exchanges:

@@ -61,6 +61,11 @@ class Target:
     def authority(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def security(self) -> Security | None:
+        """How connections are secured from now on."""
+        return self._security
+
     async def open(
         self,
         method: str,

@@ -28,7 +28,10 @@ class Claims:
 
     def expected(self, index: int) -> bytes | None:
         """What most say of a piece; None where nobody has, or where no side is the larger one."""
-        ranked = Counter(self._said.get(index, {}).values()).most_common(2)
+        said = self._said.get(index, {})
+        if len(sides := set(said.values())) == 1:
+            return sides.pop()
+        ranked = Counter(said.values()).most_common(2)
         if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
             return None
         return ranked[0][0]

@@ -1,29 +1,27 @@
 """The bytes of a model from the members that hold it: what `transfer` decides, done."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import quote
 
-import orjson
 import structlog
 from blake3 import blake3
 
-from ollama_dist.backends.fetch import fetch
-from ollama_dist.backends.http1 import Connection
-from ollama_dist.backends.target import Target
+from ollama_dist.backends.bulk import Line, Lines, Tanks
 from ollama_dist.core.errors import ModelNotFound, UpstreamFailed
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName
-from ollama_dist.replication.disk.pieces import HASH_BYTES, PIECE, piece_count, piece_size
-from ollama_dist.replication.manifest import MANIFEST_LIMIT, BadManifest, Manifest, read_manifest
+from ollama_dist.replication.disk.pieces import PIECE, piece_size
+from ollama_dist.replication.manifest import BadManifest, Manifest
 from ollama_dist.replication.pace import Pace
 from ollama_dist.replication.sources import BlobLost
-from ollama_dist.replication.transfer.claims import Claims
-from ollama_dist.replication.transfer.machine import RUN, Ask, Failure, Piece, Transfer
+from ollama_dist.replication.transfer.asking import Lacking, Reach, ask_manifest, reached, refusal
+from ollama_dist.replication.transfer.lists import Lists
+from ollama_dist.replication.transfer.machine import IN_FLIGHT, RUN, Ask, Failure, Piece, Transfer
 from ollama_dist.runtime.tasks import Tasks, background, end
 
 log = structlog.get_logger()
@@ -31,32 +29,17 @@ log = structlog.get_logger()
 LOOK_S: Final = 0.2
 """Between two looks at what stalls and who is there."""
 
-MANIFEST_S: Final = 3.0
 PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0)
 """Before each time that holders are asked for the manifest who did not answer: busy machines may miss one."""
 
-LACKS: Final = (404, 410, 416)
-"""Statuses of a source that does not have what it was asked for, or has it wrong."""
-
-LIST_S: Final = 5.0
-SECOND_OPINION_S: Final = 2.0
-"""How long the list of a second source is waited for."""
-
-HEAD_S: Final = 5.0
-CHECK_S: Final = 600.0
-"""For reading a whole blob at its source."""
-
-SEGMENT: Final = 64
-"""Pieces whose hashes are asked for at once."""
+SILENCE_S: Final = 5.0
+"""Nothing came from a source for so long: it failed."""
 
 HELD_PIECES: Final = 32
 """Wanted at once by all readers together: a bound of the memory of a transfer, in MiB."""
 
 AHEAD: Final = 16
 """Pieces that one reader alone has on their way."""
-
-Reach = Callable[[NodeId], Target | None]
-"""Where a member is asked; None where that is not known now."""
 
 
 @dataclass(slots=True)
@@ -70,6 +53,41 @@ class _Arrival:
     landed: asyncio.Future[memoryview] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+
+
+@dataclass(slots=True)
+class _Filling:
+    """A piece that a thread is having."""
+
+    ask: Ask
+    line: Line
+    data: bytearray
+    hashed: Callable[[bytearray], bytes]
+    came: int = 0
+    noted: int = 0
+    """Of what came, what was told."""
+
+    def fill(self) -> bytes:
+        """In the thread."""
+        self.line.fill(memoryview(self.data)[self.ask.start :], self._hear)
+        return self.hashed(self.data)
+
+    def _hear(self, count: int) -> None:
+        self.came += count
+
+
+def _received(line: Line, fillings: Sequence[_Filling], total: int) -> Iterator[bytes]:
+    """What each piece hashes to, as soon as it is there. In a thread."""
+    ask = fillings[0].ask
+    first = ask.piece.index * PIECE + ask.start
+    headers = [("Range", f"bytes={first}-{first + total - 1}")]
+    status = line.begin(f"/replication/blobs/sha256:{ask.piece.digest}", headers)
+    if status != 206:
+        raise refusal(status)
+    if line.left != total:
+        raise UpstreamFailed("the source gives another number of bytes than it was asked for")
+    for filling in fillings:
+        yield filling.fill()
 
 
 async def open_peers(
@@ -93,8 +111,8 @@ async def open_peers(
         silent = []
         for node in asked:
             try:
-                manifest = await _ask_manifest(reach(node), name)
-            except (_Lacking, BadManifest) as error:
+                manifest = await ask_manifest(reached(reach, node), name)
+            except (Lacking, BadManifest) as error:
                 complaints[node] = str(error)
             except UpstreamFailed as error:
                 complaints[node] = str(error)
@@ -106,17 +124,6 @@ async def open_peers(
         asked = silent
     reasons = "; ".join(f"{node}: {said}" for node, said in complaints.items())
     raise ModelNotFound(f"no member gives {name.short}: {reasons or 'nobody holds it'}")
-
-
-async def _ask_manifest(target: Target | None, name: ModelName) -> Manifest:
-    if target is None:
-        raise UpstreamFailed("it cannot be reached")
-    path = f"/replication/manifest?model={quote(name.full, safe='')}"
-    answer = await fetch(target, "GET", path, timeout=MANIFEST_S, limit=MANIFEST_LIMIT)
-    if answer.status != 200:
-        said = _said(answer.status, answer.body)
-        raise _Lacking(said) if answer.status in LACKS else UpstreamFailed(said)
-    return read_manifest(answer.body)
 
 
 class PeerSource:
@@ -138,11 +145,13 @@ class PeerSource:
         self._transfer.set_sources(holders())
         self._arrivals: dict[Piece, _Arrival] = {}
         self._fetches: dict[Piece, asyncio.Task[None]] = {}
-        self._claims: dict[Digest, Claims] = {}
-        self._segments: dict[tuple[Digest, int], asyncio.Task[None]] = {}
         self._readers = 0
         self._pumping: asyncio.TimerHandle | None = None
         self._tasks = Tasks()
+        self._lines = Lines(IN_FLIGHT, SILENCE_S)
+        self._tanks = Tanks(PIECE, HELD_PIECES)
+        self._filling: dict[Piece, _Filling] = {}
+        self._lists = Lists(manifest, self._transfer, reach, self._tasks)
         self._watch = background(self._look(), "transfer-watch")
         self.fetched = 0
         """Bytes of pieces that came in, wrong ones included."""
@@ -176,6 +185,7 @@ class PeerSource:
             self._pumping.cancel()
         await end(self._watch)
         await self._tasks.stop()
+        await self._lines.close()
         for arrival in self._arrivals.values():
             arrival.landed.cancel()
 
@@ -208,12 +218,7 @@ class PeerSource:
 
     def blame(self, digest: Digest) -> None:
         """The finished blob was wrong: those whose list it was checked against are not believed again."""
-        claims = self._claims.pop(digest, None)
-        count = piece_count(self._manifest.blobs[digest])
-        for node in {node for index in range(count) for node in (claims.witnesses(index) if claims else ())}:
-            self._transfer.quarantine(node, "a blob that matched its list was wrong")
-        for key in [key for key in self._segments if key[0] == digest]:
-            del self._segments[key]
+        self._lists.blame(digest)
 
     # Readers
 
@@ -234,6 +239,10 @@ class PeerSource:
         arrival.readers -= 1
         if arrival.readers == 0:
             del self._arrivals[piece]
+            if (filling := self._filling.pop(piece, None)) is not None:
+                self._note(filling)
+            elif arrival.data is not None:
+                self._tanks.give_back(arrival.data)
             self._transfer.unwant(piece)
             fetch = self._fetches.pop(piece, None)
             if fetch is not None:
@@ -265,6 +274,8 @@ class PeerSource:
             await asyncio.sleep(LOOK_S)
             self._transfer.set_sources(self._holders())
             now = self._clock()
+            for filling in self._filling.values():
+                self._note(filling)
             for ask in self._transfer.overdue(now):
                 self._break_off(ask)
             for piece, arrival in list(self._arrivals.items()):
@@ -276,6 +287,9 @@ class PeerSource:
 
     def _break_off(self, ask: Ask) -> None:
         log.info("source_switched", source=ask.source, piece=ask.piece.index, at=ask.start)
+        filling = self._filling.get(ask.piece)
+        if filling is not None:
+            self._disown(filling)
         fetch = self._fetches.pop(ask.piece, None)
         if fetch is not None:
             fetch.cancel()
@@ -285,7 +299,7 @@ class PeerSource:
         source = run[0].source
         try:
             await self._receive(source, run)
-        except _Lacking as error:
+        except Lacking as error:
             self._note_failure(run, Failure.LACKS, error)
         except UpstreamFailed as error:
             self._note_failure(run, Failure.GONE, error)
@@ -314,164 +328,83 @@ class PeerSource:
         sizes = [self._arrivals[ask.piece].size for ask in run]
         total = sum(sizes) - run[0].start
         if not total:  # whole already: it is only to be judged
-            await self._judge(run[0])
+            whole = self._arrivals[run[0].piece].data
+            assert whole is not None
+            await self._judge(run[0], self._hash_of(run[0].piece)(whole))
             return
-        target = self._target(source)
-        first = run[0].piece.index * PIECE + run[0].start
-        headers = [("Range", f"bytes={first}-{first + total - 1}")]
-        path = f"/replication/blobs/sha256:{run[0].piece.digest}"
-        connection, head = await target.open("GET", path, headers, b"", head_timeout=HEAD_S)
+        line = self._lines.take(reached(self._reach, source))
+        fillings = [self._filled_by(line, ask) for ask in run]
         try:
-            if head.status != 206:
-                raise _refusal(head.status)
-            if head.get("content-length") != str(total):
-                raise UpstreamFailed("the source gives another number of bytes than it was asked for")
-            for ask in run:
-                await self._fill(ask, connection)
-                await self._judge(ask)
+            parts = self._lines.each(line, _received(line, fillings, total))
+            async with contextlib.aclosing(parts):
+                for filling in fillings:
+                    hashed = await anext(parts)
+                    self._note(filling)
+                    if self._filling.get(filling.ask.piece) is filling:
+                        del self._filling[filling.ask.piece]
+                    await self._judge(filling.ask, hashed)
+                await anext(parts, None)
         finally:
-            target.give_back(connection)
+            for filling in fillings:
+                self._disown(filling)
+            self._lines.give_back(line)
 
-    async def _fill(self, ask: Ask, connection: Connection) -> None:
-        """Have the rest of one piece land where its beginning is, if any came."""
+    def _filled_by(self, line: Line, ask: Ask) -> "_Filling":
+        """The rest of one piece is to land where its beginning is, if any came."""
         arrival = self._arrivals[ask.piece]
         if arrival.data is None:
-            arrival.data = bytearray(arrival.size)
+            arrival.data = self._tanks.take() if arrival.size == PIECE else bytearray(arrival.size)
+        filling = _Filling(ask, line, arrival.data, self._hash_of(ask.piece))
+        self._filling[ask.piece] = filling
+        return filling
 
-        def note(count: int) -> None:
+    def _note(self, filling: "_Filling") -> None:
+        """Tell the machine how much more has come."""
+        count = filling.came - filling.noted
+        if count:
+            filling.noted += count
             self.fetched += count
-            self._transfer.received(ask.piece, ask.source, count, self._clock())
+            self._transfer.received(filling.ask.piece, filling.ask.source, count, self._clock())
 
-        await connection.read_into(memoryview(arrival.data)[ask.start :], note, HEAD_S)
+    def _disown(self, filling: "_Filling") -> None:
+        """Its thread may write a little more: from now on where nobody looks."""
+        piece = filling.ask.piece
+        if self._filling.get(piece) is not filling:
+            return
+        self._note(filling)
+        del self._filling[piece]
+        arrival = self._arrivals.get(piece)
+        if arrival is not None and arrival.data is filling.data:
+            arrival.data = bytearray(filling.data) if filling.ask.start + filling.came else None
 
-    async def _judge(self, ask: Ask) -> None:
+    async def _judge(self, ask: Ask, hashed: bytes) -> None:
         piece, arrival = ask.piece, self._arrivals[ask.piece]
         assert arrival.data is not None
-        is_right = await self._is_right(piece, arrival.data)
+        is_right = hashed == await self._expected(piece)
         self._finish(ask)
         if is_right:
-            data, arrival.data = memoryview(arrival.data).toreadonly(), None
             self._transfer.good(piece)
             if not arrival.landed.done():
-                arrival.landed.set_result(data)
+                arrival.landed.set_result(memoryview(arrival.data).toreadonly())
             return
         self.wrong_pieces += 1
         blamed = self._transfer.bad(piece)
         log.warning("piece_wrong", digest=piece.digest, piece=piece.index, sources=sorted(blamed))
 
-    async def _is_right(self, piece: Piece, data: bytearray) -> bool:
-        if self._manifest.blobs[piece.digest] <= PIECE:
-            return hashlib.sha256(data).hexdigest() == piece.digest
-        return await self._expected(piece) == blake3(data).digest()
+    def _is_whole(self, piece: Piece) -> bool:
+        """Whether it is all of its blob, so that the digest itself says what it is to be."""
+        return self._manifest.blobs[piece.digest] <= PIECE
 
-    # Lists
+    def _hash_of(self, piece: Piece) -> Callable[[bytearray], bytes]:
+        return _sha256 if self._is_whole(piece) else _blake3
 
-    async def _expected(self, piece: Piece) -> bytes | None:
-        """What the piece hashes to, as its sources say; raises `UpstreamFailed` where none does."""
-        claims = self._claims.setdefault(piece.digest, Claims())
-        expected = claims.expected(piece.index)
-        if expected is None:
-            await self._have_segment(piece.digest, piece.index // SEGMENT)
-            expected = claims.expected(piece.index)
-        if expected is None:
-            raise UpstreamFailed("the sources do not say what the piece is to be")
-        return expected
-
-    async def _have_segment(self, digest: Digest, segment: int) -> None:
-        key = (digest, segment)
-        task = self._segments.get(key)
-        if task is None or task.done():
-            task = self._segments[key] = self._tasks.start(self._ask_segment(digest, segment), "piece-list")
-        await asyncio.shield(task)
-
-    async def _ask_segment(self, digest: Digest, segment: int) -> None:
-        """Have the lists of two sources, where there are two; where they differ, have them looked at."""
-        claims = self._claims.setdefault(digest, Claims())
-        first = segment * SEGMENT
-        stop = min(first + SEGMENT, piece_count(self._manifest.blobs[digest]))
-        asked = self._transfer.candidates(digest, self._clock())[:2]
-        lists = [self._tasks.start(self._ask_list(node, digest, first, stop), "list") for node in asked]
-        if not lists:
-            return
-        await asyncio.wait(lists, timeout=LIST_S, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait(lists, timeout=SECOND_OPINION_S)
-        if any(claims.is_disputed(index) for index in range(first, stop)):
-            await self._settle(digest, first, stop, asked)
-
-    async def _ask_list(self, node: NodeId, digest: Digest, first: int, stop: int) -> None:
-        wanted = (stop - first) * HASH_BYTES
-        headers = [("Range", f"bytes={first * HASH_BYTES}-{stop * HASH_BYTES - 1}")]
-        path = f"/replication/pieces/sha256:{digest}"
-        try:
-            answer = await fetch(
-                self._target(node), "GET", path, headers=headers, timeout=LIST_S, limit=wanted
-            )
-            if answer.status != 206:
-                raise _refusal(answer.status)
-            if len(answer.body) != wanted:
-                raise UpstreamFailed("its list of pieces has another length than it should")
-        except _Lacking:
-            self._transfer.failed(Piece(digest, -1), node, Failure.LACKS, self._clock())
-            return
-        except UpstreamFailed as error:
-            log.info("piece_list_not_given", source=node, error=str(error))
-            return
-        hashes = [answer.body[at : at + HASH_BYTES] for at in range(0, wanted, HASH_BYTES)]
-        self._claims.setdefault(digest, Claims()).add(node, first, hashes)
-
-    async def _settle(self, digest: Digest, first: int, stop: int, asked: list[NodeId]) -> None:
-        """Sources disagree: ask one more; where that does not settle it, have each read the whole blob."""
-        claims = self._claims[digest]
-        others = [n for n in self._transfer.candidates(digest, self._clock()) if n not in asked]
-        if others:
-            await self._ask_list(others[0], digest, first, stop)
-            for node in {n for index in range(first, stop) for n in claims.outvoted(index)}:
-                self._distrust(node, "its list of pieces differs from the others'")
-        if not any(claims.is_disputed(index) for index in range(first, stop)):
-            return
-        log.warning("piece_lists_differ", digest=digest, sources=asked)
-        suspects = sorted({n for index in range(first, stop) for n in claims.witnesses(index)})
-        verdicts = await asyncio.gather(*(self._ask_check(node, digest) for node in suspects))
-        for node, is_right in zip(suspects, verdicts, strict=True):
-            if not is_right:
-                self._distrust(node, "its blob is not what its digest says")
-
-    async def _ask_check(self, node: NodeId, digest: Digest) -> bool:
-        path = f"/replication/checks/sha256:{digest}"
-        try:
-            answer = await fetch(self._target(node), "POST", path, timeout=CHECK_S, limit=4096)
-            return answer.status == 200 and orjson.loads(answer.body).get("right") is True
-        except (UpstreamFailed, orjson.JSONDecodeError, AttributeError) as error:
-            log.info("blob_not_checked", source=node, error=str(error))
-            return False
-
-    def _distrust(self, node: NodeId, reason: str) -> None:
-        log.warning("source_quarantined", source=node, reason=reason)
-        self._transfer.quarantine(node, reason)
-        for claims in self._claims.values():
-            claims.drop(node)
-
-    def _target(self, node: NodeId) -> Target:
-        target = self._reach(node)
-        if target is None:
-            raise UpstreamFailed("the source cannot be reached")
-        return target
+    async def _expected(self, piece: Piece) -> bytes:
+        return bytes.fromhex(piece.digest) if self._is_whole(piece) else await self._lists.expected(piece)
 
 
-class _Lacking(UpstreamFailed):
-    """The source does not have it, or has it wrong."""
+def _sha256(data: bytearray) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
-def _refusal(status: int) -> UpstreamFailed:
-    if status in LACKS:
-        return _Lacking(f"the source answered {status}")
-    return UpstreamFailed(f"the source answered {status}")
-
-
-def _said(status: int, body: bytes) -> str:
-    """What a node says in our own form of errors."""
-    try:
-        said = orjson.loads(body)
-        return f"it answered {status}: {str(said['error'])[:200]}"
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return f"it answered {status}"
+def _blake3(data: bytearray) -> bytes:
+    return blake3(data).digest()

@@ -93,11 +93,12 @@ class Catalogue:
         self.line_s = 0.0
         """How long each line of progress but the first takes."""
 
-    def install(self, name: str, origin: str) -> None:
+    def install(self, name: str, origin: str, weights: bytes = b"") -> None:
+        """``weights``: other ones than it has on record."""
         parsed = parse_model_name(name)
         row = self._book.rows[f"{origin}:latest"]
         if self.store is not None:
-            self.store.make(parsed, weights_of(ORIGINS[origin]))
+            self.store.make(parsed, weights or weights_of(ORIGINS[origin]))
             row = {**row, **self.store.listed(parsed)}
         self._installed[parsed.key] = Installed(parsed, origin, row)
 
