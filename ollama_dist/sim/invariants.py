@@ -112,6 +112,8 @@ class _Opinion:
     """When a member was suspected, and how long that has to last at least."""
     failed_at: dict[NodeId, float] = field(default_factory=dict)
     """When a call of its own to a member last failed."""
+    failed: NodeId | None = None
+    """Whose call failed with the input at hand."""
     open: dict[int, Call] = field(default_factory=dict)
     calls: set[tuple[NodeId, Kind]] = field(default_factory=set)
     last_token: int = 0
@@ -161,6 +163,7 @@ class Invariants:
     def handled(self, node: VirtualNode, given: Given, effects: list[Effect]) -> None:
         self.checks += 1
         opinion = self._opinion(node)
+        opinion.failed = given.peer if given.kind is Input.FAILED else None
         if given.token:
             self._ended(node, opinion, given)
         self._write_down(node, [effect for effect in effects if isinstance(effect, Event)])
@@ -329,6 +332,8 @@ class Invariants:
         probe = self.config.period(node.core.inside.size) * (1 + self.config.local_health_max)
         if opinion.failed_at.get(member, float("-inf")) < suspected - probe:
             self._violated(14, node, f"{member} declared dead without a failed call of its own")
+        elif opinion.failed != member:
+            self._violated(14, node, f"{member} declared dead on what was before, not on a call that failed now")
         self._declared.add(life)
 
     def _patience(self, node: VirtualNode) -> float:

@@ -322,6 +322,9 @@ class Membership:
 
     def _hear(self, sender: NodeId, envelope: Envelope) -> None:
         """All that an envelope tells, the sender's own claim first."""
+        row = self._context.members.get(sender)
+        if row is not None and row.standing.rank in (Rank.SUSPECT, Rank.DEAD):
+            self._context.missed_heard_at = self._context.now
         if envelope.claim is not None:
             if envelope.claim.subject == sender:
                 self._hear_claim(envelope, sender)

@@ -236,7 +236,7 @@ def test_a_death_by_hearsay_starts_a_probe_and_is_not_believed() -> None:
     assert bench.calls(Kind.PING, victim)
 
 
-def test_a_death_by_hearsay_is_believed_once_our_own_probe_fails_too() -> None:
+def test_a_death_by_hearsay_is_believed_once_our_own_probe_fails_too_and_one_question_more() -> None:
     bench = Bench()
     bench.quiet()
     victim, accuser = bench.others[:2]
@@ -246,6 +246,10 @@ def test_a_death_by_hearsay_is_believed_once_our_own_probe_fails_too() -> None:
     for helper in bench.others[1:]:
         for call in bench.calls(Kind.PING_REQ, helper):
             bench.nack(call)
+    assert bench.state(victim) is SUSPECT
+    bench.advance(0.01)
+    [question] = bench.calls(Kind.PING, victim)
+    bench.fail(question, Failure.REFUSED)
     assert bench.state(victim) is DEAD
 
 
