@@ -200,8 +200,12 @@ class Exchange:
 
     def take_state(self, delta: MemberDelta) -> None:
         """Take in load and slow state of one member; its claims were heard before."""
-        row = self._context.members.get(delta.subject)
-        if row is None or not row.is_living or delta.generation != row.standing.generation:
+        row, told = self._context.members.get(delta.subject), delta.hot
+        if row is None:
+            return
+        if delta.cold is None and told is not None and row.hot is not None and told[0] <= row.hot[0]:
+            return  # so it is with most loads that ride along, and they are many
+        if not row.is_living or delta.generation != row.standing.generation:
             return
         hot, cold, gc = _versions(delta)
         if max(hot, cold, gc) >= VERSION_LIMIT:
