@@ -337,7 +337,9 @@ class Invariants:
         if opinion.failed_at.get(member, float("-inf")) < suspected - probe:
             self._violated(14, node, f"{member} declared dead without a failed call of its own")
         elif opinion.failed != member:
-            self._violated(14, node, f"{member} declared dead on what was before, not on a call that failed now")
+            self._violated(
+                14, node, f"{member} declared dead on what was before, not on a call that failed now"
+            )
         self._declared.add(life)
 
     def _patience(self, node: VirtualNode) -> float:
