@@ -173,6 +173,9 @@ def _simulation(parser: "ArgumentParser") -> None:
     parser.add_argument("--list", action="store_true", help="which faults and rules there are")
     parser.add_argument("--campaign", action="store_true", help="every fault alone, and all together")
     parser.add_argument("--seeds", metavar="N", type=int, default=3, help="of the campaign. Default: 3.")
+    parser.add_argument(
+        "--only", metavar="WORDS", default="", help="of the campaign, what has these words in its title"
+    )
 
 
 COMMANDS: Final = (

@@ -80,8 +80,12 @@ def _wrong(what: str) -> Failure:
 
 
 def _campaign(arguments: Arguments) -> int:
+    entries = [entry for entry in CAMPAIGN if arguments.only in entry.title]
+    if not entries:
+        titles = ", ".join(entry.title for entry in CAMPAIGN)
+        raise _wrong(f"no title of the campaign has {arguments.only!r} in it; there are {titles}")
     reports = []
-    for entry, report in run_campaign(CAMPAIGN, seeds=arguments.seeds, first_seed=arguments.seed):
+    for entry, report in run_campaign(entries, seeds=arguments.seeds, first_seed=arguments.seed):
         reports.append(report)
         if not arguments.json:
             lines = [f"{entry.title:<28} {entry.line(report)}"]

@@ -114,6 +114,7 @@ def _prepared(scenario: Scenario) -> _Run:
         raises=False,
         sweep_every=max(1.0, nodes / 30),
         sees_beginnings=nodes <= JOINS_UP_TO,
+        look_every=1 if nodes <= JOINS_UP_TO else 16,
         encode_every=1 if nodes <= JOINS_UP_TO else max(64, nodes // 4),
         trusts_rumours=not any(fault.lies for fault in scenario.faults),
     )

@@ -116,11 +116,12 @@ class Bench:
         deltas: tuple[MemberDelta, ...] = (),
         hot: Hot | None = None,
         start: Start | None = None,
+        fingerprint: int = 0,
     ) -> Envelope:
         """``sender`` sends a message; the answer it gets."""
         self._request += 1
         own = claim if claim is not None else self._known_claim(sender)
-        envelope = Envelope(kind, own, rumours=rumours, deltas=deltas, hot=hot, start=start)
+        envelope = Envelope(kind, own, fingerprint, rumours=rumours, deltas=deltas, hot=hot, start=start)
         self.do(self.core.message(self.now, self._request, sender, envelope))
         return self.responses[self._request]
 

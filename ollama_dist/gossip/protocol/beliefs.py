@@ -131,7 +131,7 @@ class Beliefs:
             self._declare(row, row.reason)
 
     def suspect(self, row: Row, accuser: NodeId, reason: str) -> None:
-        """``accuser`` has not reached the member. Our own failure condemns whom others call dead."""
+        """``accuser`` has not reached the member. Our own failure hastens the end of whom others call dead."""
         if row.suspicion is None:
             row.suspicion = self._begin_suspicion(row, accuser, reason)
         if row.suspicion.confirm(accuser):
@@ -139,14 +139,9 @@ class Beliefs:
             row.accusation = claim
             if len(row.suspicion.accusers) <= self._context.config.confirmations + 1:
                 self._context.rumours.add(claim)
-        if (
-            accuser == self._context.me
-            and row.is_condemned
-            and self._context.now >= self._context.declare_from
-        ):
-            self._declare(row, f"{reason}; others say so too")
-        else:
-            self._set_alarms(row, row.suspicion)
+        if accuser == self._context.me and row.is_condemned:
+            row.suspicion.hasten(self._context.now)
+        self._set_alarms(row, row.suspicion)
 
     def _begin_suspicion(self, row: Row, accuser: NodeId, reason: str) -> Suspicion:
         context = self._context
@@ -157,7 +152,6 @@ class Beliefs:
             context.config.suspicion_max_mult,
             min(context.config.confirmations, others),
             context.rng,
-            must_ask=context.config.rules.ask_once,
         )
         row.standing = Standing(row.standing.generation, row.standing.incarnation, Rank.SUSPECT)
         row.since, row.reason = context.now, reason
@@ -166,21 +160,23 @@ class Beliefs:
 
     # How a suspicion goes on
 
-    def asked_in_vain(self, row: Row) -> None:
-        """The accused was asked once more, directly, in vain (rule 3): that counts as our own failure."""
-        if row.suspicion is not None:
-            row.suspicion.asked_in_vain(self._context.now)
-            self.suspect(row, self._context.me, row.reason)
+    def asked_in_vain(self, row: Row, asked_at: float) -> None:
+        """The accused was asked once more, directly, in vain (rule 3): that counts as our own failure, and is
+        its death if the time is up."""
+        self.suspect(row, self._context.me, row.reason)
+        suspicion, now = row.suspicion, self._context.now
+        if (
+            suspicion is not None
+            and suspicion.is_over(now)
+            and now >= self._context.declare_from
+            and suspicion.proves(asked_at, self._context.missed_heard_at)
+        ):
+            self._declare(row, row.reason)
 
     def time_is_up(self, row: Row) -> None:
-        """An alarm of the suspicion rang."""
-        suspicion = row.suspicion
-        if suspicion is None:
-            return
-        if suspicion.may_declare(self._context.now) and self._context.now >= self._context.declare_from:
+        """Where nobody is asked, this is enough."""
+        if row.suspicion is not None and row.suspicion.is_over(self._context.now):
             self._declare(row, row.reason)
-        else:
-            self._set_alarms(row, suspicion)
 
     def stood_still(self, gap: float) -> None:
         """We did not run for ``gap`` seconds: nobody shall die of it (rule 8)."""
@@ -190,11 +186,12 @@ class Beliefs:
                 self._set_alarms(row, row.suspicion)
 
     def _set_alarms(self, row: Row, suspicion: Suspicion) -> None:
-        alarms, now = self._context.alarms, self._context.now
-        alarms.set(("ask", row.id), suspicion.ask_at)
-        # Once the time is up and the accused was not asked, nothing happens before it was.
-        pause = self._context.probe_timeout if suspicion.deadline <= now else 0.0
-        alarms.set(("verdict", row.id), max(suspicion.deadline, self._context.declare_from, now + pause))
+        context = self._context
+        if context.config.rules.ask_once:
+            at = suspicion.next_question(context.now, context.patience, context.declare_from)
+            context.alarms.set(("ask", row.id), at)
+        else:
+            context.alarms.set(("verdict", row.id), max(suspicion.deadline, context.declare_from))
 
     def expel(self, row: Row, reason: str) -> None:
         """It has no business here any more, alive or not; the others are told by who decided it."""

@@ -65,6 +65,9 @@ class Context:
     pending: dict[int, Pending] = field(default_factory=dict)
     declare_from: float = float("-inf")
     """Before this time nobody is declared dead: we stood still ourselves and look around first (rule 8)."""
+    missed_heard_at: float = float("-inf")
+    """When somebody who was suspect or gone last spoke to us itself: what kept it from us, a partition perhaps,
+    may be over for others as well. Questions put before prove nothing any more (rule 9)."""
 
     def __post_init__(self) -> None:
         self.rumours = Rumours(self.me)
@@ -86,6 +89,11 @@ class Context:
     @property
     def probe_timeout(self) -> float:
         return self.config.probe_timeout(self.size)
+
+    @property
+    def patience(self) -> float:
+        """For how long an answer is waited for: the longer, the worse we are ourselves."""
+        return self.probe_timeout * self.health.factor
 
     def others(self) -> list[Row]:
         """Living members but ourselves."""

@@ -322,9 +322,12 @@ class Membership:
 
     def _hear(self, sender: NodeId, envelope: Envelope) -> None:
         """All that an envelope tells, the sender's own claim first."""
+        row = self._context.members.get(sender)
+        if row is not None and row.standing.rank in (Rank.SUSPECT, Rank.DEAD):
+            self._context.missed_heard_at = self._context.now
         if envelope.claim is not None:
             if envelope.claim.subject == sender:
-                self._hear_claim(envelope, sender)
+                self._hear_claim(envelope.claim, row, sender)
             else:
                 self._context.count("claim_of_another")
         row = self._context.members.get(sender)
@@ -344,10 +347,15 @@ class Membership:
                 self._beliefs.hear(claim, teller=sender, by_sync=True)
             self._exchange.take_state(delta)
 
-    def _hear_claim(self, envelope: Envelope, sender: NodeId) -> None:
-        assert envelope.claim is not None
-        if envelope.claim.rank in (Rank.ALIVE, Rank.LEFT):
-            self._beliefs.hear(envelope.claim, teller=sender)
+    def _hear_claim(self, claim: Claim, row: Row | None, sender: NodeId) -> None:
+        if claim.contact is None and claim.rank is Rank.ALIVE:
+            if row is None or row.signed.standing != claim.standing:
+                self._context.count("claim_without_proof")  # it takes us for somebody who has it
+                self._exchange.want(sender)
+                return
+            claim = row.signed
+        if claim.rank in (Rank.ALIVE, Rank.LEFT):
+            self._beliefs.hear(claim, teller=sender)
 
     def _use_reply(
         self, pending: Pending, row: Row | None, envelope: Envelope, *, brought_news: bool

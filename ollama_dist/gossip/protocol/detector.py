@@ -137,7 +137,7 @@ class Detector:
         if pending.kind is Kind.PING and row is not None:
             self._tell_waiting(row, acked=False)
             if pending.purpose is Purpose.ASK:
-                self._beliefs.asked_in_vain(row)
+                self._beliefs.asked_in_vain(row, pending.sent_at)
         probe = self._probes.get(pending.probe)
         if probe is None:
             return
@@ -201,8 +201,13 @@ class Detector:
 
     def ask(self, row: Row) -> None:
         """Rule 3: the accused is asked directly before its time is up."""
-        deadline = self._context.now + self._context.probe_timeout * self._context.health.factor
-        self._ping(row, deadline, Purpose.ASK)
+        context = self._context
+        if row.suspicion is None:
+            return
+        if self._ping(row, context.now + row.suspicion.patience, Purpose.ASK):
+            row.suspicion.asks(context.now)
+        else:  # it is being pinged for another reason: as soon as that is over
+            context.alarms.set(("ask", row.id), context.now + context.probe_timeout / 4)
 
     def _greet_the_dead(self) -> None:
         """Ping one of the dead, with chance dead/(alive + 1): so the halves of a broken cluster find back."""

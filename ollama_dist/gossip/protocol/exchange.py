@@ -50,7 +50,6 @@ class Exchange:
     def envelope(self, kind: Kind, to: Row | None, *, target: NodeId | None = None) -> Envelope:
         """A request. Somebody suspected is told so at once (rule 2)."""
         context = self._context
-        own = self._own
         differs = to is None or to.fingerprint != context.members.fingerprint
         carries_digest = kind is Kind.SYNC or (
             kind is Kind.PING
@@ -60,7 +59,7 @@ class Exchange:
         )
         return Envelope(
             kind=kind,
-            claim=own.claim if own.is_announced else None,
+            claim=self._own_claim(to),
             fingerprint=context.members.fingerprint,
             rumours=self._news_for(to),
             hot=self._own_load(),
@@ -79,7 +78,7 @@ class Exchange:
         deltas = self.deltas_for(digest, budget) if digest or kind is Kind.SYNC else self._fresh_loads(to)
         return Envelope(
             kind=kind,
-            claim=self._own.claim if self._own.is_announced else None,
+            claim=self._own_claim(to),
             fingerprint=context.members.fingerprint,
             rumours=answers + self._news_for(to),
             hot=self._own_load(),
@@ -102,6 +101,15 @@ class Exchange:
                 ),
             )
         )
+
+    def _own_claim(self, to: Row | None) -> Claim | None:
+        """Our word; without the proof for who, by its fingerprint, has that already."""
+        own = self._own
+        if not own.is_announced:
+            return None
+        if to is None or to.fingerprint != self._context.members.fingerprint or own.claim.rank.is_gone:
+            return own.claim
+        return Claim(own.claim.subject, own.claim.standing)
 
     def _start_for(self, to: Row | None) -> Start | None:
         """Who is nobody we know, or has our own id, may be a twin."""
@@ -200,8 +208,12 @@ class Exchange:
 
     def take_state(self, delta: MemberDelta) -> None:
         """Take in load and slow state of one member; its claims were heard before."""
-        row = self._context.members.get(delta.subject)
-        if row is None or not row.is_living or delta.generation != row.standing.generation:
+        row, told = self._context.members.get(delta.subject), delta.hot
+        if row is None:
+            return
+        if delta.cold is None and told is not None and row.hot is not None and told[0] <= row.hot[0]:
+            return  # so it is with most loads that ride along, and they are many
+        if not row.is_living or delta.generation != row.standing.generation:
             return
         hot, cold, gc = _versions(delta)
         if max(hot, cold, gc) >= VERSION_LIMIT:

@@ -84,7 +84,7 @@ class Row:
 
     @property
     def is_living(self) -> bool:
-        return self.standing.rank < Rank.DEAD
+        return self.standing[2] < 2  # its rank: asked of every row, all the time
 
     @property
     def addresses(self) -> tuple[str, ...]:

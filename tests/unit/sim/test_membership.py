@@ -7,6 +7,7 @@ import pytest
 from ollama_dist.core.view import MemberState
 from ollama_dist.gossip.protocol.config import LAN
 from ollama_dist.gossip.protocol.effects import EventKind
+from ollama_dist.gossip.protocol.suspicion import LAST_SHARE
 from ollama_dist.sim.invariants import Invariants
 from ollama_dist.sim.network import VirtualNetwork, VirtualNode, event_times
 
@@ -223,6 +224,27 @@ def test_two_halves_that_were_parted_become_one_again(size: int, smaller: int, s
     network.run(5)
     assert deaths(nodes) == before
     assert network.agrees()
+
+
+@pytest.mark.parametrize(
+    ("size", "cut_s", "seed"), [(5, 3.0, 5), (5, 3.0, 11), (5, 4.0, 16), (20, 4.0, 1), (20, 5.0, 3)]
+)
+def test_where_a_partition_ends_while_many_are_suspect_nobody_dies_of_what_was_before(
+    size: int, cut_s: float, seed: int
+) -> None:
+    network, nodes, _ = settled(size, seed)
+    network.run(3)
+    network.part(nodes[: size // 2], nodes[size // 2 :])
+    network.run(cut_s)
+    assert any(node.states()[other.id] is SUSPECT for node in nodes for other in nodes)
+    network.heal()
+    # A question that was on its way when the partition ended is lost, and may have been somebody's last. Who
+    # could not reach its helpers gives more time, here up to four times as much.
+    network.run(4 * LAST_SHARE * LAN.probe_timeout(size))
+    before = deaths(nodes)
+    network.run_until(network.agrees, within=5)
+    network.run(5)
+    assert deaths(nodes) == before
 
 
 def test_two_clusters_that_never_met_become_one_by_a_single_address() -> None:

@@ -82,23 +82,57 @@ def test_the_same_accuser_counts_once() -> None:
 
 @given(st.integers(0, 1000))
 def test_the_accused_is_asked_in_the_second_half_of_the_shortest_time(seed: int) -> None:
-    ask_at = Suspicion(100.0, 2.0, 6, 2, Random(seed)).ask_at
+    ask_at = Suspicion(100.0, 2.0, 6, 2, Random(seed)).next_question(100.0, 0.1, 0.0)
     assert 100 + 2 * ASK_FROM <= ask_at <= 100 + 2 * ASK_UNTIL
 
 
-def test_nobody_may_be_declared_before_the_time_is_up_and_we_asked() -> None:
+def questions(found: Suspicion, *, until: float, not_before: float = 0.0) -> list[tuple[float, float]]:
+    """When the accused, who is silent, is asked, and how long it has to answer."""
+    asked, now = [], 100.0
+    while now < until:
+        now = found.next_question(now, 0.25, not_before)
+        found.asks(now)
+        asked.append((round(now, 9), found.patience))
+        now += found.patience
+    return asked
+
+
+def test_the_last_questions_are_due_when_the_time_is_up() -> None:
+    *_, long, short = questions(suspicion(2, 3), until=102.0)
+    assert long == (pytest.approx(102 - 0.1 - 0.25), 0.25)
+    assert short == (pytest.approx(102 - 0.1), pytest.approx(0.1))
+
+
+def test_after_a_stop_of_the_judge_the_last_questions_come_later() -> None:
+    *_, short = questions(suspicion(2, 3), until=103.0, not_before=103.0)
+    assert short == (pytest.approx(103 - 0.1), pytest.approx(0.1))
+
+
+def test_who_refuses_the_last_question_is_asked_once_more_when_the_time_is_up() -> None:
     found = suspicion(2, 3)
-    assert not found.may_declare(200.0)
-    found.asked_in_vain(101.5)
-    assert not found.may_declare(101.9)
-    assert found.may_declare(102.0)
+    for refused_at in (101.65, 101.9):
+        found.asks(refused_at)
+    assert found.next_question(101.9, 0.25, 0.0) == 102.0
+
+
+def test_whose_end_is_hastened_is_asked_at_once_and_shortly() -> None:
+    found = suspicion(2, 1)
+    found.hasten(101.0)
+    assert found.is_over(101.0)
+    assert (found.next_question(101.0, 0.25, 0.0), found.patience) == (101.0, pytest.approx(0.1))
+
+
+def test_a_question_from_before_others_came_back_proves_nothing_twice() -> None:
+    found = suspicion(2, 3)
+    assert [found.proves(101.0, 101.1) for _ in range(3)] == [False, False, True]
+    assert suspicion(2, 3).proves(101.2, 101.1)
 
 
 def test_time_in_which_the_judge_did_not_run_does_not_count() -> None:
     found = suspicion(2, 3)
-    asked = found.ask_at
+    asked = found.next_question(100.0, 0.1, 0.0)
     found.extend(5.0)
-    assert (found.deadline, found.ask_at) == (107.0, asked + 5.0)
+    assert (found.deadline, found.next_question(100.0, 0.1, 0.0)) == (107.0, asked + 5.0)
 
 
 # Rumours

@@ -188,6 +188,28 @@ def test_every_answer_of_ours_carries_our_own_word(kind: Kind) -> None:
     assert answer.claim.subject == ME
 
 
+def test_who_knows_what_we_know_is_not_told_our_proof_again() -> None:
+    bench = Bench()
+    other = bench.others[0]
+    whole = bench.say(other).claim
+    assert whole is not None
+    assert whole.contact is not None
+    bench.say(other, fingerprint=bench.core.inside.members.fingerprint)
+    short = bench.say(other).claim
+    assert short is not None
+    assert short == Claim(ME, whole.standing)
+
+
+def test_a_word_without_proof_is_taken_of_whom_we_know_by_just_that() -> None:
+    bench = Bench()
+    bench.quiet()
+    other = bench.others[0]
+    bench.say(other, claim=Claim(other, Standing(1, 7, Rank.ALIVE)))
+    assert bench.counts["claim_without_proof"] == 1
+    assert bench.core.inside.members.get(other).standing.incarnation == 0  # type: ignore[union-attr]
+    assert bench.core.inside.alarms.is_set("sync")
+
+
 # 2. Who is suspected is told
 
 
@@ -236,7 +258,7 @@ def test_a_death_by_hearsay_starts_a_probe_and_is_not_believed() -> None:
     assert bench.calls(Kind.PING, victim)
 
 
-def test_a_death_by_hearsay_is_believed_once_our_own_probe_fails_too() -> None:
+def test_a_death_by_hearsay_is_believed_once_our_own_probe_fails_too_and_one_question_more() -> None:
     bench = Bench()
     bench.quiet()
     victim, accuser = bench.others[:2]
@@ -246,6 +268,10 @@ def test_a_death_by_hearsay_is_believed_once_our_own_probe_fails_too() -> None:
     for helper in bench.others[1:]:
         for call in bench.calls(Kind.PING_REQ, helper):
             bench.nack(call)
+    assert bench.state(victim) is SUSPECT
+    bench.advance(0.01)
+    [question] = bench.calls(Kind.PING, victim)
+    bench.fail(question, Failure.REFUSED)
     assert bench.state(victim) is DEAD
 
 
