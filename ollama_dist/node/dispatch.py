@@ -5,10 +5,10 @@ learned from the end.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from random import Random
 from typing import Final
 
@@ -28,7 +28,7 @@ from ollama_dist.node.answers import Answer, AttemptFailed, begin
 from ollama_dist.node.limits import OWNER_S
 from ollama_dist.node.load import AT_ONCE, EngineLoad, OnPlace, Waited
 from ollama_dist.node.loads import Loads
-from ollama_dist.node.logs import log_request
+from ollama_dist.node.logs import RequestEnded, log_request
 from ollama_dist.node.modes import EffectiveMode, Switches, effective_mode
 from ollama_dist.node.stats import Stats
 from ollama_dist.scheduling.breaker import Breakers
@@ -459,14 +459,17 @@ class Dispatcher:
         is_fallback = bool(served.fallback_reason)
         self.stats.count(request.route, request.model_text, name, outcome, is_fallback=is_fallback)
         log_request(
-            route=request.route,
-            model=request.model_text,
-            node=name,
-            status=outcome.status,
-            result=result,
-            first_byte_s=first_byte_s and round(first_byte_s, 4),
-            total_s=round(total_s, 4),
-            tokens=outcome.usage.output_tokens,
+            RequestEnded(
+                request_id=request.id,
+                route=request.route,
+                model=request.model_text,
+                node=name,
+                status=outcome.status,
+                result=result,
+                first_byte_s=first_byte_s and round(first_byte_s, 4),
+                total_s=round(total_s, 4),
+                tokens=outcome.usage.output_tokens,
+            )
         )
 
     def _learn(self, node: NodeView, request: InferenceRequest, usage: Usage, *, is_own: bool) -> None:
@@ -482,8 +485,9 @@ class Dispatcher:
         shown = {decision.winner, *(each.node for each in decision.candidates)}
         shown |= {each.node for each in decision.rejected}
         names = {node: view.nodes[node].name for node in shown}
-        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self.decisions.add(Record(request.id, at, request.model_text, request.route, decision, names))
+        self.decisions.add(
+            Record(request.id, time.time(), request.model_text, request.route, decision, names)
+        )
 
     def _name(self, node: NodeId) -> str:
         known = self._view().nodes.get(node)

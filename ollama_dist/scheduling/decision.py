@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -66,8 +67,8 @@ class Record:
     """A decision with the request it was about and, later, how it ended."""
 
     request_id: RequestId
-    at: str
-    """RFC 3339 UTC."""
+    at: float
+    """Unix time."""
     model: str
     route: str
     decision: Decision
@@ -80,7 +81,9 @@ class Record:
         decision, outcome = self.decision, self.outcome
         return {
             "request_id": self.request_id,
-            "at": self.at,
+            "at": datetime.fromtimestamp(self.at, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z"),
             "model": self.model,
             "route": self.route,
             "stage": decision.stage,
