@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from ollama_dist.api.routes import Route
+from ollama_dist.core.values import value
 
 _DOUBLED = re.compile("/{2,}")
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Matched:
     route: Route
     params: Mapping[str, str] = field(default_factory=dict, hash=False)

@@ -1,9 +1,9 @@
 """How a request ended: what feeds the breaker, the predictor, the decision log and the counters."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from ollama_dist.core.ids import NodeId
+from ollama_dist.core.values import value
 
 
 class Result(StrEnum):
@@ -36,7 +36,7 @@ class Result(StrEnum):
         return self in (Result.REFUSED, Result.FAILED, Result.TIMEOUT, Result.CUT)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Usage:
     """Tokens and engine timings as the last line of an answer tells them; seconds."""
 
@@ -51,7 +51,7 @@ class Usage:
         return self.output_tokens / self.output_s if self.output_tokens and self.output_s > 0 else None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Attempt:
     """One place that was tried."""
 
@@ -60,7 +60,7 @@ class Attempt:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Outcome:
     """The end of the request as its caller saw it. Times in seconds since the request was read."""
 

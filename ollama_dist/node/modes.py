@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from ollama_dist.core.modes import Mode
+from ollama_dist.core.values import value
 from ollama_dist.core.view import ClusterView, MemberState
 
 
@@ -21,7 +22,7 @@ class Switches:
         return replace(self, fallback=fallback)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class EffectiveMode:
     """The mode a request is served in."""
 

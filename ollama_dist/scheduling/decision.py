@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ollama_dist.core.ids import NodeId, RequestId
 from ollama_dist.core.outcomes import Outcome
+from ollama_dist.core.values import value
 
 KEPT: Final = 10_000
 """Records in memory, about a kilobyte each."""
@@ -21,7 +22,7 @@ class Stage(StrEnum):
     SCORED = "scored"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Estimate:
     """What a request would meet at a node; seconds."""
 
@@ -33,7 +34,7 @@ class Estimate:
     """Short, for people: "loaded, 2 ahead, 71 tok/s"."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Candidate:
     """A node that could serve the request. The smallest score is the best; scores are seconds."""
 
@@ -51,7 +52,7 @@ class Rejection:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Decision:
     """Where a request goes first, and what else was looked at. Candidates stand best first."""
 

@@ -1,10 +1,10 @@
 """How long a request would take at a node: the wait, the load, the first token, the whole answer. Pure."""
 
-from dataclasses import dataclass
 from typing import Final
 
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
+from ollama_dist.core.values import value
 from ollama_dist.core.view import LoadedModel, NodeView
 from ollama_dist.scheduling.decision import Estimate
 from ollama_dist.scheduling.rates import Rates
@@ -21,7 +21,7 @@ FIRST_TOKEN_WEIGHT: Final = {Priority.INTERACTIVE: 0.8, Priority.NORMAL: 0.5, Pr
 """How much the first token counts against the whole answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Situation:
     """A node as one request finds it."""
 

@@ -4,18 +4,18 @@ A filter says what is impossible or forbidden; what is merely slow is a matter f
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.labels import Wanted
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.names import ModelKey
+from ollama_dist.core.values import value
 from ollama_dist.core.view import ClusterView, EngineState, InstalledModel, MemberState, NodeView
 from ollama_dist.scheduling.breaker import Circuit
 from ollama_dist.scheduling.decision import Rejection
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Conditions:
     """What a decision depends on beside the request and the view."""
 
