@@ -191,7 +191,8 @@ class _RequestLines:
         self._lines.msg(
             f"{at} [info     ] request                        first_byte_s={ended.first_byte_s}"
             f" model={self._shown(ended.model)} node={self._shown(ended.node)} request_id={ended.request_id}"
-            f" result={ended.result} route={ended.route} status={ended.status} tokens={ended.tokens} total_s={ended.total_s}"
+            f" result={ended.result} route={ended.route} status={ended.status} tokens={ended.tokens}"
+            f" total_s={ended.total_s}"
         )
 
 
