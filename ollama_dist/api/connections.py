@@ -17,8 +17,8 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from ollama_dist.api.bodies import BrokenBody
-from ollama_dist.api.exchange import Response
 from ollama_dist.api.framing import refusal
+from ollama_dist.api.responses import Response
 
 log = structlog.get_logger()
 
@@ -61,9 +61,10 @@ class Gate:
             del self._open[address]
 
 
-def refused(status: int) -> web.Response:
+def refused(status: int) -> Response:
     """What Go's server says to what is no request: the status in words, and the connection is over."""
-    response = Response(status=status, text=f"{status} {HTTPStatus(status).phrase}")
+    text = f"{status} {HTTPStatus(status).phrase}"
+    response = Response(text.encode(), status=status, headers=[("Content-Type", "text/plain; charset=utf-8")])
     response.force_close()
     return response
 

@@ -14,8 +14,9 @@ from aiohttp import web
 
 from ollama_dist.api.auth import Authorizer, caller_of
 from ollama_dist.api.connections import refused
-from ollama_dist.api.exchange import Exchange, Header, Response
+from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.guard import Guard, Judgement, Verdict
+from ollama_dist.api.responses import Header, Response
 from ollama_dist.api.routes import Route, Where
 from ollama_dist.api.shares import Shares
 from ollama_dist.api.table import Elsewhere, Matched, NoRoute, RouteTable, WrongMethod
@@ -114,17 +115,17 @@ _UNKNOWN: Final = Route("", "", Where.HERE, Scope.PUBLIC)
 """Stands for the row of a request that leads to none."""
 
 
-def _redirect(request: web.BaseRequest, found: Elsewhere) -> web.Response:
+def _redirect(request: web.BaseRequest, found: Elsewhere) -> Response:
     """As Go's ``http.Redirect``: with a link for those who fetch it, without a body for others."""
-    response = Response(status=found.status, headers={"Location": found.location})
-    response.headers.pop("Content-Type", None)
-    if request.method in ("GET", "HEAD"):
-        response.content_type, response.charset = "text/html", "utf-8"
-        response.body = f'<a href="{_escaped(found.location)}">{_REDIRECTS[found.status]}</a>.\n\n'.encode()
-    return response
+    location = ("Location", found.location)
+    if request.method not in ("GET", "HEAD"):
+        return Response(status=found.status, headers=[location])
+    link = f'<a href="{_escaped(found.location)}">{_REDIRECTS[found.status]}</a>.\n\n'
+    kind = ("Content-Type", "text/html; charset=utf-8")
+    return Response(link.encode(), status=found.status, headers=[location, kind])
 
 
-def _turned_away(exchange: Exchange, verdict: Verdict) -> web.Response:
+def _turned_away(exchange: Exchange, verdict: Verdict) -> Response:
     if verdict.judgement is Judgement.PREFLIGHT:
         return exchange.reply(status=204, content_type=None)
     if verdict.judgement is Judgement.WRONG_ORIGIN:

@@ -14,7 +14,8 @@ from typing import Final, Protocol, runtime_checkable
 from aiohttp import web
 
 from ollama_dist.api.connections import HIGH_WATER_BYTES
-from ollama_dist.api.exchange import Exchange, Header, StreamResponse
+from ollama_dist.api.exchange import Exchange
+from ollama_dist.api.responses import Header, StreamResponse
 from ollama_dist.backends.http1 import Sink
 from ollama_dist.core.errors import DistError, UpstreamFailed
 from ollama_dist.core.outcomes import Result
