@@ -148,6 +148,11 @@ class Connection(RequestHandler):
         elif self._head_timer is None and self._current_request is None and not self._messages:
             self._expect_head()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp wants it after each piece of a body, and then looks for what was held back: rare."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def _end_broken_body(self) -> None:
         """Tell whoever reads a body that what came is no part of one: the parser keeps it for the next."""
         message, body = self._messages[-1]

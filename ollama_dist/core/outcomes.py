@@ -1,6 +1,7 @@
 """How a request ended: what feeds the breaker, the predictor, the decision log and the counters."""
 
 from enum import StrEnum
+from typing import Final
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.values import value
@@ -33,7 +34,10 @@ class Result(StrEnum):
     @property
     def blames_node(self) -> bool:
         """Whether this speaks against the place that was tried."""
-        return self in (Result.REFUSED, Result.FAILED, Result.TIMEOUT, Result.CUT)
+        return self in _BLAMING
+
+
+_BLAMING: Final = frozenset({Result.REFUSED, Result.FAILED, Result.TIMEOUT, Result.CUT})
 
 
 @value(frozen=True, slots=True)

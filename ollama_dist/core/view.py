@@ -210,8 +210,9 @@ class ClusterView:
 
         A tie goes to the lowest digest, so that every node decides alike. ``holders`` must not be empty.
         """
-        if any(node.id == self.self_id for node in holders):
-            return self.me.models[key]
+        for node in holders:
+            if node.id == self.self_id:
+                return node.models[key]
         copies = [node.models[key] for node in holders]
         count = Counter(copy.identity or copy.digest for copy in copies)
         return min(copies, key=lambda copy: (-count[copy.identity or copy.digest], copy.digest))

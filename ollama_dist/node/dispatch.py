@@ -7,9 +7,10 @@ learned from the end.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
+from types import TracebackType
 from typing import Final
 
 import structlog
@@ -33,7 +34,7 @@ from ollama_dist.node.modes import EffectiveMode, Switches, effective_mode
 from ollama_dist.node.stats import Stats
 from ollama_dist.scheduling.breaker import Breakers
 from ollama_dist.scheduling.decide import decide, unload_targets
-from ollama_dist.scheduling.decision import Decision, DecisionLog, Record
+from ollama_dist.scheduling.decision import Candidate, Decision, DecisionLog, Record, Rejection
 from ollama_dist.scheduling.estimate import loaded_as_asked, service_s
 from ollama_dist.scheduling.failover import GiveUp, RetryBudget, next_step
 from ollama_dist.scheduling.filters import Conditions
@@ -67,6 +68,15 @@ _TELLING: Final = (
     Result.CANCELLED,
 )
 """Of several failures the caller is told of the first in this order."""
+
+
+Held = list[Callable[[], None]]
+"""What is to be called when an answer is no longer needed, the last first."""
+
+
+def let_go(held: Held) -> None:
+    while held:
+        held.pop()()
 
 
 @dataclass(slots=True)
@@ -138,8 +148,8 @@ class Dispatcher:
         self._load = load
         self._loads = loads
         self._rng = rng
-        self._clock = clock
-        self._budget = RetryBudget()
+        self.clock = clock
+        self.budget = RetryBudget()
         self._ledger = Ledger()
         self._rates = Rates()
         self.breakers = Breakers()
@@ -147,15 +157,14 @@ class Dispatcher:
         self.stats = Stats()
         self.cache = cache
 
-    @asynccontextmanager
-    async def serve(
+    def serve(
         self,
         request: InferenceRequest,
         headers: Sequence[Header],
         body: bytes,
         on_place: OnPlace | None = None,
         asking: Asking | None = None,
-    ) -> AsyncIterator[Served]:
+    ) -> AbstractAsyncContextManager[Served]:
         """An answer to ``request`` that has begun at the best place that would give one.
 
         ``on_place`` hears how the wait for a slot goes. With ``asking`` the answer is kept, and a kept one
@@ -163,31 +172,7 @@ class Dispatcher:
         the block is left. Raises `NoCandidate`, `Busy`, `UpstreamFailed`, and for pins `NodeNotFound` or
         `ModelNotFound`.
         """
-        began = self._clock()
-        served = Served(request)
-        is_read = False
-        refusal: DistError | None = None
-        first_byte_s: float | None = None
-        self._budget.begin()
-        try:
-            with ExitStack() as held:
-                await self._answer_or_recall(served, headers, body, held, on_place, asking)
-                first_byte_s = self._clock() - began
-                if asking is not None and served.answer is not None:
-                    served.answer.keep_copy(LARGEST)
-                yield served
-            is_read = True
-            if asking is not None:
-                self._keep(served, asking)
-        except DistError as error:
-            refusal = error
-            raise
-        except asyncio.CancelledError:
-            served.was_left = served.answer is None
-            raise
-        finally:
-            self._budget.end(served.retries)
-            self._note_end(served, refusal, first_byte_s, self._clock() - began, is_read=is_read)
+        return _Serving(self, Served(request), headers, body, on_place, asking)
 
     @asynccontextmanager
     async def serve_peer(
@@ -203,17 +188,19 @@ class Dispatcher:
         """
         me = self._view().me
         self.stats.relayed_in += 1
+        held: Held = []
         try:
-            with ExitStack() as held:
-                target, waited = await self._own_slot(request, on_place, me, held)
-                answer = await self._begin_here(target, request, headers, body, me)
-                held.callback(answer.close)
-                yield answer, waited
-                if answer.result is Result.OK:
-                    self._learn(me, request, answer.usage, is_own=True)
+            target, waited = await self._own_slot(request, on_place, me, held)
+            answer = await self._begin_here(target, request, headers, body, me)
+            held.append(answer.close)
+            yield answer, waited
+            if answer.result is Result.OK:
+                self._learn(me, request, answer.usage, is_own=True)
         except AttemptFailed as failed:
             self.stats.refused_in += failed.result in (Result.BUSY, Result.REFUSED)
             raise
+        finally:
+            let_go(held)
 
     def forget(self, node: NodeId) -> None:
         """Drop what was learned of a node that is gone for good."""
@@ -223,12 +210,12 @@ class Dispatcher:
 
     # Deciding and attempting
 
-    async def _answer_or_recall(
+    async def answer_or_recall(
         self,
         served: Served,
         headers: Sequence[Header],
         body: bytes,
-        held: ExitStack,
+        held: Held,
         on_place: OnPlace | None,
         asking: Asking | None,
     ) -> None:
@@ -251,7 +238,7 @@ class Dispatcher:
         # The holders may all be gone: what they were last known to have is what the name stands for.
         here = view.serving_holders(request.model) or [view.nodes[node] for node in holders]
         meant = view.content(request.model, here).digest
-        now = self._clock()
+        now = self.clock()
         kept = self.cache.get(asking.about(request, meant), now)
         if kept is None:
             return False
@@ -259,7 +246,7 @@ class Dispatcher:
         served.answer = Answer(Head(kept.status, kept.headers), kept.body)
         return True
 
-    def _keep(self, served: Served, asking: Asking) -> None:
+    def keep(self, served: Served, asking: Asking) -> None:
         """Keep an answer that ended well for the day when there is none."""
         request, answer, node = served.request, served.answer, served.node
         if answer is None or node is None or served.is_refusal or answer.result is not Result.OK:
@@ -268,7 +255,7 @@ class Dispatcher:
         copy = answer.copy
         if model is not None and copy is not None:
             headers = tuple((name.lower(), value) for name, value in answer.headers if name in REPLAYED)
-            kept = Kept(answer.status, headers, copy, request.model, self._clock())
+            kept = Kept(answer.status, headers, copy, request.model, self.clock())
             self.cache.put(asking.about(request, model.digest), kept)
 
     async def _answer(
@@ -276,7 +263,7 @@ class Dispatcher:
         served: Served,
         headers: Sequence[Header],
         body: bytes,
-        held: ExitStack,
+        held: Held,
         on_place: OnPlace | None,
     ) -> None:
         """Put the first answer that begins into ``served``; what it needs stays in ``held``."""
@@ -307,10 +294,10 @@ class Dispatcher:
                         patience_s=OWNER_S,
                         on_interim=_heard(on_place),
                     )
-                held.callback(answer.close)
+                held.append(answer.close)
                 served.node, served.answer = node, answer
             except AttemptFailed as failed:
-                held.close()
+                let_go(held)
                 served.waited = None
                 self._note_failure(served, node, failed)
                 failures.append(failed)
@@ -319,7 +306,7 @@ class Dispatcher:
                     self._surrender(served, failures)
 
     def _decide(self, served: Served, view: ClusterView) -> Decision:
-        now = self._clock()
+        now = self.clock()
         served.mode = effective_mode(self._switches(), view)
         decision = decide(
             served.request,
@@ -342,7 +329,7 @@ class Dispatcher:
         )
 
     def _take_retry(self, served: Served) -> bool:
-        allowed = self._budget.take()
+        allowed = self.budget.take()
         served.retries += allowed
         return allowed
 
@@ -360,15 +347,15 @@ class Dispatcher:
                 f"{served.request.model_text!r} could not be served ({'; '.join(tried)})"
             ) from telling
 
-    def _lease(self, node: NodeView, held: ExitStack) -> Target:
+    def _lease(self, node: NodeView, held: Held) -> Target:
         """The right to send one request to a peer, as long as ``held``; raises `AttemptFailed`."""
         target = self._way_to(node.id)
         self._ledger.sent(node)
-        held.callback(lambda: self._ledger.ended(self._view().nodes.get(node.id, node)))
+        held.append(lambda: self._ledger.ended(self._view().nodes.get(node.id, node)))
         return target
 
     async def _own_slot(
-        self, request: InferenceRequest, on_place: OnPlace | None, me: NodeView, held: ExitStack
+        self, request: InferenceRequest, on_place: OnPlace | None, me: NodeView, held: Held
     ) -> tuple[Target, Waited]:
         """A slot of this node's own engine, as long as ``held``; raises `AttemptFailed`."""
         target, model = self._way_to(me.id), request.model
@@ -377,7 +364,7 @@ class Dispatcher:
             admission = await self._load.admit(request, service, on_place)
         except Busy as busy:
             raise AttemptFailed(Result.BUSY, str(busy)) from busy
-        held.callback(admission.leave)
+        held.append(admission.leave)
         return target, admission.waited
 
     async def _begin_here(
@@ -395,7 +382,7 @@ class Dispatcher:
         target = self._target(node)
         if target is None:
             raise AttemptFailed(Result.REFUSED, "nothing is known to take relayed requests there")
-        self.breakers.begin(node, self._clock())
+        self.breakers.begin(node, self.clock())
         return target
 
     async def _unload_elsewhere(
@@ -406,7 +393,7 @@ class Dispatcher:
         if request.model is None or request.pin is not None:
             return
         view = self._view()
-        conditions = self._conditions(view, served, self._clock())
+        conditions = self._conditions(view, served, self.clock())
         others = [node for node in unload_targets(request.model, view, conditions) if node != winner]
 
         async def unload(node: NodeId) -> None:
@@ -424,11 +411,11 @@ class Dispatcher:
     # What is learned from the end
 
     def _note_failure(self, served: Served, node: NodeView, failed: AttemptFailed) -> None:
-        self.breakers.end(node.id, failed.result, self._clock())
+        self.breakers.end(node.id, failed.result, self.clock())
         served.attempts.append(Attempt(node.id, failed.result, str(failed)))
         log.info("attempt_failed", node=node.name, result=failed.result, detail=str(failed))
 
-    def _note_end(
+    def note_end(
         self,
         served: Served,
         refusal: DistError | None,
@@ -440,7 +427,7 @@ class Dispatcher:
         request, node, answer = served.request, served.node, served.answer
         result = served.result(is_read=is_read)
         if answer is not None and node is not None and not served.is_refusal:
-            self.breakers.end(node.id, result, self._clock())
+            self.breakers.end(node.id, result, self.clock())
             served.attempts.append(Attempt(node.id, result))
             if result is Result.OK:
                 self._learn(node, request, answer.usage, is_own=served.waited is not None)
@@ -482,9 +469,9 @@ class Dispatcher:
                 self._loads.note(request)
 
     def _record(self, request: InferenceRequest, decision: Decision, view: ClusterView) -> None:
-        shown = {decision.winner, *(each.node for each in decision.candidates)}
-        shown |= {each.node for each in decision.rejected}
-        names = {node: view.nodes[node].name for node in shown}
+        looked_at: Sequence[Candidate | Rejection] = (*decision.candidates, *decision.rejected)
+        names = {each.node: view.nodes[each.node].name for each in looked_at}
+        names[decision.winner] = view.nodes[decision.winner].name
         self.decisions.add(
             Record(request.id, time.time(), request.model_text, request.route, decision, names)
         )
@@ -492,6 +479,71 @@ class Dispatcher:
     def _name(self, node: NodeId) -> str:
         known = self._view().nodes.get(node)
         return known.name if known else node
+
+
+class _Serving(AbstractAsyncContextManager[Served]):
+    """One request on its way; see `Dispatcher.serve`."""
+
+    __slots__ = (
+        "_asking",
+        "_began",
+        "_body",
+        "_by",
+        "_first_byte_s",
+        "_headers",
+        "_held",
+        "_on_place",
+        "_served",
+    )
+
+    def __init__(
+        self,
+        by: Dispatcher,
+        served: Served,
+        headers: Sequence[Header],
+        body: bytes,
+        on_place: OnPlace | None,
+        asking: Asking | None,
+    ) -> None:
+        self._by, self._served, self._headers, self._body = by, served, headers, body
+        self._on_place, self._asking = on_place, asking
+        self._held: Held = []
+        self._began = by.clock()
+        self._first_byte_s: float | None = None
+
+    async def __aenter__(self) -> Served:
+        by, served, asking = self._by, self._served, self._asking
+        by.budget.begin()
+        try:
+            await by.answer_or_recall(served, self._headers, self._body, self._held, self._on_place, asking)
+        except BaseException as error:
+            self._end(error)
+            raise
+        self._first_byte_s = by.clock() - self._began
+        if asking is not None and served.answer is not None:
+            served.answer.keep_copy(LARGEST)
+        return served
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        by, served = self._by, self._served
+        let_go(self._held)
+        if isinstance(error, asyncio.CancelledError):
+            served.was_left = served.answer is None
+        elif error is None and self._asking is not None:
+            by.keep(served, self._asking)
+        by.budget.end(served.retries)
+        by.note_end(
+            served,
+            error if isinstance(error, DistError) else None,
+            self._first_byte_s,
+            by.clock() - self._began,
+            is_read=error is None,
+        )
 
 
 def _expected_wait_s(decision: Decision | None) -> float:

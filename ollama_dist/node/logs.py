@@ -8,8 +8,9 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TextIO
@@ -111,10 +112,12 @@ class _Lines:
         return self
 
     def msg(self, line: str) -> None:
-        with suppress(OSError, ValueError):  # closed, or its reader is gone
+        try:
             self._stream.write(f"{line}\n")
             if not self._is_flushed:
                 self._stream.flush()
+        except (OSError, ValueError):  # closed, or its reader is gone
+            pass
 
     debug = info = warning = error = critical = msg
 
@@ -187,13 +190,20 @@ class _RequestLines:
 
     def write(self, ended: RequestEnded) -> None:
         assert self._lines is not None
-        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        now = time.time()
+        second = int(now)
+        at = f"{_second(second)}.{int((now - second) * 1e6):06}Z"
         self._lines.msg(
             f"{at} [info     ] request                        first_byte_s={ended.first_byte_s}"
             f" model={self._shown(ended.model)} node={self._shown(ended.node)} request_id={ended.request_id}"
             f" result={ended.result} route={ended.route} status={ended.status} tokens={ended.tokens}"
             f" total_s={ended.total_s}"
         )
+
+
+@lru_cache(maxsize=1)
+def _second(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 _request_lines: Final = _RequestLines()
