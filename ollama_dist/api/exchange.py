@@ -115,5 +115,5 @@ class Exchange:
         if isinstance(error, (TooLarge, TooSlow, BrokenBody)):
             response.force_close()  # the rest of the body is not waited for, or nobody knows where it ends
         if error.retry_after_s is not None:
-            response.headers["Retry-After"] = str(error.retry_after_s)
+            response.add("Retry-After", str(error.retry_after_s))
         return response

@@ -6,6 +6,7 @@ way ends here and is told in the caller's dialect.
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import lru_cache
 from random import Random
 from typing import Final
 
@@ -19,7 +20,7 @@ from ollama_dist.api.guard import Guard, Judgement, Verdict
 from ollama_dist.api.responses import Header, Response
 from ollama_dist.api.routes import Route, Where
 from ollama_dist.api.shares import Shares
-from ollama_dist.api.table import Elsewhere, Matched, NoRoute, RouteTable, WrongMethod
+from ollama_dist.api.table import Elsewhere, Found, Matched, NoRoute, RouteTable, WrongMethod
 from ollama_dist.core.errors import DistError, Forbidden
 from ollama_dist.core.ids import new_request_id
 from ollama_dist.core.scopes import Scope
@@ -30,6 +31,10 @@ Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 _PLAIN: Final = "text/plain"
 _REDIRECTS: Final = {301: "Moved Permanently", 307: "Temporary Redirect"}
+
+
+HEADS_KEPT: Final = 256
+"""Of so many different heads it is remembered where they lead: nearly all are like one before."""
 
 
 class Internal(DistError):
@@ -56,20 +61,20 @@ class Front:
         self._table = RouteTable(rows)
         self._handlers = {route.key: handlers[route.name or route.where] for route in rows}
         self._guard = guard
+        self._judged = lru_cache(maxsize=HEADS_KEPT)(self._judge)
         self._authorizer = authorizer
         self._shares = Shares()
         self._standing = standing
         self._rng = rng
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        found = self._table.find(request.method, request.raw_path)
         headers = request.headers
-        verdict = self._guard.judge(
+        found, verdict = self._judged(
             request.method,
+            request.raw_path,
             headers.get("Host"),
             ", ".join(headers.getall("Origin", ())),
-            target=request.raw_path,
-            site=headers.get("Sec-Fetch-Site", ""),
+            headers.get("Sec-Fetch-Site", ""),
         )
         if verdict.judgement is Judgement.BAD_HOST:
             return refused(400)
@@ -94,6 +99,13 @@ class Front:
                 return exchange.reply(b"405 method not allowed", status=405, content_type=_PLAIN)
         structlog.contextvars.bind_contextvars(request_id=exchange.id)  # each request has a task of its own
         return await self._answer(exchange)
+
+    def _judge(
+        self, method: str, target: str, host: str | None, origin: str, site: str
+    ) -> tuple[Found, Verdict]:
+        """Where a head leads, and whether it may go there."""
+        verdict = self._guard.judge(method, host, origin, target=target, site=site)
+        return self._table.find(method, target), verdict
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         try:

@@ -156,7 +156,7 @@ class Listing:
             response = exchange.reply(
                 answer.body, status=answer.status, content_type=answer.content_type or JSON
             )
-            response.headers.add("X-Ollama-Node", node.name)
+            response.add("X-Ollama-Node", node.name)
             return response
         raise NoCandidate(f"no node that has it answers ({'; '.join(failures)})")
 

@@ -173,7 +173,7 @@ def _excuse(exchange: Exchange, error: DistError) -> Response:
     """Tell of ``error``, and where the engine has seen nothing of the request, that another may take it."""
     response = exchange.failure(error)
     if isinstance(error, NoCandidate) or (isinstance(error, UpstreamFailed) and not error.is_sent):
-        response.headers[REFUSAL] = Result.REFUSED
+        response.add(REFUSAL, Result.REFUSED)
     return response
 
 
@@ -185,5 +185,5 @@ def _refuse(exchange: Exchange, failed: AttemptFailed) -> Response:
         response = exchange.reply(said.first, status=said.status, content_type=content_type)
     else:
         response = exchange.failure(Busy(str(failed)) if failed.result is Result.BUSY else failed)
-    response.headers[REFUSAL] = failed.result
+    response.add(REFUSAL, failed.result)
     return response

@@ -1,5 +1,6 @@
 """Answers as aiohttp takes them from a handler: whole ones, and ones that are written as they come."""
 
+import re
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Final
@@ -13,7 +14,8 @@ Header = tuple[str, str]
 _WITHOUT_BODY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 """RFC 9110 §6.4.1."""
 
-_BYTES: Final = "application/octet-stream"
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""RFC 9110 §5.5: what makes of one header two, or of a head something else."""
 
 
 class StreamResponse(web.StreamResponse):
@@ -32,36 +34,41 @@ class Response(web.StreamResponse):
 
     def __init__(self, body: bytes = b"", *, status: int = 200, headers: Iterable[Header] = ()) -> None:
         super().__init__(status=status)
-        for name, value in headers:
-            self.headers.add(name, value)
         self.body = body
-        self._writer: AbstractStreamWriter | None = None
+        self._lines = [*headers]
+        self._request: web.BaseRequest | None = None
+        self._head = b""
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Hand the head over, to be written with the body. Raises `ValueError` for one that would be two."""
-        headers, body = self.headers, self.body
-        if self.status in _WITHOUT_BODY:
-            self.body = b""
-        elif request.method == "HEAD":
-            if body:
-                headers["Content-Length"] = str(len(body))
-            self.body = b""
-        else:
-            headers["Content-Length"] = str(len(body))
-            if body:
-                headers.setdefault("Content-Type", _BYTES)
-        headers["Date"] = rfc822_formatted_time()
+    def add(self, name: str, value: str) -> None:
+        self._lines.append((name, value))
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        """Make the head, to be written with the body. Raises `ValueError` for one that would be two."""
+        self._request = request
         if self._keep_alive is None:
             self._keep_alive = request.keep_alive
         is_newest = request.version >= (1, 1)
+        lines = [f"HTTP/1.{is_newest:d} {self.status} {self.reason}"]
+        lines += [f"{name}: {value}" for name, value in self._lines]
+        lines.append(f"Date: {rfc822_formatted_time()}")
         if self._keep_alive is not is_newest:  # else it is what goes without saying (RFC 9112 §9.3)
-            headers["Connection"] = "keep-alive" if self._keep_alive else "close"
-        version = "1.1" if is_newest else "1.0"
-        self._writer = request.writer
-        await self._writer.write_headers(f"HTTP/{version} {self.status} {self.reason}", headers)
-        return self._writer
+            lines.append(f"Connection: {'keep-alive' if self._keep_alive else 'close'}")
+        if self.status not in _WITHOUT_BODY and (self.body or request.method != "HEAD"):
+            lines.append(f"Content-Length: {len(self.body)}")
+        text = "".join(lines)
+        if not text.isprintable() and _CONTROL.search(text):
+            raise ValueError("a header with a control character in it")
+        self._head = "\r\n".join((*lines, "", "")).encode("utf-8", "ignore")
+        if self.status in _WITHOUT_BODY or request.method == "HEAD":
+            self.body = b""
+        return request.writer
 
     async def write_eof(self, data: bytes = b"") -> None:
-        assert self._writer is not None
+        """Raises `ConnectionResetError` where the client has left."""
+        assert self._request is not None
         assert not data
-        await self._writer.write_eof(self.body)
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has left")
+        transport.write(self._head + self.body)
+        self._request.writer.output_size += len(self._head) + len(self.body)

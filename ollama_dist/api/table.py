@@ -42,6 +42,9 @@ class Elsewhere:
     location: str
 
 
+Found = Matched | NoRoute | WrongMethod | Elsewhere
+
+
 class RouteTable:
     """Looks rows up by method and raw path."""
 
@@ -61,7 +64,7 @@ class RouteTable:
                 rows = self._fixed.setdefault(route.path, {})
             rows[route.method] = route
 
-    def find(self, method: str, raw_path: str) -> Matched | NoRoute | WrongMethod | Elsewhere:
+    def find(self, method: str, raw_path: str) -> Found:
         """What ``raw_path`` (as on the request line, query included) leads to.
 
         A doubled slash is redirected with 307 and a trailing one with 301 (GET) or 307, as Ollama does.

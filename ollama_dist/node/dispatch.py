@@ -108,8 +108,10 @@ class Served:
         """Why this is not the first choice's answer, in snake case; empty when it is."""
         if self.kept_s is not None:
             return "cached"
-        failed = next((attempt for attempt in self.attempts if attempt.result.blames_node), None)
-        return f"node_{failed.result}" if failed else self.mode.reason
+        for attempt in self.attempts:
+            if attempt.result.blames_node:
+                return f"node_{attempt.result}"
+        return self.mode.reason
 
     def result(self, *, is_read: bool) -> Result:
         """How the request ended; ``is_read`` is whether somebody read the answer to its end."""
@@ -453,8 +455,8 @@ class Dispatcher:
                 node=name,
                 status=outcome.status,
                 result=result,
-                first_byte_s=first_byte_s and round(first_byte_s, 4),
-                total_s=round(total_s, 4),
+                first_byte_s=first_byte_s and _brief(first_byte_s),
+                total_s=_brief(total_s),
                 tokens=outcome.usage.output_tokens,
             )
         )
@@ -546,10 +548,18 @@ class _Serving(AbstractAsyncContextManager[Served]):
         )
 
 
+def _brief(seconds: float) -> float:
+    """To a tenth of a millisecond; `round` takes five times as long."""
+    return int(seconds * 1e4 + 0.5) / 1e4
+
+
 def _expected_wait_s(decision: Decision | None) -> float:
     """At the place that was chosen first."""
-    found = [each for each in decision.candidates if each.node == decision.winner] if decision else []
-    return found[0].estimate.wait_s if found else 0.0
+    if decision is not None:
+        for each in decision.candidates:
+            if each.node == decision.winner:
+                return each.estimate.wait_s
+    return 0.0
 
 
 def _must_load(request: InferenceRequest, me: NodeView) -> bool:

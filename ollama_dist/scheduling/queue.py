@@ -26,15 +26,18 @@ AGING: Final = 0.5
 """Seconds of rank that a second of waiting is worth: after 64 s anything goes before what has just come."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
     """A request in the queue or in the engine. The smallest goes first."""
 
     rank: float
     number: int
-    """Tells tickets apart, the older first."""
-    model: ModelKey = field(compare=False)
-    service_s: float = field(compare=False)
+    """The older first, of one rank."""
+    model: ModelKey
+    service_s: float
+
+    def __lt__(self, other: "Ticket") -> bool:
+        return (self.rank, self.number) < (other.rank, other.number)
 
 
 @dataclass(slots=True)
