@@ -1,9 +1,9 @@
 """Answers as aiohttp takes them from a handler: whole ones, and ones that are written as they come."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NoReturn
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -19,7 +19,16 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class StreamResponse(web.StreamResponse):
-    """Does not tell by what program it was written: Ollama's answers have no ``Server`` header either."""
+    """Does not tell by what program it was written: Ollama's answers have no ``Server`` header either.
+
+    ``holds_head`` is whether the head waits for the first of the body, to be written with it.
+    """
+
+    def __init__(
+        self, *, status: int = 200, headers: Mapping[str, str] | None = None, holds_head: bool = False
+    ) -> None:
+        super().__init__(status=status, headers=headers)
+        self._send_headers_immediately = not holds_head
 
     async def _prepare_headers(self) -> None:
         await super()._prepare_headers()
@@ -38,6 +47,10 @@ class Response(web.StreamResponse):
         self._lines = [*headers]
         self._request: web.BaseRequest | None = None
         self._head = b""
+
+    @property
+    def headers(self) -> NoReturn:
+        raise TypeError("the headers of a whole answer are said when it is made, or added")
 
     def add(self, name: str, value: str) -> None:
         self._lines.append((name, value))
