@@ -13,7 +13,8 @@ from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.errors import Busy
 from ollama_dist.core.requests import InferenceRequest, Priority
 from ollama_dist.node.answer_cache import Asking
-from ollama_dist.node.dispatch import Dispatcher, Served
+from ollama_dist.node.dispatch import Dispatcher
+from ollama_dist.node.served import Served
 from ollama_dist.wire.canonical import canonical
 from ollama_dist.wire.contexts import with_context
 from ollama_dist.wire.inspection import Inspection, inspect

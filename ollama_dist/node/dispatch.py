@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
 from random import Random
 from types import TracebackType
 from typing import Final
@@ -19,7 +18,6 @@ from ollama_dist.backends.http1 import Head, Header
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import Busy, DistError, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import NodeId
-from ollama_dist.core.modes import Mode
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.outcomes import Attempt, Outcome, Result, Usage
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority
@@ -30,7 +28,8 @@ from ollama_dist.node.limits import OWNER_S
 from ollama_dist.node.load import AT_ONCE, EngineLoad, OnPlace, Waited
 from ollama_dist.node.loads import Loads
 from ollama_dist.node.logs import RequestEnded, log_request
-from ollama_dist.node.modes import EffectiveMode, Switches, effective_mode
+from ollama_dist.node.modes import Switches, effective_mode
+from ollama_dist.node.served import Held, Served, let_go
 from ollama_dist.node.stats import Stats
 from ollama_dist.scheduling.breaker import Breakers
 from ollama_dist.scheduling.decide import decide, unload_targets
@@ -54,8 +53,6 @@ REPLAYED: Final = ("Content-Type",)
 CLIENT_LEFT: Final = 499
 """What is noted as the status when nobody was left to be answered."""
 
-_UNDECIDED: Final = EffectiveMode(Mode.DISTRIBUTED)
-
 _TELLING: Final = (
     Result.BUSY,
     Result.GAVE_OUT,
@@ -68,58 +65,6 @@ _TELLING: Final = (
     Result.CANCELLED,
 )
 """Of several failures the caller is told of the first in this order."""
-
-
-Held = list[Callable[[], None]]
-"""What is to be called when an answer is no longer needed, the last first."""
-
-
-def let_go(held: Held) -> None:
-    while held:
-        held.pop()()
-
-
-@dataclass(slots=True)
-class Served:
-    """A request whose answer has begun: where it comes from and what led there."""
-
-    request: InferenceRequest
-    mode: EffectiveMode = _UNDECIDED
-    decision: Decision | None = None
-    """The first one: later ones only go without the places already tried."""
-    attempts: list[Attempt] = field(default_factory=list)
-    """Places that gave no answer."""
-    node: NodeView | None = None
-    """Where the answer comes from."""
-    answer: Answer | None = None
-    is_refusal: bool = False
-    """The answer is what a place said that could not serve the request."""
-    retries: int = 0
-    """Further tries that were charged to the budget."""
-    waited: Waited | None = None
-    """How it came to its slot, where that was here."""
-    was_left: bool = False
-    """The caller went before there was an answer."""
-    kept_s: float | None = None
-    """The answer is one that was kept for so many seconds, since nobody can give it now."""
-
-    @property
-    def fallback_reason(self) -> str:
-        """Why this is not the first choice's answer, in snake case; empty when it is."""
-        if self.kept_s is not None:
-            return "cached"
-        for attempt in self.attempts:
-            if attempt.result.blames_node:
-                return f"node_{attempt.result}"
-        return self.mode.reason
-
-    def result(self, *, is_read: bool) -> Result:
-        """How the request ended; ``is_read`` is whether somebody read the answer to its end."""
-        if self.was_left:
-            return Result.CANCELLED
-        if self.answer is None or self.is_refusal:
-            return self.attempts[-1].result if self.attempts else Result.FAILED
-        return self.answer.result if is_read or self.answer.result is not Result.OK else Result.CANCELLED
 
 
 class Dispatcher:
