@@ -19,6 +19,7 @@ from ollama_dist.api.guard import host_of
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.errors import ConfigError, DistError, Forbidden, TooManyAttempts, Unauthorized
 from ollama_dist.core.scopes import Scope
+from ollama_dist.core.values import value
 from ollama_dist.node.client_keys import KeyFile, Share
 from ollama_dist.node.setting_values import is_loopback
 from ollama_dist.runtime.rate import RateLimit
@@ -49,7 +50,7 @@ _FORWARDED_PREFIXES: Final = ("cf-", "tailscale-", "x-envoy-", "x-forwarded", "x
 """Somebody else's request, passed on by a proxy on this machine."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Caller:
     """Who asks, as far as a request tells."""
 
@@ -89,7 +90,7 @@ def _tells_of_a_proxy(name: str) -> bool:
 NO_END: Final = Share()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Identity:
     """Who a caller turned out to be."""
 

@@ -67,18 +67,20 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
         raise TooLarge(f"the body is larger than {limit} bytes")
     if not request.body_exists:
         return b""
+    content = request.content
+    if content.is_eof() and content.total_bytes:  # as most bodies are, with their heads
+        body = content.read_nowait()
+        if len(body) > limit:
+            raise TooLarge(f"the body is larger than {limit} bytes")
+        return body
     began = asyncio.get_running_loop().time()
     parts: list[bytes] = []
     received = 0
-    content = request.content
     _ask_for_it(request)
     try:
         while not content.at_eof():
-            if content.is_eof():  # the rest is here, as most bodies are with their heads: no timer is needed
-                part = content.read_nowait()
-            else:
-                async with asyncio.timeout_at(began + PATIENCE_S + received / SLOWEST_BYTES_PER_S):
-                    part = await _next_part(request)
+            async with asyncio.timeout_at(began + PATIENCE_S + received / SLOWEST_BYTES_PER_S):
+                part = await _next_part(request)
             parts.append(part)
             received += len(part)
             if received > limit:

@@ -95,7 +95,7 @@ class Changes:
                 log.info("change_not_heard_of_yet", model=change.model, waited_s=HEARD_S)
         status, answer, content_type = verdict(told, is_deletion=change.is_deletion)
         response = exchange.reply(answer, status=status, content_type=content_type)
-        response.headers["X-Ollama-Node"] = ", ".join(each.node for each in told if each.is_done)
+        response.add("X-Ollama-Node", ", ".join(each.node for each in told if each.is_done))
         return response
 
     async def _remember(self, change: "Change", exchange: Exchange) -> web.StreamResponse:

@@ -17,8 +17,8 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from ollama_dist.api.bodies import BrokenBody
-from ollama_dist.api.exchange import Response
 from ollama_dist.api.framing import refusal
+from ollama_dist.api.responses import Response
 
 log = structlog.get_logger()
 
@@ -61,9 +61,10 @@ class Gate:
             del self._open[address]
 
 
-def refused(status: int) -> web.Response:
+def refused(status: int) -> Response:
     """What Go's server says to what is no request: the status in words, and the connection is over."""
-    response = Response(status=status, text=f"{status} {HTTPStatus(status).phrase}")
+    text = f"{status} {HTTPStatus(status).phrase}"
+    response = Response(text.encode(), status=status, headers=[("Content-Type", "text/plain; charset=utf-8")])
     response.force_close()
     return response
 
@@ -146,6 +147,11 @@ class Connection(RequestHandler):
             self._end_broken_body()
         elif self._head_timer is None and self._current_request is None and not self._messages:
             self._expect_head()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp wants it after each piece of a body, and then looks for what was held back: rare."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
     def _end_broken_body(self) -> None:
         """Tell whoever reads a body that what came is no part of one: the parser keeps it for the next."""

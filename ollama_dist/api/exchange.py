@@ -9,14 +9,13 @@ import orjson
 from aiohttp import web
 
 from ollama_dist.api.bodies import BrokenBody, TooSlow, read_body
+from ollama_dist.api.responses import Header, Response
 from ollama_dist.api.routes import Route
 from ollama_dist.core.errors import BadRequest, DistError, TooLarge
 from ollama_dist.core.ids import RequestId
 from ollama_dist.core.requests import Place
 from ollama_dist.wire.errors import error_body
 from ollama_dist.wire.places import HEADER, write_place
-
-Header = tuple[str, str]
 
 JSON: Final = "application/json; charset=utf-8"
 """What gin writes for a JSON answer."""
@@ -33,22 +32,6 @@ PASSED_ON: Final = frozenset(
     }
 )
 """The headers of a client that an engine may see. Credentials, cookies and our own never are among them."""
-
-
-class _Unsigned(web.StreamResponse):
-    """Does not tell by what program it was written: Ollama's answers have no ``Server`` header either."""
-
-    async def _prepare_headers(self) -> None:
-        await super()._prepare_headers()
-        self.headers.popall("Server", None)
-
-
-class Response(_Unsigned, web.Response):
-    """A whole answer."""
-
-
-class StreamResponse(_Unsigned):
-    """An answer that is written as it comes."""
 
 
 @dataclass(slots=True)
@@ -100,17 +83,19 @@ class Exchange:
             line = f"HTTP/1.1 102 Processing\r\n{HEADER}: {write_place(place)}\r\n\r\n"
             transport.write(line.encode("ascii"))
 
-    def reply(self, body: bytes = b"", *, status: int = 200, content_type: str | None = JSON) -> web.Response:
-        """A whole answer."""
-        response = Response(status=status, body=body)
-        if content_type is None:
-            response.headers.popall("Content-Type", None)
-        else:
-            response.headers["Content-Type"] = content_type
-        self.mark(response)
-        return response
+    def reply(
+        self,
+        body: bytes = b"",
+        *,
+        status: int = 200,
+        content_type: str | None = JSON,
+        more: Iterable[Header] = (),
+    ) -> Response:
+        """A whole answer. ``more`` are headers beside ours."""
+        kind = () if content_type is None else (("Content-Type", content_type),)
+        return Response(body, status=status, headers=(*kind, *self.headers, *more))
 
-    def reply_json(self, value: object, *, status: int = 200) -> web.Response:
+    def reply_json(self, value: object, *, status: int = 200) -> Response:
         return self.reply(orjson.dumps(value), status=status)
 
     def mark(self, response: web.StreamResponse, more: Iterable[Header] = ()) -> None:
@@ -118,7 +103,7 @@ class Exchange:
         for name, value in (*self.headers, *more):
             response.headers.add(name, value)
 
-    def failure(self, error: DistError) -> web.Response:
+    def failure(self, error: DistError) -> Response:
         """The answer that tells the caller of ``error`` in its own dialect, or in ours on our own routes."""
         if self.route.is_ours:
             response = self.reply_json({"error": str(error), "code": error.code}, status=error.status)
@@ -130,5 +115,5 @@ class Exchange:
         if isinstance(error, (TooLarge, TooSlow, BrokenBody)):
             response.force_close()  # the rest of the body is not waited for, or nobody knows where it ends
         if error.retry_after_s is not None:
-            response.headers["Retry-After"] = str(error.retry_after_s)
+            response.add("Retry-After", str(error.retry_after_s))
         return response

@@ -6,6 +6,7 @@ way ends here and is told in the caller's dialect.
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import lru_cache
 from random import Random
 from typing import Final
 
@@ -14,11 +15,12 @@ from aiohttp import web
 
 from ollama_dist.api.auth import Authorizer, caller_of
 from ollama_dist.api.connections import refused
-from ollama_dist.api.exchange import Exchange, Header, Response
+from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.guard import Guard, Judgement, Verdict
+from ollama_dist.api.responses import Header, Response
 from ollama_dist.api.routes import Route, Where
 from ollama_dist.api.shares import Shares
-from ollama_dist.api.table import Elsewhere, Matched, NoRoute, RouteTable, WrongMethod
+from ollama_dist.api.table import Elsewhere, Found, Matched, NoRoute, RouteTable, WrongMethod
 from ollama_dist.core.errors import DistError, Forbidden
 from ollama_dist.core.ids import new_request_id
 from ollama_dist.core.scopes import Scope
@@ -29,6 +31,10 @@ Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 _PLAIN: Final = "text/plain"
 _REDIRECTS: Final = {301: "Moved Permanently", 307: "Temporary Redirect"}
+
+
+HEADS_KEPT: Final = 256
+"""Of so many different heads it is remembered where they lead: nearly all are like one before."""
 
 
 class Internal(DistError):
@@ -55,20 +61,20 @@ class Front:
         self._table = RouteTable(rows)
         self._handlers = {route.key: handlers[route.name or route.where] for route in rows}
         self._guard = guard
+        self._judged = lru_cache(maxsize=HEADS_KEPT)(self._judge)
         self._authorizer = authorizer
         self._shares = Shares()
         self._standing = standing
         self._rng = rng
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        found = self._table.find(request.method, request.raw_path)
         headers = request.headers
-        verdict = self._guard.judge(
+        found, verdict = self._judged(
             request.method,
+            request.raw_path,
             headers.get("Host"),
             ", ".join(headers.getall("Origin", ())),
-            target=request.raw_path,
-            site=headers.get("Sec-Fetch-Site", ""),
+            headers.get("Sec-Fetch-Site", ""),
         )
         if verdict.judgement is Judgement.BAD_HOST:
             return refused(400)
@@ -94,6 +100,13 @@ class Front:
         structlog.contextvars.bind_contextvars(request_id=exchange.id)  # each request has a task of its own
         return await self._answer(exchange)
 
+    def _judge(
+        self, method: str, target: str, host: str | None, origin: str, site: str
+    ) -> tuple[Found, Verdict]:
+        """Where a head leads, and whether it may go there."""
+        verdict = self._guard.judge(method, host, origin, target=target, site=site)
+        return self._table.find(method, target), verdict
+
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         try:
             route = exchange.route
@@ -114,17 +127,17 @@ _UNKNOWN: Final = Route("", "", Where.HERE, Scope.PUBLIC)
 """Stands for the row of a request that leads to none."""
 
 
-def _redirect(request: web.BaseRequest, found: Elsewhere) -> web.Response:
+def _redirect(request: web.BaseRequest, found: Elsewhere) -> Response:
     """As Go's ``http.Redirect``: with a link for those who fetch it, without a body for others."""
-    response = Response(status=found.status, headers={"Location": found.location})
-    response.headers.pop("Content-Type", None)
-    if request.method in ("GET", "HEAD"):
-        response.content_type, response.charset = "text/html", "utf-8"
-        response.body = f'<a href="{_escaped(found.location)}">{_REDIRECTS[found.status]}</a>.\n\n'.encode()
-    return response
+    location = ("Location", found.location)
+    if request.method not in ("GET", "HEAD"):
+        return Response(status=found.status, headers=[location])
+    link = f'<a href="{_escaped(found.location)}">{_REDIRECTS[found.status]}</a>.\n\n'
+    kind = ("Content-Type", "text/html; charset=utf-8")
+    return Response(link.encode(), status=found.status, headers=[location, kind])
 
 
-def _turned_away(exchange: Exchange, verdict: Verdict) -> web.Response:
+def _turned_away(exchange: Exchange, verdict: Verdict) -> Response:
     if verdict.judgement is Judgement.PREFLIGHT:
         return exchange.reply(status=204, content_type=None)
     if verdict.judgement is Judgement.WRONG_ORIGIN:

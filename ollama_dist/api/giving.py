@@ -8,7 +8,8 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from ollama_dist.api.exchange import Exchange, StreamResponse
+from ollama_dist.api.exchange import Exchange
+from ollama_dist.api.responses import StreamResponse
 from ollama_dist.core.errors import BadRequest, DistError
 from ollama_dist.core.ids import parse_digest
 from ollama_dist.core.names import parse_model_name

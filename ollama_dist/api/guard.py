@@ -14,6 +14,8 @@ from enum import Enum, auto
 from functools import lru_cache
 from typing import Final
 
+from ollama_dist.core.values import value
+
 _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "0.0.0.0")
 
 DEFAULT_ORIGINS: Final = tuple(
@@ -51,7 +53,7 @@ class Judgement(Enum):
     """The Host header is none, or the request line names another host."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Verdict:
     """What to do with a request, and the headers its answer gets either way."""
 

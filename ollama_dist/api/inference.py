@@ -5,14 +5,16 @@ from typing import Final
 
 from aiohttp import web
 
-from ollama_dist.api.exchange import Exchange, Header
+from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.relay import relay
+from ollama_dist.api.responses import Header, Response
 from ollama_dist.core.contexts import ContextRule, pinned_context
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.errors import Busy
 from ollama_dist.core.requests import InferenceRequest, Priority
 from ollama_dist.node.answer_cache import Asking
-from ollama_dist.node.dispatch import Dispatcher, Served
+from ollama_dist.node.dispatch import Dispatcher
+from ollama_dist.node.served import Served
 from ollama_dist.wire.canonical import canonical
 from ollama_dist.wire.contexts import with_context
 from ollama_dist.wire.inspection import Inspection, inspect
@@ -92,12 +94,9 @@ def inspected(exchange: Exchange, body: bytes) -> Inspection:
     return inspect(exchange.route.path, body, encoding=encoding, content_type=content_type)
 
 
-def whole(exchange: Exchange, status: int, body: bytes, headers: Iterable[Header]) -> web.Response:
+def whole(exchange: Exchange, status: int, body: bytes, headers: Iterable[Header]) -> Response:
     """An answer that is here from its first byte to its last."""
-    response = exchange.reply(body, status=status, content_type=None)
-    for name, value in headers:
-        response.headers.add(name, value)
-    return response
+    return exchange.reply(body, status=status, content_type=None, more=headers)
 
 
 def _about(served: Served) -> list[Header]:

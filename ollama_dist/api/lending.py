@@ -6,7 +6,8 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from ollama_dist.api.exchange import Exchange, StreamResponse
+from ollama_dist.api.exchange import Exchange
+from ollama_dist.api.responses import StreamResponse
 from ollama_dist.core.errors import BadRequest, DistError
 from ollama_dist.core.names import ModelName, parse_model_name
 from ollama_dist.replication.disk.store import StoreUnreadable

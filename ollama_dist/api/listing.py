@@ -9,9 +9,10 @@ import structlog
 from aiohttp import web
 
 from ollama_dist.api import union
-from ollama_dist.api.exchange import JSON, Exchange, Header
+from ollama_dist.api.exchange import JSON, Exchange
 from ollama_dist.api.passthrough import Passthrough, unchanged
 from ollama_dist.api.relay import Source
+from ollama_dist.api.responses import Header
 from ollama_dist.backends.fetch import fetch, get
 from ollama_dist.backends.local import LocalEngine
 from ollama_dist.backends.poller import installed_models, loaded_models
@@ -155,7 +156,7 @@ class Listing:
             response = exchange.reply(
                 answer.body, status=answer.status, content_type=answer.content_type or JSON
             )
-            response.headers.add("X-Ollama-Node", node.name)
+            response.add("X-Ollama-Node", node.name)
             return response
         raise NoCandidate(f"no node that has it answers ({'; '.join(failures)})")
 

@@ -12,11 +12,12 @@ from typing import Final, Protocol
 import structlog
 from aiohttp import web
 
-from ollama_dist.api.exchange import Exchange, Header
+from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.hearing import HEARD_S, until_heard
 from ollama_dist.api.listing import Surroundings, gone
 from ollama_dist.api.passthrough import PASSED_BACK, unchanged
 from ollama_dist.api.relay import Source, relay
+from ollama_dist.api.responses import Header
 from ollama_dist.backends.http1 import Connection, Head
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import BadRequest, ModelNotFound, NoCandidate, UpstreamFailed

@@ -14,8 +14,9 @@ from ollama_dist.api.asked import (
     RebalanceRequest,
     read_asked,
 )
-from ollama_dist.api.exchange import Exchange, StreamResponse
+from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.operation_reports import render, render_policy
+from ollama_dist.api.responses import StreamResponse
 from ollama_dist.core.errors import BadRequest
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import ClusterView

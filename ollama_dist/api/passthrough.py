@@ -10,8 +10,9 @@ from aiohttp import web
 from yarl import URL
 
 from ollama_dist.api.bodies import PacedBody
-from ollama_dist.api.exchange import Exchange, Header
+from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.relay import Source, relay
+from ollama_dist.api.responses import Header
 from ollama_dist.core.errors import BadRequest, UpstreamCut, UpstreamRefused
 
 log = structlog.get_logger()

@@ -19,6 +19,7 @@ from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_operations import PEER_OPERATION_ROUTES, PeerOperations
 from ollama_dist.api.pulling import Pull, PullSurroundings
 from ollama_dist.api.relay import relay
+from ollama_dist.api.responses import Response
 from ollama_dist.api.routes import OLLAMA_ROUTES, REPLICATION_ROUTES, Route, Where
 from ollama_dist.api.table import Matched, RouteTable
 from ollama_dist.api.turns import TurnGiving
@@ -170,15 +171,15 @@ class PeerListener:
                 self._node.engine.nudge()
 
 
-def _excuse(exchange: Exchange, error: DistError) -> web.Response:
+def _excuse(exchange: Exchange, error: DistError) -> Response:
     """Tell of ``error``, and where the engine has seen nothing of the request, that another may take it."""
     response = exchange.failure(error)
     if isinstance(error, NoCandidate) or (isinstance(error, UpstreamFailed) and not error.is_sent):
-        response.headers[REFUSAL] = Result.REFUSED
+        response.add(REFUSAL, Result.REFUSED)
     return response
 
 
-def _refuse(exchange: Exchange, failed: AttemptFailed) -> web.Response:
+def _refuse(exchange: Exchange, failed: AttemptFailed) -> Response:
     """Say why the request was not served here: in the engine's own words, else in the caller's dialect."""
     said = failed.said
     if said is not None:
@@ -186,5 +187,5 @@ def _refuse(exchange: Exchange, failed: AttemptFailed) -> web.Response:
         response = exchange.reply(said.first, status=said.status, content_type=content_type)
     else:
         response = exchange.failure(Busy(str(failed)) if failed.result is Result.BUSY else failed)
-    response.headers[REFUSAL] = failed.result
+    response.add(REFUSAL, failed.result)
     return response

@@ -47,9 +47,7 @@ class Reference:
         return self._file(exchange, "page.css", "text/css; charset=utf-8")
 
     def _file(self, exchange: Exchange, name: str, content_type: str) -> web.StreamResponse:
-        response = exchange.reply(_static(name), content_type=content_type)
-        response.headers.extend(_HEADERS)
-        return response
+        return exchange.reply(_static(name), content_type=content_type, more=_HEADERS)
 
 
 @cache

@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Iterable
-from typing import Final, Protocol, runtime_checkable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, Protocol
 
 from aiohttp import web
 
 from ollama_dist.api.connections import HIGH_WATER_BYTES
-from ollama_dist.api.exchange import Exchange, Header, StreamResponse
+from ollama_dist.api.exchange import Exchange
+from ollama_dist.api.responses import Header, StreamResponse
 from ollama_dist.backends.http1 import Sink
 from ollama_dist.core.errors import DistError, UpstreamFailed
 from ollama_dist.core.outcomes import Result
@@ -40,13 +41,9 @@ class Source(Protocol):
         ...
 
 
-@runtime_checkable
-class Flowing(Source, Protocol):
-    """A source whose bytes can run to the client with nobody woken for them."""
-
-    async def pour(self, sink: Sink) -> None:
-        """Let what comes run into ``sink`` until that has enough, or `more` has something to tell."""
-        ...
+Pour = Callable[[Sink], Awaitable[None]]
+"""A source may have this as ``pour``: it lets what comes run into a sink, with nobody woken for it, until the
+sink has enough, or ``more`` has something to tell."""
 
 
 class ClientStalled(DistError):
@@ -74,7 +71,7 @@ async def relay(
     into the client's transport. Raises `ClientStalled`, and `ConnectionError` when the client has left.
     """
     request = exchange.request
-    response = StreamResponse(status=status)
+    response = StreamResponse(status=status, holds_head=bool(first))
     exchange.mark(response, headers)
     if length is not None:
         response.content_length = length
@@ -83,7 +80,7 @@ async def relay(
     else:
         response.force_close()  # the connection's end is the answer's
     await response.prepare(request)
-    pour = source.pour if splice and response.chunked and isinstance(source, Flowing) else None
+    pour: Pour | None = getattr(source, "pour", None) if splice and response.chunked else None
     data = first
     try:
         while data or (data := await source.more()):

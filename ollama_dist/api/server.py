@@ -12,7 +12,7 @@ from aiohttp import web
 
 from ollama_dist.api.auth import NO_KEYS, Authorizer, ClientPolicy
 from ollama_dist.api.changes import Changes
-from ollama_dist.api.exchange import Exchange, Header
+from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.front import Front, Handler
 from ollama_dist.api.guard import DEFAULT_ORIGINS, Guard
 from ollama_dist.api.inference import Inference
@@ -24,6 +24,7 @@ from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_listener import PeerListener
 from ollama_dist.api.pulling import Pull
 from ollama_dist.api.reference import Reference
+from ollama_dist.api.responses import Header
 from ollama_dist.api.routes import OLLAMA_ROUTES, ROUTES, Where
 from ollama_dist.core.errors import NoCandidate
 from ollama_dist.core.ids import NodeId

@@ -3,10 +3,10 @@
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
-from ollama_dist.api.auth import Identity
+from ollama_dist.api.auth import NO_END, Identity
 from ollama_dist.core.errors import TooManyRequests
 from ollama_dist.node.client_keys import Share
 from ollama_dist.runtime.rate import RateLimit
@@ -20,6 +20,9 @@ SHARES_KEPT: Final = 64
 BUSY_RETRY_S: Final = 1
 
 
+_NOT_COUNTED: Final = nullcontext()
+
+
 class Shares:
     """Counts what callers have begun and what of it is under way."""
 
@@ -27,13 +30,13 @@ class Shares:
         self._rates: OrderedDict[Share, RateLimit] = OrderedDict()
         self._under_way: Counter[str] = Counter()
 
-    @contextmanager
-    def taken(self, caller: Identity, now: float) -> Iterator[None]:
+    def taken(self, caller: Identity, now: float) -> AbstractContextManager[None]:
         """One request of ``caller`` for as long as the block runs; raises `TooManyRequests`."""
         share = caller.share
-        if share is None or share == Share():
-            yield
-            return
+        return _NOT_COUNTED if share is None or share == NO_END else self._counted(caller, share, now)
+
+    @contextmanager
+    def _counted(self, caller: Identity, share: Share, now: float) -> Iterator[None]:
         if share.at_once and self._under_way[caller.tenant] >= share.at_once:
             raise TooManyRequests(
                 f"at most {share.at_once} requests at once: wait until one has ended", BUSY_RETRY_S

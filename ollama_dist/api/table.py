@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from ollama_dist.api.routes import Route
+from ollama_dist.core.values import value
 
 _DOUBLED = re.compile("/{2,}")
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Matched:
     route: Route
     params: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -41,6 +42,9 @@ class Elsewhere:
     location: str
 
 
+Found = Matched | NoRoute | WrongMethod | Elsewhere
+
+
 class RouteTable:
     """Looks rows up by method and raw path."""
 
@@ -60,7 +64,7 @@ class RouteTable:
                 rows = self._fixed.setdefault(route.path, {})
             rows[route.method] = route
 
-    def find(self, method: str, raw_path: str) -> Matched | NoRoute | WrongMethod | Elsewhere:
+    def find(self, method: str, raw_path: str) -> Found:
         """What ``raw_path`` (as on the request line, query included) leads to.
 
         A doubled slash is redirected with 307 and a trailing one with 301 (GET) or 307, as Ollama does.

@@ -6,7 +6,8 @@ from typing import Final
 
 from aiohttp import web
 
-from ollama_dist.api.exchange import Exchange, StreamResponse
+from ollama_dist.api.exchange import Exchange
+from ollama_dist.api.responses import StreamResponse
 from ollama_dist.core.ids import NodeId, parse_digest, parse_node_id
 from ollama_dist.core.view import ClusterView
 from ollama_dist.replication.pulls.turns import BEAT_S, WAITING, YOURS, YOURS_AFTER, Turns

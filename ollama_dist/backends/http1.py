@@ -7,12 +7,12 @@ as its framing promised or merely stopped. Parsing is llhttp's (through httptool
 import asyncio
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final, cast
 
 import httptools
 
 from ollama_dist.core.errors import UpstreamCut, UpstreamFailed, UpstreamRefused, UpstreamTimeout
+from ollama_dist.core.values import value
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """An answer whose head is longer is refused: no engine needs it, and it must not grow without bound."""
@@ -35,7 +35,7 @@ Sink = Callable[[bytes], bool]
 """Takes bytes at once and must not raise; False: these are taken, but no more for now."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Head:
     """The status line and headers of an answer; header names are lower case."""
 

@@ -48,6 +48,7 @@ class Target:
         self.node = node
         self.host = host
         self.port = port
+        self.authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._security = security
         self._idle: deque[tuple[float, Connection]] = deque()
         self._busy: set[Connection] = set()
@@ -56,10 +57,6 @@ class Target:
         self._turns = asyncio.Semaphore(HANDSHAKES)
         self._made_at = self._refused_at = float("-inf")
         """When a connection was made last, and when one could not be (loop time)."""
-
-    @property
-    def authority(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def security(self) -> Security | None:

@@ -45,7 +45,7 @@ def is_digest(text: str) -> bool:
 
 
 def new_request_id(rng: Random) -> RequestId:
-    return RequestId(f"{rng.getrandbits(96):024x}")
+    return RequestId(rng.randbytes(12).hex())
 
 
 def is_request_id(text: str) -> bool:

@@ -1,9 +1,10 @@
 """How a request ended: what feeds the breaker, the predictor, the decision log and the counters."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from ollama_dist.core.ids import NodeId
+from ollama_dist.core.values import value
 
 
 class Result(StrEnum):
@@ -33,10 +34,13 @@ class Result(StrEnum):
     @property
     def blames_node(self) -> bool:
         """Whether this speaks against the place that was tried."""
-        return self in (Result.REFUSED, Result.FAILED, Result.TIMEOUT, Result.CUT)
+        return self in _BLAMING
 
 
-@dataclass(frozen=True, slots=True)
+_BLAMING: Final = frozenset({Result.REFUSED, Result.FAILED, Result.TIMEOUT, Result.CUT})
+
+
+@value(frozen=True, slots=True)
 class Usage:
     """Tokens and engine timings as the last line of an answer tells them; seconds."""
 
@@ -51,7 +55,7 @@ class Usage:
         return self.output_tokens / self.output_s if self.output_tokens and self.output_s > 0 else None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Attempt:
     """One place that was tried."""
 
@@ -60,7 +64,7 @@ class Attempt:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Outcome:
     """The end of the request as its caller saw it. Times in seconds since the request was read."""
 

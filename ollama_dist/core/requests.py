@@ -6,6 +6,7 @@ from enum import StrEnum
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.ids import RequestId
 from ollama_dist.core.names import ModelKey
+from ollama_dist.core.values import value
 
 
 class Intent(StrEnum):
@@ -33,7 +34,7 @@ class RunnerOption:
     value: int | float | bool
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Place:
     """How far a request is from the slot it waits for."""
 
@@ -43,7 +44,7 @@ class Place:
     """Seconds until it has one, if all goes as before."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class InferenceRequest:
     """One request, read but not rewritten: the body that travels is the caller's own bytes."""
 

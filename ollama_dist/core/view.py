@@ -12,6 +12,7 @@ from ollama_dist.core.errors import NodeNotFound
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.requests import RunnerOption
+from ollama_dist.core.values import value
 
 
 class MemberState(StrEnum):
@@ -65,7 +66,7 @@ class Resources:
         return sum(gpu.memory_free_bytes for gpu in self.gpus)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Load:
     """How busy a node's engine is."""
 
@@ -132,7 +133,7 @@ class Standing:
     """The oldest and newest version of the membership protocol it speaks."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class NodeView:
     """What is known of one node, ourselves included."""
 
@@ -209,8 +210,9 @@ class ClusterView:
 
         A tie goes to the lowest digest, so that every node decides alike. ``holders`` must not be empty.
         """
-        if any(node.id == self.self_id for node in holders):
-            return self.me.models[key]
+        for node in holders:
+            if node.id == self.self_id:
+                return node.models[key]
         copies = [node.models[key] for node in holders]
         count = Counter(copy.identity or copy.digest for copy in copies)
         return min(copies, key=lambda copy: (-count[copy.identity or copy.digest], copy.digest))

@@ -278,8 +278,9 @@ def _is_text(request: InferenceRequest, head: Head) -> bool:
 
     An engine that fails before its end has not come to say that it is one.
     """
-    is_framed = head.get("content-length") is not None or head.get("transfer-encoding") is not None
-    return request.route in FORMS and is_framed and (head.get("content-type") or "").startswith("text/plain")
+    if request.route not in FORMS or not (head.get("content-type") or "").startswith("text/plain"):
+        return False
+    return head.get("content-length") is not None or head.get("transfer-encoding") is not None
 
 
 async def _said_no(

@@ -5,11 +5,11 @@ learned from the end.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random
+from types import TracebackType
 from typing import Final
 
 import structlog
@@ -18,7 +18,6 @@ from ollama_dist.backends.http1 import Head, Header
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import Busy, DistError, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import NodeId
-from ollama_dist.core.modes import Mode
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.outcomes import Attempt, Outcome, Result, Usage
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority
@@ -28,12 +27,13 @@ from ollama_dist.node.answers import Answer, AttemptFailed, begin
 from ollama_dist.node.limits import OWNER_S
 from ollama_dist.node.load import AT_ONCE, EngineLoad, OnPlace, Waited
 from ollama_dist.node.loads import Loads
-from ollama_dist.node.logs import log_request
-from ollama_dist.node.modes import EffectiveMode, Switches, effective_mode
+from ollama_dist.node.logs import RequestEnded, log_request
+from ollama_dist.node.modes import Switches, effective_mode
+from ollama_dist.node.served import Held, Served, let_go
 from ollama_dist.node.stats import Stats
 from ollama_dist.scheduling.breaker import Breakers
 from ollama_dist.scheduling.decide import decide, unload_targets
-from ollama_dist.scheduling.decision import Decision, DecisionLog, Record
+from ollama_dist.scheduling.decision import Candidate, Decision, DecisionLog, Record, Rejection
 from ollama_dist.scheduling.estimate import loaded_as_asked, service_s
 from ollama_dist.scheduling.failover import GiveUp, RetryBudget, next_step
 from ollama_dist.scheduling.filters import Conditions
@@ -53,8 +53,6 @@ REPLAYED: Final = ("Content-Type",)
 CLIENT_LEFT: Final = 499
 """What is noted as the status when nobody was left to be answered."""
 
-_UNDECIDED: Final = EffectiveMode(Mode.DISTRIBUTED)
-
 _TELLING: Final = (
     Result.BUSY,
     Result.GAVE_OUT,
@@ -67,47 +65,6 @@ _TELLING: Final = (
     Result.CANCELLED,
 )
 """Of several failures the caller is told of the first in this order."""
-
-
-@dataclass(slots=True)
-class Served:
-    """A request whose answer has begun: where it comes from and what led there."""
-
-    request: InferenceRequest
-    mode: EffectiveMode = _UNDECIDED
-    decision: Decision | None = None
-    """The first one: later ones only go without the places already tried."""
-    attempts: list[Attempt] = field(default_factory=list)
-    """Places that gave no answer."""
-    node: NodeView | None = None
-    """Where the answer comes from."""
-    answer: Answer | None = None
-    is_refusal: bool = False
-    """The answer is what a place said that could not serve the request."""
-    retries: int = 0
-    """Further tries that were charged to the budget."""
-    waited: Waited | None = None
-    """How it came to its slot, where that was here."""
-    was_left: bool = False
-    """The caller went before there was an answer."""
-    kept_s: float | None = None
-    """The answer is one that was kept for so many seconds, since nobody can give it now."""
-
-    @property
-    def fallback_reason(self) -> str:
-        """Why this is not the first choice's answer, in snake case; empty when it is."""
-        if self.kept_s is not None:
-            return "cached"
-        failed = next((attempt for attempt in self.attempts if attempt.result.blames_node), None)
-        return f"node_{failed.result}" if failed else self.mode.reason
-
-    def result(self, *, is_read: bool) -> Result:
-        """How the request ended; ``is_read`` is whether somebody read the answer to its end."""
-        if self.was_left:
-            return Result.CANCELLED
-        if self.answer is None or self.is_refusal:
-            return self.attempts[-1].result if self.attempts else Result.FAILED
-        return self.answer.result if is_read or self.answer.result is not Result.OK else Result.CANCELLED
 
 
 class Dispatcher:
@@ -138,8 +95,8 @@ class Dispatcher:
         self._load = load
         self._loads = loads
         self._rng = rng
-        self._clock = clock
-        self._budget = RetryBudget()
+        self.clock = clock
+        self.budget = RetryBudget()
         self._ledger = Ledger()
         self._rates = Rates()
         self.breakers = Breakers()
@@ -147,15 +104,14 @@ class Dispatcher:
         self.stats = Stats()
         self.cache = cache
 
-    @asynccontextmanager
-    async def serve(
+    def serve(
         self,
         request: InferenceRequest,
         headers: Sequence[Header],
         body: bytes,
         on_place: OnPlace | None = None,
         asking: Asking | None = None,
-    ) -> AsyncIterator[Served]:
+    ) -> AbstractAsyncContextManager[Served]:
         """An answer to ``request`` that has begun at the best place that would give one.
 
         ``on_place`` hears how the wait for a slot goes. With ``asking`` the answer is kept, and a kept one
@@ -163,31 +119,7 @@ class Dispatcher:
         the block is left. Raises `NoCandidate`, `Busy`, `UpstreamFailed`, and for pins `NodeNotFound` or
         `ModelNotFound`.
         """
-        began = self._clock()
-        served = Served(request)
-        is_read = False
-        refusal: DistError | None = None
-        first_byte_s: float | None = None
-        self._budget.begin()
-        try:
-            with ExitStack() as held:
-                await self._answer_or_recall(served, headers, body, held, on_place, asking)
-                first_byte_s = self._clock() - began
-                if asking is not None and served.answer is not None:
-                    served.answer.keep_copy(LARGEST)
-                yield served
-            is_read = True
-            if asking is not None:
-                self._keep(served, asking)
-        except DistError as error:
-            refusal = error
-            raise
-        except asyncio.CancelledError:
-            served.was_left = served.answer is None
-            raise
-        finally:
-            self._budget.end(served.retries)
-            self._note_end(served, refusal, first_byte_s, self._clock() - began, is_read=is_read)
+        return _Serving(self, Served(request), headers, body, on_place, asking)
 
     @asynccontextmanager
     async def serve_peer(
@@ -203,17 +135,19 @@ class Dispatcher:
         """
         me = self._view().me
         self.stats.relayed_in += 1
+        held: Held = []
         try:
-            with ExitStack() as held:
-                target, waited = await self._own_slot(request, on_place, me, held)
-                answer = await self._begin_here(target, request, headers, body, me)
-                held.callback(answer.close)
-                yield answer, waited
-                if answer.result is Result.OK:
-                    self._learn(me, request, answer.usage, is_own=True)
+            target, waited = await self._own_slot(request, on_place, me, held)
+            answer = await self._begin_here(target, request, headers, body, me)
+            held.append(answer.close)
+            yield answer, waited
+            if answer.result is Result.OK:
+                self._learn(me, request, answer.usage, is_own=True)
         except AttemptFailed as failed:
             self.stats.refused_in += failed.result in (Result.BUSY, Result.REFUSED)
             raise
+        finally:
+            let_go(held)
 
     def forget(self, node: NodeId) -> None:
         """Drop what was learned of a node that is gone for good."""
@@ -223,12 +157,12 @@ class Dispatcher:
 
     # Deciding and attempting
 
-    async def _answer_or_recall(
+    async def answer_or_recall(
         self,
         served: Served,
         headers: Sequence[Header],
         body: bytes,
-        held: ExitStack,
+        held: Held,
         on_place: OnPlace | None,
         asking: Asking | None,
     ) -> None:
@@ -251,7 +185,7 @@ class Dispatcher:
         # The holders may all be gone: what they were last known to have is what the name stands for.
         here = view.serving_holders(request.model) or [view.nodes[node] for node in holders]
         meant = view.content(request.model, here).digest
-        now = self._clock()
+        now = self.clock()
         kept = self.cache.get(asking.about(request, meant), now)
         if kept is None:
             return False
@@ -259,7 +193,7 @@ class Dispatcher:
         served.answer = Answer(Head(kept.status, kept.headers), kept.body)
         return True
 
-    def _keep(self, served: Served, asking: Asking) -> None:
+    def keep(self, served: Served, asking: Asking) -> None:
         """Keep an answer that ended well for the day when there is none."""
         request, answer, node = served.request, served.answer, served.node
         if answer is None or node is None or served.is_refusal or answer.result is not Result.OK:
@@ -268,7 +202,7 @@ class Dispatcher:
         copy = answer.copy
         if model is not None and copy is not None:
             headers = tuple((name.lower(), value) for name, value in answer.headers if name in REPLAYED)
-            kept = Kept(answer.status, headers, copy, request.model, self._clock())
+            kept = Kept(answer.status, headers, copy, request.model, self.clock())
             self.cache.put(asking.about(request, model.digest), kept)
 
     async def _answer(
@@ -276,7 +210,7 @@ class Dispatcher:
         served: Served,
         headers: Sequence[Header],
         body: bytes,
-        held: ExitStack,
+        held: Held,
         on_place: OnPlace | None,
     ) -> None:
         """Put the first answer that begins into ``served``; what it needs stays in ``held``."""
@@ -307,10 +241,10 @@ class Dispatcher:
                         patience_s=OWNER_S,
                         on_interim=_heard(on_place),
                     )
-                held.callback(answer.close)
+                held.append(answer.close)
                 served.node, served.answer = node, answer
             except AttemptFailed as failed:
-                held.close()
+                let_go(held)
                 served.waited = None
                 self._note_failure(served, node, failed)
                 failures.append(failed)
@@ -319,7 +253,7 @@ class Dispatcher:
                     self._surrender(served, failures)
 
     def _decide(self, served: Served, view: ClusterView) -> Decision:
-        now = self._clock()
+        now = self.clock()
         served.mode = effective_mode(self._switches(), view)
         decision = decide(
             served.request,
@@ -342,7 +276,7 @@ class Dispatcher:
         )
 
     def _take_retry(self, served: Served) -> bool:
-        allowed = self._budget.take()
+        allowed = self.budget.take()
         served.retries += allowed
         return allowed
 
@@ -360,15 +294,15 @@ class Dispatcher:
                 f"{served.request.model_text!r} could not be served ({'; '.join(tried)})"
             ) from telling
 
-    def _lease(self, node: NodeView, held: ExitStack) -> Target:
+    def _lease(self, node: NodeView, held: Held) -> Target:
         """The right to send one request to a peer, as long as ``held``; raises `AttemptFailed`."""
         target = self._way_to(node.id)
         self._ledger.sent(node)
-        held.callback(lambda: self._ledger.ended(self._view().nodes.get(node.id, node)))
+        held.append(lambda: self._ledger.ended(self._view().nodes.get(node.id, node)))
         return target
 
     async def _own_slot(
-        self, request: InferenceRequest, on_place: OnPlace | None, me: NodeView, held: ExitStack
+        self, request: InferenceRequest, on_place: OnPlace | None, me: NodeView, held: Held
     ) -> tuple[Target, Waited]:
         """A slot of this node's own engine, as long as ``held``; raises `AttemptFailed`."""
         target, model = self._way_to(me.id), request.model
@@ -377,7 +311,7 @@ class Dispatcher:
             admission = await self._load.admit(request, service, on_place)
         except Busy as busy:
             raise AttemptFailed(Result.BUSY, str(busy)) from busy
-        held.callback(admission.leave)
+        held.append(admission.leave)
         return target, admission.waited
 
     async def _begin_here(
@@ -395,7 +329,7 @@ class Dispatcher:
         target = self._target(node)
         if target is None:
             raise AttemptFailed(Result.REFUSED, "nothing is known to take relayed requests there")
-        self.breakers.begin(node, self._clock())
+        self.breakers.begin(node, self.clock())
         return target
 
     async def _unload_elsewhere(
@@ -406,7 +340,7 @@ class Dispatcher:
         if request.model is None or request.pin is not None:
             return
         view = self._view()
-        conditions = self._conditions(view, served, self._clock())
+        conditions = self._conditions(view, served, self.clock())
         others = [node for node in unload_targets(request.model, view, conditions) if node != winner]
 
         async def unload(node: NodeId) -> None:
@@ -424,11 +358,11 @@ class Dispatcher:
     # What is learned from the end
 
     def _note_failure(self, served: Served, node: NodeView, failed: AttemptFailed) -> None:
-        self.breakers.end(node.id, failed.result, self._clock())
+        self.breakers.end(node.id, failed.result, self.clock())
         served.attempts.append(Attempt(node.id, failed.result, str(failed)))
         log.info("attempt_failed", node=node.name, result=failed.result, detail=str(failed))
 
-    def _note_end(
+    def note_end(
         self,
         served: Served,
         refusal: DistError | None,
@@ -440,7 +374,7 @@ class Dispatcher:
         request, node, answer = served.request, served.node, served.answer
         result = served.result(is_read=is_read)
         if answer is not None and node is not None and not served.is_refusal:
-            self.breakers.end(node.id, result, self._clock())
+            self.breakers.end(node.id, result, self.clock())
             served.attempts.append(Attempt(node.id, result))
             if result is Result.OK:
                 self._learn(node, request, answer.usage, is_own=served.waited is not None)
@@ -459,14 +393,17 @@ class Dispatcher:
         is_fallback = bool(served.fallback_reason)
         self.stats.count(request.route, request.model_text, name, outcome, is_fallback=is_fallback)
         log_request(
-            route=request.route,
-            model=request.model_text,
-            node=name,
-            status=outcome.status,
-            result=result,
-            first_byte_s=first_byte_s and round(first_byte_s, 4),
-            total_s=round(total_s, 4),
-            tokens=outcome.usage.output_tokens,
+            RequestEnded(
+                request_id=request.id,
+                route=request.route,
+                model=request.model_text,
+                node=name,
+                status=outcome.status,
+                result=result,
+                first_byte_s=first_byte_s and _brief(first_byte_s),
+                total_s=_brief(total_s),
+                tokens=outcome.usage.output_tokens,
+            )
         )
 
     def _learn(self, node: NodeView, request: InferenceRequest, usage: Usage, *, is_own: bool) -> None:
@@ -479,21 +416,95 @@ class Dispatcher:
                 self._loads.note(request)
 
     def _record(self, request: InferenceRequest, decision: Decision, view: ClusterView) -> None:
-        shown = {decision.winner, *(each.node for each in decision.candidates)}
-        shown |= {each.node for each in decision.rejected}
-        names = {node: view.nodes[node].name for node in shown}
-        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self.decisions.add(Record(request.id, at, request.model_text, request.route, decision, names))
+        looked_at: Sequence[Candidate | Rejection] = (*decision.candidates, *decision.rejected)
+        names = {each.node: view.nodes[each.node].name for each in looked_at}
+        names[decision.winner] = view.nodes[decision.winner].name
+        self.decisions.add(
+            Record(request.id, time.time(), request.model_text, request.route, decision, names)
+        )
 
     def _name(self, node: NodeId) -> str:
         known = self._view().nodes.get(node)
         return known.name if known else node
 
 
+class _Serving(AbstractAsyncContextManager[Served]):
+    """One request on its way; see `Dispatcher.serve`."""
+
+    __slots__ = (
+        "_asking",
+        "_began",
+        "_body",
+        "_by",
+        "_first_byte_s",
+        "_headers",
+        "_held",
+        "_on_place",
+        "_served",
+    )
+
+    def __init__(
+        self,
+        by: Dispatcher,
+        served: Served,
+        headers: Sequence[Header],
+        body: bytes,
+        on_place: OnPlace | None,
+        asking: Asking | None,
+    ) -> None:
+        self._by, self._served, self._headers, self._body = by, served, headers, body
+        self._on_place, self._asking = on_place, asking
+        self._held: Held = []
+        self._began = by.clock()
+        self._first_byte_s: float | None = None
+
+    async def __aenter__(self) -> Served:
+        by, served, asking = self._by, self._served, self._asking
+        by.budget.begin()
+        try:
+            await by.answer_or_recall(served, self._headers, self._body, self._held, self._on_place, asking)
+        except BaseException as error:
+            self._end(error)
+            raise
+        self._first_byte_s = by.clock() - self._began
+        if asking is not None and served.answer is not None:
+            served.answer.keep_copy(LARGEST)
+        return served
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        by, served = self._by, self._served
+        let_go(self._held)
+        if isinstance(error, asyncio.CancelledError):
+            served.was_left = served.answer is None
+        elif error is None and self._asking is not None:
+            by.keep(served, self._asking)
+        by.budget.end(served.retries)
+        by.note_end(
+            served,
+            error if isinstance(error, DistError) else None,
+            self._first_byte_s,
+            by.clock() - self._began,
+            is_read=error is None,
+        )
+
+
+def _brief(seconds: float) -> float:
+    """To a tenth of a millisecond; `round` takes five times as long."""
+    return int(seconds * 1e4 + 0.5) / 1e4
+
+
 def _expected_wait_s(decision: Decision | None) -> float:
     """At the place that was chosen first."""
-    found = [each for each in decision.candidates if each.node == decision.winner] if decision else []
-    return found[0].estimate.wait_s if found else 0.0
+    if decision is not None:
+        for each in decision.candidates:
+            if each.node == decision.winner:
+                return each.estimate.wait_s
+    return 0.0
 
 
 def _must_load(request: InferenceRequest, me: NodeView) -> bool:

@@ -70,13 +70,13 @@ class EngineLoad:
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
         self._beside = 0
         """Requests that take no slot."""
-        self._tokens_per_s = 0.0
+        self._tokens_per_s = self._told_tokens_per_s = 0.0
 
     @property
     def now(self) -> Load:
         queue = self._queue
         in_flight = queue.in_flight + self._beside
-        return Load(in_flight, queue.waiting, self._slots, round(self._tokens_per_s, 1))
+        return Load(in_flight, queue.waiting, self._slots, self._told_tokens_per_s)
 
     def active(self, model: ModelKey) -> int:
         """Requests for one model that run or wait here."""
@@ -147,3 +147,4 @@ class EngineLoad:
         if speed := usage.tokens_per_s:
             weight = _SMOOTHING if self._tokens_per_s else 1.0
             self._tokens_per_s += weight * (speed - self._tokens_per_s)
+            self._told_tokens_per_s = round(self._tokens_per_s, 1)

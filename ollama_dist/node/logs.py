@@ -8,11 +8,12 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, TextIO
 
 import structlog
 from structlog.typing import Processor
@@ -86,6 +87,20 @@ def _names_a_secret(field: str) -> bool:
     return _SECRET_FIELD.search(field) is not None
 
 
+class RequestEnded(NamedTuple):
+    """What the log says of each request. The model and the node are as somebody outside wrote them."""
+
+    request_id: RequestId
+    route: str
+    model: str
+    node: str
+    status: int
+    result: str
+    first_byte_s: float | None
+    total_s: float
+    tokens: int
+
+
 class _Lines:
     """The end of our own events' road, and structlog's way to get there. No request fails for a lost log."""
 
@@ -97,10 +112,12 @@ class _Lines:
         return self
 
     def msg(self, line: str) -> None:
-        with suppress(OSError, ValueError):  # closed, or its reader is gone
+        try:
             self._stream.write(f"{line}\n")
             if not self._is_flushed:
                 self._stream.flush()
+        except (OSError, ValueError):  # closed, or its reader is gone
+            pass
 
     debug = info = warning = error = critical = msg
 
@@ -149,7 +166,7 @@ def configure_logging(
 class _RequestLines:
     """Writes what `structlog` would of the one event that every request has, in the plain form.
 
-    Its fields are few and their words come again and again, so most of it is looked up.
+    Its fields are always the same and their words come again and again, so most of it is looked up.
     """
 
     def __init__(self) -> None:
@@ -164,30 +181,40 @@ class _RequestLines:
         def text(value: str) -> str:
             return _shown_text(redactor.text(value))
 
-        self._lines, self._text, self._word = lines, text, lru_cache(maxsize=_WORDS)(text)
+        word = lru_cache(maxsize=_WORDS)(text)
 
-    def write(self, fields: dict[str, Any]) -> None:
-        fields |= structlog.contextvars.get_contextvars()
-        shown = []
-        for name in sorted(fields):
-            value = fields[name]
-            if type(value) is str:
-                value = self._word(value) if len(value) <= _WORD else self._text(value)
-            shown.append(f"{name}={value}")
-        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        def shown(value: str) -> str:
+            return word(value) if len(value) <= _WORD else text(value)
+
+        self._lines, self._shown = lines, shown
+
+    def write(self, ended: RequestEnded) -> None:
         assert self._lines is not None
-        self._lines.msg(f"{at} [info     ] request                        {' '.join(shown)}")
+        now = time.time()
+        second = int(now)
+        at = f"{_second(second)}.{int((now - second) * 1e6):06}Z"
+        self._lines.msg(
+            f"{at} [info     ] request                        first_byte_s={ended.first_byte_s}"
+            f" model={self._shown(ended.model)} node={self._shown(ended.node)} request_id={ended.request_id}"
+            f" result={ended.result} route={ended.route} status={ended.status} tokens={ended.tokens}"
+            f" total_s={ended.total_s}"
+        )
+
+
+@lru_cache(maxsize=1)
+def _second(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 _request_lines: Final = _RequestLines()
 
 
-def log_request(**fields: Any) -> None:
+def log_request(ended: RequestEnded) -> None:
     """Log that a request has ended. No field is named like a secret."""
     if _request_lines.is_on:
-        _request_lines.write(fields)
+        _request_lines.write(ended)
     else:
-        log.info("request", **fields)
+        log.info("request", **ended._asdict())
 
 
 @contextmanager

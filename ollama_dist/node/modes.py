@@ -1,8 +1,10 @@
 """Which mode a node is in, and why. Pure but for the two switches an operator turns."""
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ollama_dist.core.modes import Mode
+from ollama_dist.core.values import value
 from ollama_dist.core.view import ClusterView, MemberState
 
 
@@ -21,7 +23,7 @@ class Switches:
         return replace(self, fallback=fallback)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class EffectiveMode:
     """The mode a request is served in."""
 
@@ -36,8 +38,16 @@ def effective_mode(switches: Switches, view: ClusterView) -> EffectiveMode:
     """A node that wants peers and reaches none is standalone: a fallback, if it knows of lost ones."""
     if switches.mode is not Mode.DISTRIBUTED:
         return EffectiveMode(switches.mode)
-    states = {peer.state for peer in view.peers() if peer.reachable}
-    if MemberState.ALIVE in states or MemberState.SUSPECT in states:
-        return EffectiveMode(Mode.DISTRIBUTED)
-    lost = any(peer.state is not MemberState.LEFT for peer in view.peers())
-    return EffectiveMode(Mode.STANDALONE, is_fallback=lost, reason="no_peer_reachable" if lost else "")
+    lost = False
+    for node in view.nodes.values():
+        if node.id != view.self_id:
+            if node.reachable and node.state in _THERE:
+                return _DISTRIBUTED
+            lost = lost or node.state is not MemberState.LEFT
+    return _CUT_OFF if lost else _ALONE
+
+
+_THERE: Final = frozenset({MemberState.ALIVE, MemberState.SUSPECT})
+_DISTRIBUTED: Final = EffectiveMode(Mode.DISTRIBUTED)
+_ALONE: Final = EffectiveMode(Mode.STANDALONE)
+_CUT_OFF: Final = EffectiveMode(Mode.STANDALONE, is_fallback=True, reason="no_peer_reachable")

@@ -194,6 +194,8 @@ class Node:
         )
         self._loads = Loads(lambda: self.view().me, engine.nudge)
         self._models: Mapping[ModelKey, InstalledModel] = {}
+        self._models_of: tuple[object, int] | None = None
+        """The engine's list and the keeper's version that they were made of."""
         self.moves = Moves(self, options.moves, engine.nudge, self._renew_self, self._announce_state)
         self._views = ViewStore(cluster.id, self._myself())
         self._announcer = Announcer(cluster.set_load, cluster.set_state)
@@ -318,12 +320,15 @@ class Node:
         """``models`` with what the keeper knows of them; the same object as long as nothing changes."""
         if self.keeper is None:
             return models
-        identified = {
-            key: replace(model, identity=self.keeper.identity(key, model.digest))
-            for key, model in models.items()
-        }
-        if identified != self._models:
-            self._models = identified
+        made_of = models, self.keeper.version
+        if self._models_of is None or self._models_of[0] is not models or self._models_of[1] != made_of[1]:
+            identified = {
+                key: replace(model, identity=self.keeper.identity(key, model.digest))
+                for key, model in models.items()
+            }
+            if identified != self._models:
+                self._models = identified
+            self._models_of = made_of
         return self._models
 
     def _myself(self) -> NodeView:
@@ -554,7 +559,7 @@ class Node:
 
     @property
     def mode(self) -> Mode:
-        return effective_mode(self.switches, self.view()).mode
+        return effective_mode(self.switches, self._views.current).mode  # this node's own load is not in it
 
 
 def _without_life(model: LoadedModel) -> LoadedModel:

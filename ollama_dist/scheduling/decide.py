@@ -129,9 +129,14 @@ def _fitting(
 ) -> tuple[list[NodeView], list[Rejection]]:
     """Those that hold what the name stands for here (see `ClusterView.content`) and could load it."""
     meant = view.content(key, view.serving_holders(key) or holders)
-    verdicts = {node.id: reject_for_model(node, key, meant) for node in holders}
-    fitting = [node for node in holders if verdicts[node.id] is None]
-    return fitting, [rejection for rejection in verdicts.values() if rejection is not None]
+    fitting, unfit = [], []
+    for node in holders:
+        rejection = reject_for_model(node, key, meant)
+        if rejection is None:
+            fitting.append(node)
+        else:
+            unfit.append(rejection)
+    return fitting, unfit
 
 
 def _rank(
@@ -155,6 +160,8 @@ def _rank(
 def _pick(candidates: Sequence[Candidate], view: ClusterView, rng: Random) -> Candidate:
     """This node where it is one of the best and free, else the better of two random ones of the best."""
     best = candidates[0]
+    if len(candidates) == 1:
+        return best
     own = next((candidate for candidate in candidates if candidate.node == view.self_id), None)
     if own is not None and _equal(own, best) and not own.estimate.wait_s and not own.estimate.load_s:
         return own

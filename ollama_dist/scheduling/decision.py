@@ -3,11 +3,13 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
 from ollama_dist.core.ids import NodeId, RequestId
 from ollama_dist.core.outcomes import Outcome
+from ollama_dist.core.values import value
 
 KEPT: Final = 10_000
 """Records in memory, about a kilobyte each."""
@@ -20,7 +22,7 @@ class Stage(StrEnum):
     SCORED = "scored"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Estimate:
     """What a request would meet at a node; seconds."""
 
@@ -32,7 +34,7 @@ class Estimate:
     """Short, for people: "loaded, 2 ahead, 71 tok/s"."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Candidate:
     """A node that could serve the request. The smallest score is the best; scores are seconds."""
 
@@ -50,7 +52,7 @@ class Rejection:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Decision:
     """Where a request goes first, and what else was looked at. Candidates stand best first."""
 
@@ -66,8 +68,8 @@ class Record:
     """A decision with the request it was about and, later, how it ended."""
 
     request_id: RequestId
-    at: str
-    """RFC 3339 UTC."""
+    at: float
+    """Unix time."""
     model: str
     route: str
     decision: Decision
@@ -80,7 +82,9 @@ class Record:
         decision, outcome = self.decision, self.outcome
         return {
             "request_id": self.request_id,
-            "at": self.at,
+            "at": datetime.fromtimestamp(self.at, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z"),
             "model": self.model,
             "route": self.route,
             "stage": decision.stage,

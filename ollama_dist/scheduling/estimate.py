@@ -1,13 +1,13 @@
 """How long a request would take at a node: the wait, the load, the first token, the whole answer. Pure."""
 
-from dataclasses import dataclass
 from typing import Final
 
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
+from ollama_dist.core.values import value
 from ollama_dist.core.view import LoadedModel, NodeView
 from ollama_dist.scheduling.decision import Estimate
-from ollama_dist.scheduling.rates import Rates
+from ollama_dist.scheduling.rates import Rates, prefill
 
 BYTES_PER_TOKEN: Final = 4.0
 
@@ -21,7 +21,7 @@ FIRST_TOKEN_WEIGHT: Final = {Priority.INTERACTIVE: 0.8, Priority.NORMAL: 0.5, Pr
 """How much the first token counts against the whole answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Situation:
     """A node as one request finds it."""
 
@@ -44,21 +44,19 @@ def estimate(request: InferenceRequest, key: ModelKey, situation: Situation, rat
     decode = alone / (1 + sharing * beside)
     service = rates.output_tokens(key, None) / decode
     wait_s = max(0, ahead - slots + 1) * service / slots
-    loaded = loaded_as_asked(request, key, node)
-    load_s = 0.0 if loaded else rates.load_s(node, size)
-    if not loaded and in_memory(key, node):  # an engine lets all that is under way end before it reloads
+    loaded = in_memory(key, node)
+    if loaded is None:
+        readiness, load_s = "cold", rates.load_s(node, size)
+    elif fits(request.runner_options, loaded):
+        readiness, load_s = "loaded", 0.0
+    else:  # an engine lets all that is under way end before it reloads
         wait_s = ahead * service / slots
-        load_s += wait_s
+        readiness, load_s = "loaded with other options", rates.load_s(node, size) + wait_s
     network_s = 0.0 if situation.is_self else (node.rtt_s or UNKNOWN_RTT_S)
-    prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / rates.prefill(node, key, size)
+    prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / prefill(node, alone)
     first = network_s + max(wait_s, load_s) + prompt_s
-    return Estimate(
-        wait_s=wait_s,
-        load_s=load_s,
-        first_token_s=first,
-        total_s=first + tokens / decode,
-        reason=f"{_readiness(request, key, node)}, {ahead} ahead, {decode:.0f} tok/s",
-    )
+    reason = f"{readiness}, {ahead} ahead, {decode:.0f} tok/s"
+    return Estimate(wait_s, load_s, first, first + tokens / decode, reason)
 
 
 def seconds(request: InferenceRequest, expected: Estimate) -> float:
@@ -69,11 +67,11 @@ def seconds(request: InferenceRequest, expected: Estimate) -> float:
 
 def service_s(request: InferenceRequest, key: ModelKey, node: NodeView, rates: Rates) -> float:
     """How long ``request`` would keep a slot of ``node``, seconds."""
-    size = node.models[key].size if key in node.models else 0
-    prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / rates.prefill(node, key, size)
+    decode = rates.decode(node, key, node.models[key].size if key in node.models else 0)
+    prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / prefill(node, decode)
     if request.intent is not Intent.GENERATE:
         return prompt_s
-    return prompt_s + rates.output_tokens(key, request.max_tokens) / rates.decode(node, key, size)
+    return prompt_s + rates.output_tokens(key, request.max_tokens) / decode
 
 
 def loaded_as_asked(request: InferenceRequest, key: ModelKey, node: NodeView) -> LoadedModel | None:
@@ -96,6 +94,8 @@ def in_memory(key: ModelKey, node: NodeView) -> LoadedModel | None:
 
 def fits(asked: tuple[RunnerOption, ...], loaded: LoadedModel) -> bool:
     """Whether an engine would answer with the model as it is: its ``needsReload`` (``server/sched.go``)."""
+    if not asked and not loaded.options:
+        return True
     wanted = {option.name: option.value for option in asked}
     context = wanted.pop("num_ctx", None)
     if loaded.options is None:  # somebody else had it loaded: engines tell no more than its context
@@ -104,9 +104,3 @@ def fits(asked: tuple[RunnerOption, ...], loaded: LoadedModel) -> bool:
     had_context = had.pop("num_ctx", None)
     # An engine cuts the context to what the model was trained with, and tells what is left.
     return wanted == had and (context == had_context or (context or 0) == (loaded.context_length or -1))
-
-
-def _readiness(request: InferenceRequest, key: ModelKey, node: NodeView) -> str:
-    if loaded_as_asked(request, key, node):
-        return "loaded"
-    return "loaded with other options" if in_memory(key, node) else "cold"

@@ -4,18 +4,18 @@ A filter says what is impossible or forbidden; what is merely slow is a matter f
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.labels import Wanted
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.names import ModelKey
+from ollama_dist.core.values import value
 from ollama_dist.core.view import ClusterView, EngineState, InstalledModel, MemberState, NodeView
 from ollama_dist.scheduling.breaker import Circuit
 from ollama_dist.scheduling.decision import Rejection
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Conditions:
     """What a decision depends on beside the request and the view."""
 
@@ -53,11 +53,12 @@ def reject_for_model(node: NodeView, key: ModelKey, meant: InstalledModel) -> Re
     model = node.models[key]
     if not model.is_same(meant):
         return Rejection(node.id, "conflict", "has another content under this name")
+    if key in node.loaded:
+        return None
     memory = node.resources.memory_bytes + sum(gpu.memory_bytes for gpu in node.resources.gpus)
-    if key not in node.loaded and 0 < memory < model.size:
-        return Rejection(
-            node.id, "memory", f"needs {_gigabytes(model.size)}, has {_gigabytes(memory)} in all"
-        )
+    if 0 < memory < model.size:
+        needs = f"needs {_gigabytes(model.size)}, has {_gigabytes(memory)} in all"
+        return Rejection(node.id, "memory", needs)
     return None
 
 
@@ -70,7 +71,7 @@ def reject_for_labels(node: NodeView, wanted: Wanted) -> Rejection | None:
 def suspects_last(nodes: Sequence[NodeView]) -> tuple[list[NodeView], list[Rejection]]:
     """Only those surely alive, if there are any; the others then with the reason."""
     alive = [node for node in nodes if node.state is MemberState.ALIVE]
-    if not alive:
+    if not alive or len(alive) == len(nodes):
         return list(nodes), []
     doubtful = [node for node in nodes if node.state is not MemberState.ALIVE]
     return alive, [Rejection(node.id, "suspect", "may be gone; others surely are not") for node in doubtful]

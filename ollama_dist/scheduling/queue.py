@@ -26,15 +26,18 @@ AGING: Final = 0.5
 """Seconds of rank that a second of waiting is worth: after 64 s anything goes before what has just come."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
     """A request in the queue or in the engine. The smallest goes first."""
 
     rank: float
     number: int
-    """Tells tickets apart, the older first."""
-    model: ModelKey = field(compare=False)
-    service_s: float = field(compare=False)
+    """The older first, of one rank."""
+    model: ModelKey
+    service_s: float
+
+    def __lt__(self, other: "Ticket") -> bool:
+        return (self.rank, self.number) < (other.rank, other.number)
 
 
 @dataclass(slots=True)
@@ -54,10 +57,8 @@ class NodeQueue:
         self._max_waiting = max_waiting
         self._lines: dict[ModelKey, _Line] = {}
         self._number = 0
-
-    @property
-    def in_flight(self) -> int:
-        return sum(len(line.running) + len(line.waiting) for line in self._lines.values())
+        self.in_flight = 0
+        """Requests that run or wait."""
 
     @property
     def waiting(self) -> int:
@@ -78,6 +79,7 @@ class NodeQueue:
         if len(line.running) >= self.slots and len(line.waiting) >= self._max_waiting:
             raise Busy(BUSY_TEXT)
         self._number += 1
+        self.in_flight += 1
         rank = CLASS_S[priority] + min(service_s, LONGEST_SERVICE_S) + AGING * now
         ticket = Ticket(rank, self._number, model, service_s)
         if len(line.running) < self.slots:
@@ -103,6 +105,7 @@ class NodeQueue:
             line.running.remove(ticket)
         else:
             line.waiting.remove(ticket)
+        self.in_flight -= 1
         admitted = self._admit(line)
         if not line.running and not line.waiting:
             del self._lines[ticket.model]
@@ -114,6 +117,8 @@ class NodeQueue:
         return [ticket for line in self._lines.values() for ticket in self._admit(line)]
 
     def _admit(self, line: _Line) -> list[Ticket]:
+        if not line.waiting:
+            return []
         free = max(0, self.slots - len(line.running))
         admitted, line.waiting = line.waiting[:free], line.waiting[free:]
         line.running.update(admitted)

@@ -67,6 +67,11 @@ class LogAverage:
             self._log = log if self._log is None else self._log + ALPHA * (log - self._log)
 
 
+def prefill(node: NodeView, decode: float) -> float:
+    """Prompt tokens read per second where ``decode`` are written."""
+    return decode * (GPU_PREFILL_RATIO if node.resources.gpus else CPU_PREFILL_RATIO)
+
+
 class Rates:
     """What has been measured, and a guess for what has not."""
 
@@ -87,17 +92,12 @@ class Rates:
     def decode(self, node: NodeView, model: ModelKey, size: int) -> float:
         """Tokens one request gets per second when it runs alone."""
         measured = self._decode.get((node.id, model))
-        if measured is not None and measured.value:
-            return measured.value
+        if measured is not None and (speed := measured.value):
+            return speed
         if node.load.tokens_per_s:
             return node.load.tokens_per_s
         prior = GPU_DECODE_TOKENS_PER_S if node.resources.gpus else CPU_DECODE_TOKENS_PER_S
         return prior * math.pow(max(size, SMALLEST_BYTES) / REFERENCE_BYTES, SIZE_EXPONENT)
-
-    def prefill(self, node: NodeView, model: ModelKey, size: int) -> float:
-        """Prompt tokens read per second."""
-        ratio = GPU_PREFILL_RATIO if node.resources.gpus else CPU_PREFILL_RATIO
-        return ratio * self.decode(node, model, size)
 
     def load_s(self, node: NodeView, size: int) -> float:
         """Seconds to bring a model from disk into memory."""

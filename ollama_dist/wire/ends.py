@@ -12,6 +12,7 @@ from typing import Final
 
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.outcomes import Result, Usage
+from ollama_dist.core.values import value
 from ollama_dist.wire.failures import result_of_in_band_error
 from ollama_dist.wire.outline import CONTAINER, Outline, outline_of
 from ollama_dist.wire.tail import Line, Tail, Whole
@@ -33,7 +34,7 @@ class End(StrEnum):
     """It stopped without one, cleanly, after the same token over and over: Ollama's repeat guard."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Verdict:
     """What is to be said of an answer that is over."""
 

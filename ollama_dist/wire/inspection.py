@@ -5,7 +5,6 @@ options make a loaded model reload (``server/sched.go``), defaults of ``stream``
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -16,6 +15,7 @@ from ollama_dist.core.dialects import DIALECTS, FORMS, Dialect
 from ollama_dist.core.ids import RequestId
 from ollama_dist.core.names import InvalidModelName, ModelKey, Source, parse_model_ref
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
+from ollama_dist.core.values import value
 from ollama_dist.wire import gojson
 from ollama_dist.wire.compressed import CannotDecompress, decompress_zstd
 from ollama_dist.wire.durations import is_zero
@@ -45,7 +45,7 @@ BYTES_PER_CONTEXT_TOKEN: Final = 4
 """What one token of a ``context`` list counts as text: the usual length of a token in English."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Inspection:
     """What a body says. With a `complaint` nothing else was found out: an engine has to say what is wrong."""
 

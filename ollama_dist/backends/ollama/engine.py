@@ -81,12 +81,11 @@ class OllamaEngine:
         if self._poller is None:
             return Snapshot(Engine(EngineKind.NONE), self._reason)
         known = self._poller.snapshot
-        is_young = asyncio.get_running_loop().time() - self._started_at < START_S
-        if known.engine.state is EngineState.UNREACHABLE and is_young:
-            return replace(
-                known, engine=replace(known.engine, state=EngineState.STARTING), error="is starting"
-            )
-        return known
+        if known.engine.state is not EngineState.UNREACHABLE:
+            return known
+        if asyncio.get_running_loop().time() - self._started_at >= START_S:
+            return known
+        return replace(known, engine=replace(known.engine, state=EngineState.STARTING), error="is starting")
 
     def nudge(self) -> None:
         if self._poller is not None:

@@ -69,6 +69,8 @@ class Keeper:
         self.scrubber = Scrubber(self.giver, state_dir, scrub_period_s, self.lists.forget_all_but)
         self._listed: Mapping[ModelKey, InstalledModel] = {}
         self._known: dict[ModelKey, _Known] = {}
+        self.version = 0
+        """Rises whenever `identity` may answer otherwise than before."""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -136,6 +138,7 @@ class Keeper:
         read = await asyncio.to_thread(_manifests, self._store, news)
         kept = {key: known for key, known in self._known.items() if key in listed}
         self._known = {**kept, **read}
+        self.version += 1
         self.store_id = await asyncio.to_thread(lambda store: store.id, self._store)
         if news and not self._known:
             self._store, self.reason = None, "the store that was found has none of the engine's models"

@@ -10,9 +10,17 @@ import pytest
 import structlog
 
 from ollama_dist.core.ids import RequestId
+from ollama_dist.core.outcomes import Result
 from ollama_dist.node import logs
 from ollama_dist.node.config import LogSettings
-from ollama_dist.node.logs import MASK, Redactor, configure_logging, log_request, request_context
+from ollama_dist.node.logs import (
+    MASK,
+    Redactor,
+    RequestEnded,
+    configure_logging,
+    log_request,
+    request_context,
+)
 from ollama_dist.node.setting_values import LogFormat, LogLevel, Secret
 
 JSON = LogSettings(log_format=LogFormat.JSON)
@@ -179,18 +187,20 @@ def test_nobody_outside_can_forge_a_line_or_steer_the_terminal() -> None:
     "model", ["tiny", "my model", "x\n2026 [error] forged\x1b[2J", "odk1-9f2c-0-c2VjcmV0-crc"]
 )
 def test_the_line_of_a_request_is_as_any_other(model: str) -> None:
-    fields = {"route": "/api/chat", "model": model, "status": 200, "first_byte_s": None, "total_s": 0.25}
+    ended = RequestEnded(RequestId("a" * 24), "/api/chat", model, "desk", 200, Result.OK, None, 0.25, 7)
     direct, general = io.StringIO(), io.StringIO()
-    for stream, write in ((direct, log_request), (general, lambda **said: LOG.info("request", **said))):
+    for stream, write in (
+        (direct, log_request),
+        (general, lambda said: LOG.info("request", **said._asdict())),
+    ):
         configure_logging(TEXT, secrets=[Secret("open sesame")], stream=stream)
-        with request_context(RequestId("a" * 24)):
-            write(**fields)
+        write(ended)
     assert direct.getvalue().partition(" ")[2] == general.getvalue().partition(" ")[2]
     configure_logging(LogSettings(log_level=LogLevel.WARNING), stream=(silent := io.StringIO()))
-    log_request(**fields)
+    log_request(ended)
     assert silent.getvalue() == ""
     configure_logging(JSON, stream=(as_json := io.StringIO()))
-    log_request(**fields)
+    log_request(ended)
     assert lines_of(as_json)[0]["event"] == "request"
 
 

@@ -13,6 +13,8 @@ from ollama_dist.scheduling.decision import (
 )
 from tests.support.views import node_id
 
+AT = 1795168800.0
+
 DECISION = Decision(
     node_id(1),
     Stage.SCORED,
@@ -24,9 +26,7 @@ DECISION = Decision(
 
 def record(number: int = 1) -> Record:
     names = {node_id(1): "desk", node_id(2): "laptop"}
-    return Record(
-        RequestId(f"{number:024x}"), "2026-11-20T10:00:00.000Z", "llama3:8b", "/api/chat", DECISION, names
-    )
+    return Record(RequestId(f"{number:024x}"), AT, "llama3:8b", "/api/chat", DECISION, names)
 
 
 def test_a_record_reads_as_promised() -> None:

@@ -9,6 +9,7 @@ from ollama_dist.scheduling.rates import (
     OUTPUT_TOKENS,
     REFERENCE_BYTES,
     Rates,
+    prefill,
 )
 from tests.support.views import CPU, SIZE, key, node
 
@@ -42,9 +43,9 @@ def test_what_was_never_measured_is_guessed_from_the_machine_and_the_size() -> N
 
 def test_a_prefix_hit_does_not_make_a_node_look_fast() -> None:
     rates, place = Rates(), node(1, ["tiny"], speed=50)
-    before = rates.prefill(place, TINY, SIZE)
+    before = prefill(place, rates.decode(place, TINY, SIZE))
     rates.learn(place.id, TINY, SIZE, Usage(prompt_tokens=100_000, prompt_s=0.001))
-    assert rates.prefill(place, TINY, SIZE) == before
+    assert prefill(place, rates.decode(place, TINY, SIZE)) == before
 
 
 def test_only_a_real_load_teaches_how_long_one_takes() -> None:

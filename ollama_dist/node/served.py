@@ -1,0 +1,67 @@
+"""A request whose answer has begun, and how it ended."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from ollama_dist.core.modes import Mode
+from ollama_dist.core.outcomes import Attempt, Result
+from ollama_dist.core.requests import InferenceRequest
+from ollama_dist.core.view import NodeView
+from ollama_dist.node.answers import Answer
+from ollama_dist.node.load import Waited
+from ollama_dist.node.modes import EffectiveMode
+from ollama_dist.scheduling.decision import Decision
+
+_UNDECIDED: Final = EffectiveMode(Mode.DISTRIBUTED)
+
+Held = list[Callable[[], None]]
+"""What is to be called when an answer is no longer needed, the last first."""
+
+
+def let_go(held: Held) -> None:
+    while held:
+        held.pop()()
+
+
+@dataclass(slots=True)
+class Served:
+    """A request whose answer has begun: where it comes from and what led there."""
+
+    request: InferenceRequest
+    mode: EffectiveMode = _UNDECIDED
+    decision: Decision | None = None
+    """The first one: later ones only go without the places already tried."""
+    attempts: list[Attempt] = field(default_factory=list)
+    """Places that gave no answer."""
+    node: NodeView | None = None
+    """Where the answer comes from."""
+    answer: Answer | None = None
+    is_refusal: bool = False
+    """The answer is what a place said that could not serve the request."""
+    retries: int = 0
+    """Further tries that were charged to the budget."""
+    waited: Waited | None = None
+    """How it came to its slot, where that was here."""
+    was_left: bool = False
+    """The caller went before there was an answer."""
+    kept_s: float | None = None
+    """The answer is one that was kept for so many seconds, since nobody can give it now."""
+
+    @property
+    def fallback_reason(self) -> str:
+        """Why this is not the first choice's answer, in snake case; empty when it is."""
+        if self.kept_s is not None:
+            return "cached"
+        for attempt in self.attempts:
+            if attempt.result.blames_node:
+                return f"node_{attempt.result}"
+        return self.mode.reason
+
+    def result(self, *, is_read: bool) -> Result:
+        """How the request ended; ``is_read`` is whether somebody read the answer to its end."""
+        if self.was_left:
+            return Result.CANCELLED
+        if self.answer is None or self.is_refusal:
+            return self.attempts[-1].result if self.attempts else Result.FAILED
+        return self.answer.result if is_read or self.answer.result is not Result.OK else Result.CANCELLED
