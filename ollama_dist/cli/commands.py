@@ -145,7 +145,9 @@ def _gossip(parser: "ArgumentParser") -> None:
     parser.add_argument("--minutes", metavar="M", type=float, default=2.0, help="virtual ones. Default: 2.")
     parser.add_argument("--seed", metavar="S", type=int, default=1, help="what chance does. Default: 1.")
     parser.add_argument("--loss", metavar="P", type=float, default=0.0, help="part of messages lost, 0 to 1")
-    parser.add_argument("--latency", metavar="LIKE", default="lan", help="lan, wifi or wan. Default: lan.")
+    parser.add_argument(
+        "--latency", metavar="LIKE", default="lan", help="lan, wifi, wan or far. Default: lan."
+    )
     parser.add_argument("--wan", action="store_true", help="with the times for slow links")
     parser.add_argument(
         "--fault", metavar="F", action="append", default=[], help="NAME[:PARAMETER=VALUE,...]; repeat it"
