@@ -162,7 +162,9 @@ def _simulation(parser: "ArgumentParser") -> None:
     parser = cast("ArgumentParser", parser.add_argument_group("gossip"))
     parser.add_argument("--minutes", metavar="M", type=float, default=2.0, help="virtual ones. Default: 2.")
     parser.add_argument("--loss", metavar="P", type=float, default=0.0, help="part of messages lost, 0 to 1")
-    parser.add_argument("--latency", metavar="LIKE", default="lan", help="lan, wifi or wan. Default: lan.")
+    parser.add_argument(
+        "--latency", metavar="LIKE", default="lan", help="lan, wifi, wan or far. Default: lan."
+    )
     parser.add_argument("--wan", action="store_true", help="with the times for slow links")
     parser.add_argument(
         "--fault", metavar="F", action="append", default=[], help="NAME[:PARAMETER=VALUE,...]; repeat it"

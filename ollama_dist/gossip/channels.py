@@ -19,7 +19,8 @@ from ollama_dist.runtime.tasks import Tasks
 
 log = structlog.get_logger()
 
-MAX_CHANNELS: Final = 64
+MAX_CHANNELS: Final = 128
+"""Some 150 KiB each. With fewer than there are members, every probe of one round would cost a handshake."""
 MAX_REMEMBERED: Final = 1024
 CONNECT_S: Final = 1.0
 GRACE_S: Final = 2.0

@@ -3,6 +3,7 @@
 On a command line a fault is its name, and parameters after a colon: ``pause:seconds=20,count=2,every=40``.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -72,7 +73,7 @@ class World:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class Fault(ABC):
     """Something that befalls a cluster. Times are seconds after the cluster has settled."""
 
     name: ClassVar[str] = ""
@@ -88,8 +89,9 @@ class Fault:
     count: int = 1
     """Nodes that it strikes at once."""
 
+    @abstractmethod
     def strike(self, world: World) -> None:
-        raise NotImplementedError
+        """It befalls the cluster, once."""
 
     @classmethod
     def parse(cls, parameters: str) -> Self:
@@ -345,7 +347,7 @@ class Loss(Fault):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distance(Fault):
     name = "latency"
-    says = "for `seconds` messages take as long as between `like` (lan, wifi, wan)"
+    says = "for `seconds` messages take as long as between `like` (lan, wifi, wan, far)"
     like: str = "wan"
 
     def strike(self, world: World) -> None:

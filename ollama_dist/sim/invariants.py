@@ -135,7 +135,7 @@ class Invariants:
     trusts_rumours: bool = True
     """False when somebody lies: then what is said of a death proves nothing (14)."""
     look_every: int = 1
-    """Of every so manyth node, the rows that an input changed are looked at at once; of the others in sweeps."""
+    """Of every so manyth node, rows that an input changed are looked at at once; of the others in sweeps."""
     sees_beginnings: bool = True
     """False when members know each other from before anything was watched."""
     checks: int = 0

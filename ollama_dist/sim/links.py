@@ -39,8 +39,10 @@ LATENCIES: Final[dict[str, Latency]] = {
     "lan": Uniform(0.0002, 0.002),
     "wifi": LongTailed(0.004, 1.0),
     "wan": LongTailed(0.04, 0.6),
+    "far": Uniform(0.06, 0.08),
 }
-"""One way. ``lan`` is a quiet local network, ``wan`` the internet between two homes."""
+"""One way. ``lan`` is a quiet local network, ``wan`` the internet between two homes, ``far`` a line between
+continents: long, but always the same."""
 
 Pair = tuple[str, str]
 

@@ -131,7 +131,7 @@ class Beliefs:
             self._declare(row, row.reason)
 
     def suspect(self, row: Row, accuser: NodeId, reason: str) -> None:
-        """``accuser`` has not reached the member. Our own failure hastens the end of whom others call dead."""
+        """``accuser`` has not reached the member. Our own failure hastens the end of who is called dead."""
         if row.suspicion is None:
             row.suspicion = self._begin_suspicion(row, accuser, reason)
         if row.suspicion.confirm(accuser):

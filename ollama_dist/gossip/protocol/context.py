@@ -66,8 +66,8 @@ class Context:
     declare_from: float = float("-inf")
     """Before this time nobody is declared dead: we stood still ourselves and look around first (rule 8)."""
     missed_heard_at: float = float("-inf")
-    """When somebody who was suspect or gone last spoke to us itself: what kept it from us, a partition perhaps,
-    may be over for others as well. Questions put before prove nothing any more (rule 9)."""
+    """When somebody who was suspect or gone last spoke to us itself: what kept it from us (a partition?) may
+    be over for others as well. Questions put before prove nothing any more (rule 9)."""
 
     def __post_init__(self) -> None:
         self.rumours = Rumours(self.me)

@@ -189,8 +189,9 @@ class Envelope:
 
     kind: Kind
     claim: Claim | None
-    """The sender's own newest: makes a stranger known, and clears suspicions of it. Without contact and signature
-    where the receiver has those. None while it is joining: it looks around before it announces itself."""
+    """The sender's own newest: makes a stranger known, and clears suspicions of it. Without contact and
+    signature where the receiver has those. None while it is joining: it looks around before it announces
+    itself."""
     fingerprint: int = 0
     """Of all the sender knows, 64 bits: equal ones have nothing to tell each other."""
     rumours: tuple[Claim, ...] = ()

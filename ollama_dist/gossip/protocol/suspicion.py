@@ -1,8 +1,8 @@
 """How long a suspected member has to prove itself: the less, the more members suspect it (Lifeguard IV-B).
 
 A suspicion starts long and shrinks with every independent confirmation, logarithmically, down to its minimum.
-It ends in a death only as a question of this member's own stays unanswered. The last one is put shortly before
-the time is up: what went unanswered before proves nothing of now, should a partition have ended meanwhile.
+It ends in a death only as a question of this member's own stays unanswered. The last one is put shortly
+before the time is up: what went unanswered before proves nothing of now, should a partition have ended since.
 """
 
 import math
@@ -64,7 +64,7 @@ class Suspicion:
 
     def next_question(self, now: float, patience: float, not_before: float) -> float:
         """When this member next asks the accused: now and then, and twice so that the answers, for which it
-        has ``patience`` and a part of that, are due when the time is up (``not_before`` some time, though)."""
+        has ``patience`` and a part of that, are due when the time is up, ``not_before`` some time."""
         last = patience * LAST_SHARE
         end = max(self.deadline, not_before)
         if self._asked_at < end - last - patience:
@@ -74,7 +74,7 @@ class Suspicion:
         return max(now, end - last if self._asked_at < end - last else end)
 
     def hasten(self, now: float) -> None:
-        """Its time is up, but for the last question: others call it dead, and we too have failed to reach it."""
+        """Its time is up, but for the last question: others call it dead, and we did not reach it either."""
         if now < self.deadline:
             self._over_at = self._asked_at = now
 

@@ -52,11 +52,12 @@ def _scenario(
 CASES: dict[str, tuple[Scenario, Holds]] = {
     "indirect-probes": (_scenario("one-way:seconds=40"), _seldom_suspects(0)),
     "suspicion": (_scenario(loss=0.3, seed=3), _kills_nobody),
-    "slow-suspicion": (_scenario(loss=0.4, seed=2), _kills_nobody),
+    "slow-suspicion": (_scenario(loss=0.45), _kills_nobody),
     "refutation": (_scenario(loss=0.2), _kills_nobody),
     "health": (_scenario("slow:delay=0.3,seconds=40"), _seldom_suspects(180)),
+    # A long way, and stops that begin while a probe is under way: its answer waits in the socket at the wake.
     "stall-guard": (
-        _scenario("starve:seconds=45,stop=3,awake=0.7", nodes=6, latency="wan", minutes=0.8, seed=5),
+        _scenario("starve:seconds=40,stop=2,awake=0.5", nodes=6, latency="far", minutes=0.8),
         _seldom_suspects(0),
     ),
     # Who is accused clears itself long before its time is up: the question is seen to be needed without that.
@@ -65,7 +66,7 @@ CASES: dict[str, tuple[Scenario, Holds]] = {
         _declares_only_after_failed_calls,
     ),
     "hearsay": (
-        _scenario("rogue:seconds=30,pause=0.05", nodes=8, loss=0.35, minutes=0.4, seed=5),
+        _scenario("rogue:seconds=30,pause=0.05", nodes=8, loss=0.35, minutes=0.4),
         _declares_only_after_failed_calls,
     ),
     "anti-entropy": (_scenario(nodes=4, minutes=0.3), lambda report: report.holds),
@@ -84,3 +85,11 @@ def test_what_holds_with_a_rule_does_not_hold_without_it(rule: str) -> None:
 
 def test_every_rule_that_can_be_switched_off_is_shown_to_be_needed() -> None:
     assert set(CASES) == set(RULES)
+
+
+@pytest.mark.parametrize("rule", ["stall-guard", "hearsay"])
+def test_what_a_rule_prevents_happens_without_it_whatever_the_seed(rule: str) -> None:
+    scenario, holds = CASES[rule]
+    seeds = [replace(scenario, seed=seed) for seed in (2, 3)]
+    assert all(holds(play(each)) for each in seeds)
+    assert not any(holds(play(each.without_rule(rule))) for each in seeds)

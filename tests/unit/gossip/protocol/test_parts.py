@@ -99,13 +99,13 @@ def questions(found: Suspicion, *, until: float, not_before: float = 0.0) -> lis
 
 def test_the_last_questions_are_due_when_the_time_is_up() -> None:
     *_, long, short = questions(suspicion(2, 3), until=102.0)
-    assert long == (pytest.approx(102 - 0.1 - 0.25), 0.25)
-    assert short == (pytest.approx(102 - 0.1), pytest.approx(0.1))
+    assert long == pytest.approx((102 - 0.1 - 0.25, 0.25))
+    assert short == pytest.approx((102 - 0.1, 0.1))
 
 
 def test_after_a_stop_of_the_judge_the_last_questions_come_later() -> None:
     *_, short = questions(suspicion(2, 3), until=103.0, not_before=103.0)
-    assert short == (pytest.approx(103 - 0.1), pytest.approx(0.1))
+    assert short == pytest.approx((103 - 0.1, 0.1))
 
 
 def test_who_refuses_the_last_question_is_asked_once_more_when_the_time_is_up() -> None:
@@ -119,7 +119,7 @@ def test_whose_end_is_hastened_is_asked_at_once_and_shortly() -> None:
     found = suspicion(2, 1)
     found.hasten(101.0)
     assert found.is_over(101.0)
-    assert (found.next_question(101.0, 0.25, 0.0), found.patience) == (101.0, pytest.approx(0.1))
+    assert (found.next_question(101.0, 0.25, 0.0), found.patience) == pytest.approx((101.0, 0.1))
 
 
 def test_a_question_from_before_others_came_back_proves_nothing_twice() -> None:
