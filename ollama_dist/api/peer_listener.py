@@ -94,7 +94,7 @@ class PeerListener:
             for route in REPLICATION_ROUTES
             if hasattr(holder, route.name)
         }
-        asked = PeerOperations(lambda: node.moves, lambda: node.view().self_id, node.scrub)
+        asked = PeerOperations(lambda: node)
         self._handlers |= {route.name: getattr(asked, route.name) for route in PEER_OPERATION_ROUTES}
         self._pull = Pull(node, self._own_engine)
 

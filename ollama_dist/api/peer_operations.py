@@ -11,6 +11,7 @@ from ollama_dist.core.errors import BadRequest
 from ollama_dist.core.ids import NodeId, parse_node_id
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.core.scopes import Scope
+from ollama_dist.core.view import ClusterView
 from ollama_dist.node.moves import DRAIN_PATH, PROMISE_END_PATH, PROMISE_PATH, SCRUB_PATH, Moves
 from ollama_dist.replication.moves.correspondence import PATH
 from ollama_dist.replication.moves.operations import Operation, parse_operation_id, to_document
@@ -37,19 +38,27 @@ PEER_OPERATION_ROUTES: Final = (
 )
 
 
-class Scrubs(Protocol):
-    """Begins reading this node's models again, or tells how far that is."""
+class AskedNode(Protocol):
+    """What is needed of the node."""
 
-    def __call__(self, *, begin: bool) -> dict[str, Any]: ...
+    moves: Moves
+
+    def view(self) -> ClusterView: ...
+
+    def scrub(self, *, begin: bool) -> dict[str, Any]: ...
 
 
 class PeerOperations:
     """Handlers by the name of their row. ``sender`` tells the member that asks by its certificate."""
 
-    def __init__(self, moves: Callable[[], Moves], name: Callable[[], str], scrub: Scrubs) -> None:
-        self._moves = moves
-        self._name = name
-        self._scrub = scrub
+    def __init__(self, node: Callable[[], AskedNode]) -> None:
+        self._node = node
+
+    def _moves(self) -> Moves:
+        return self._node().moves
+
+    def _name(self) -> str:
+        return self._node().view().self_id
 
     async def take_operation(self, exchange: Exchange) -> web.StreamResponse:
         letter = await exchange.json()
@@ -90,10 +99,10 @@ class PeerOperations:
         return _told(exchange, await self._moves().undrain(self._name()))
 
     async def tell_scrub(self, exchange: Exchange) -> web.StreamResponse:
-        return exchange.reply_json(self._scrub(begin=False))
+        return exchange.reply_json(self._node().scrub(begin=False))
 
     async def begin_scrub(self, exchange: Exchange) -> web.StreamResponse:
-        return exchange.reply_json(self._scrub(begin=True))
+        return exchange.reply_json(self._node().scrub(begin=True))
 
 
 def _told(exchange: Exchange, operation: Operation | None) -> web.StreamResponse:
