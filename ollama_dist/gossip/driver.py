@@ -18,7 +18,6 @@ import grpc
 import structlog
 
 from ollama_dist.core.ids import NodeId
-from ollama_dist.core.view import MemberState
 from ollama_dist.gossip import codec
 from ollama_dist.gossip.addresses import announced, interface_addresses
 from ollama_dist.gossip.calls import CallFailed
@@ -108,7 +107,6 @@ class Driver:
         self._request = 0
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = float("inf")
-        self._period = settings.config.period(1)
         self._seed_troubles: dict[str, CallFailed] = {}
         self._subscribers: list[Callable[[], None]] = []
         self._has_news = False
@@ -267,7 +265,7 @@ class Driver:
             return
         now = time.monotonic()
         try:
-            if (gap := self._gap(now)) > STALL_PERIODS * self._period:
+            if (gap := self._gap(now)) > STALL_PERIODS * core.period:
                 log.warning("stalled", seconds=round(gap, 3))
                 self._count("stalls")
                 self._do(core.stall(now, gap))
@@ -285,7 +283,7 @@ class Driver:
         ringing = self._wake
         self._input(lambda core, now: core.tick(now, number))
         if self._wake is ringing and self._core is not None:  # it wishes for nothing more, or it failed
-            self._set_wake(time.monotonic() + self._period, number)
+            self._set_wake(time.monotonic() + self._core.period, number)
 
     def _set_wake(self, when: float, number: int) -> None:
         if self._wake is not None:
@@ -344,7 +342,6 @@ class Driver:
         if event.kind is not EventKind.UPDATED:
             tell = log.warning if event.kind in _ALARMING else log.debug
             tell(f"member_{event.kind}", member=event.member, detail=event.detail)
-            self._resize()
         if event.kind is EventKind.DEPARTED:
             self._departed.set()
         if event.kind is EventKind.CLONE:
@@ -361,12 +358,6 @@ class Driver:
                 changed()
             except Exception:
                 log.exception("subscriber_failed")
-
-    def _resize(self) -> None:
-        """The probe period depends on how many live."""
-        living = (MemberState.ALIVE, MemberState.SUSPECT)
-        members = self._core.members() if self._core is not None else ()
-        self._period = self._settings.config.period(sum(view.state in living for view in members))
 
     # Calls to others
 

@@ -438,7 +438,7 @@ class Node:
         if self.keeper is None or all(copy.identity for copy in self._models.values()):
             return
         copies = (copy for peer in self.view().peers() for copy in peer.models.values())
-        if self.keeper.identities.hear(copies):
+        if self.keeper.hear(copies):
             self._is_stale = True
             self._announce_state()
 

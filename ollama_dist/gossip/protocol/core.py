@@ -264,6 +264,11 @@ class Membership:
         """How ill this member thinks itself: 0 is well."""
         return self._context.health.score
 
+    @property
+    def period(self) -> float:
+        """Of the probes: it depends on how many live."""
+        return self._context.period
+
     def member(self, member: NodeId) -> MemberView | None:
         row = self._context.members.get(member)
         return self._view(row) if row is not None else None

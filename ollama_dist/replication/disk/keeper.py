@@ -82,6 +82,12 @@ class Keeper:
         """Of the model whose manifest has this digest; empty where it is not known."""
         return self._read(key, digest) or self.identities.of(digest)
 
+    def hear(self, copies: Iterable[InstalledModel]) -> bool:
+        """What other members know of contents that this one cannot read; whether that is anything new."""
+        is_new = self.identities.hear(copies)
+        self.version += is_new
+        return is_new
+
     def _read(self, key: ModelKey, digest: str) -> str:
         known = self._known.get(key)
         return known.manifest.identity if known is not None and known.listed_as == digest else ""
