@@ -110,10 +110,13 @@ def test_a_cluster_has_two_to_nine_nodes(number: str, capsys: pytest.CaptureFixt
 
 CLUSTER = """
 import sys
+from tests.support.ports import free_port
 from tests.unit.cli.test_demo import PARTS
+from ollama_dist.cli import demo_cluster
 from ollama_dist.cli.children import ended_by_signals
 from ollama_dist.cli.demo_cluster import run_cluster
 from ollama_dist.cli.main import guarded
+demo_cluster.FIRST_CLIENT_PORT = free_port()  # where nobody else looks
 with ended_by_signals():
     sys.exit(guarded([], lambda _: run_cluster(3, None, PARTS)))
 """
