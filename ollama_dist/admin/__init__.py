@@ -1,1 +1,1 @@
-"""What operators see and turn: behind the admin token."""
+"""What operators see of a node and have it do."""

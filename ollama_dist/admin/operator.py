@@ -15,7 +15,7 @@ from ollama_dist.node.reports import Problem, SelfReport
 
 
 class Operator:
-    """Asks and turns ``node`` for those who hold its admin token."""
+    """Asks and turns ``node``; who may have it do so, the routes say."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
