@@ -271,8 +271,11 @@ async def test_nodes_that_say_nothing_do_not_hold_up_what_the_others_can_tell(no
     async def running() -> list[str]:
         return [f"{row['name']} at {row['node']}" for row in (await desk.get("/api/ps"))["models"]]
 
-    await eventually(running, lambda found: found == ["tiny-random:latest at office"], 10, "its being listed")
-    await asyncio.sleep(1.5)  # by then everybody has heard of it
+    async def heard() -> list[str]:
+        nodes = (await desk.get("/api/distributed/nodes"))["nodes"]
+        return next(row["models"]["loaded"] for row in nodes if row["name"] == "office")
+
+    await eventually(heard, lambda found: found == ["tiny-random:latest"], 10, "its being heard of")
     for name in ("office", "attic"):
         nodes[name].freeze()
     for _ in range(5):

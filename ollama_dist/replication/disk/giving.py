@@ -16,6 +16,7 @@ from ollama_dist.replication.disk.pieces import PieceLists
 from ollama_dist.replication.disk.store import BlobFile, Store, StoreUnreadable
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.pace import Pace
+from ollama_dist.runtime.tasks import end
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
@@ -120,6 +121,10 @@ class Giver:
             )
             task.add_done_callback(lambda _: self._checks.pop(digest, None))
         return await asyncio.shield(task)
+
+    async def stop(self) -> None:
+        """End the checks under way."""
+        await end(*self._checks.values())
 
     async def _check(self, digest: Digest, at_leisure: bool) -> bool:
         pace = self._scrub_pace if at_leisure else self._pace

@@ -117,6 +117,7 @@ class Keeper:
     async def stop(self) -> None:
         await self.scrubber.stop()
         await end(self._task)
+        await self.giver.stop()
 
     async def _run(self) -> None:
         await asyncio.to_thread(self.identities.load)

@@ -1,5 +1,6 @@
 """Own blobs read again, with chosen time."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,21 @@ async def test_what_was_checked_is_remembered_over_a_restart_for_a_week(tmp_path
     world.now += WEEK_S + 1
     await again.round()
     assert again.state.corrupt == (digest,)
+
+
+async def test_a_check_under_way_ends_with_its_owner(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.giver = Giver(lambda: world.store, world.lists, Pace(), Pace(lambda: 1.0))
+    world.store.put(noise(2 * PIECE))
+    before = asyncio.all_tasks()
+    scrubber = world.scrubber()
+    scrubber.start()
+    await until(lambda: len(asyncio.all_tasks()) == len(before) + 2, what="the check")
+
+    await scrubber.stop()
+    await world.giver.stop()
+
+    assert asyncio.all_tasks() == before
 
 
 async def test_asked_for_it_reads_all_at_once_and_says_how_far_it_is(tmp_path: Path) -> None:
