@@ -110,7 +110,7 @@ def _chunks_to(request: web.BaseRequest) -> Sink:
 
     def take(data: bytes) -> bool:
         transport = protocol.transport
-        if transport is None or transport.is_closing():
+        if transport is None:
             return False
         size = len(data)
         frame = _FRAMES[size] if size < len(_FRAMES) else b"%x\r\n" % size
