@@ -24,14 +24,14 @@ READ_BYTES: Final = 32 * 1024
 """Taken from the network at once: loops left to themselves take eight times as much, past any high water."""
 
 TELL_BYTES: Final = 4 * 1024
-"""What runs through is told of in portions of about so much: one call for each piece costs more than the telling."""
+"""What runs through is told of in portions of about so much, for a call for each piece costs more."""
 
 _TICK_S: Final = 0.001
 """Clocks of event loops are no finer: a timer may be early by so much."""
 
 _LOOKS: Final = 8
-"""How often in the time that may pass in silence it is looked whether something ran through meanwhile: silence
-is noticed late by that part of it at most."""
+"""How often in the time that may pass in silence it is looked whether something ran through meanwhile: by so
+much of it silence is noticed late at most."""
 
 Header = tuple[str, str]
 
