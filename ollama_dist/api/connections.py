@@ -150,6 +150,11 @@ class Connection(RequestHandler):
         super().connection_made(transport)
         if self.transport is not None:
             self.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
+        if (
+            self._keepalive_handle is not None
+        ):  # aiohttp's for a connection that sends nothing: ours is due before
+            self._keepalive_handle.cancel()
+            self._keepalive_handle = None
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:

@@ -54,6 +54,10 @@ class Head:
         return next((value for header, value in self.headers if header == name), None)
 
 
+_TAKEN: Final = Head(0, ())
+"""Stands for a head that was handed over."""
+
+
 def request_bytes(method: str, path: str, host: str, headers: Iterable[Header], body: bytes) -> bytes:
     """A complete request in wire form; the framing is ours, whatever the caller's was.
 
@@ -182,7 +186,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.write(data)
 
     async def head(self, deadline: float) -> Head:
-        """The head of the answer, waited for until ``deadline`` (loop time).
+        """The head of the answer, waited for until ``deadline`` (loop time); to be asked for once.
 
         Raises `UpstreamTimeout`, `UpstreamRefused` (closed before any answer) or `UpstreamFailed` (no HTTP).
         """
@@ -190,7 +194,8 @@ class Connection(asyncio.BufferedProtocol):
             if self._failure is not None:
                 raise self._failure
             await self._wait(deadline, "no answer in time")
-        return self._head
+        head, self._head = self._head, _TAKEN  # an answer may last, and nobody needs its head for so long
+        return head
 
     async def read(self, deadline: float) -> bytes:
         """What has come in of the body, at least one byte; ``b""`` at its end as its framing announced it.
@@ -424,7 +429,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._interim = False
         self._head = Head(status, tuple(self._headers))
-        framed = any(name in ("content-length", "transfer-encoding") for name, _ in self._headers)
+        self._headers.clear()
+        framed = any(name in ("content-length", "transfer-encoding") for name, _ in self._head.headers)
         self._until_close = not framed and status not in (204, 304)
 
     def on_message_complete(self) -> None:
