@@ -5,9 +5,10 @@ aiohttp has a limit for neither, and tells whoever sends what is no HTTP more th
 
 import asyncio
 import ipaddress
+import ssl
 from collections import Counter
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 from aiohttp import web
@@ -19,6 +20,7 @@ from aiohttp.web_protocol import RequestHandler
 from ollama_dist.api.bodies import BrokenBody
 from ollama_dist.api.framing import refusal
 from ollama_dist.api.responses import Response
+from ollama_dist.runtime.tls import Tls
 
 log = structlog.get_logger()
 
@@ -99,15 +101,28 @@ def _request(
 
 
 class Server(web.Server):
-    """aiohttp's, with a `Gate` before it. ``head_s`` is how long a head may take."""
+    """aiohttp's, with a `Gate` before it. ``head_s`` is how long a head may take; ``tls`` secures all."""
 
-    def __init__(self, *arguments: Any, gate: Gate | None, head_s: float, **more: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        gate: Gate | None,
+        head_s: float,
+        tls: ssl.SSLContext | None = None,
+        **more: Any,
+    ) -> None:
         super().__init__(*arguments, request_factory=_request, **more)
         self.gate = gate
         self.head_s = head_s
+        self._tls = tls
 
     def __call__(self) -> "Connection":
-        return Connection(self, loop=self._loop, **self._kwargs)
+        """The protocol of a new connection."""
+        connection = Connection(self, loop=self._loop, **self._kwargs)
+        if self._tls is None:
+            return connection
+        # For whoever accepts connections one protocol is as good as another.
+        return cast(Connection, Tls(connection, self._tls, server_side=True))
 
 
 class Connection(RequestHandler):
@@ -136,6 +151,11 @@ class Connection(RequestHandler):
         super().connection_made(transport)
         if self.transport is not None:
             self.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
+        if (
+            self._keepalive_handle is not None
+        ):  # aiohttp's for a connection that sends nothing: ours is due before
+            self._keepalive_handle.cancel()
+            self._keepalive_handle = None
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:

@@ -51,7 +51,9 @@ class Inference:
         )
         on_place = exchange.tell_place if wants_place(exchange.header(HEADER)) else None
         asking = self._asking(exchange, request, body)
-        async with self._dispatcher.serve(request, exchange.passed_on(), body, on_place, asking) as served:
+        serving = self._dispatcher.serve(request, exchange.passed_on(), body, on_place, asking)
+        del body  # it may be long, and so may the answer last
+        async with serving as served:
             answer = served.answer
             assert answer is not None
             headers = [*answer.headers, *_about(served)]

@@ -64,6 +64,7 @@ class Listener:
             self._handle,
             gate=gate,
             head_s=head_s,
+            tls=tls,
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
@@ -71,7 +72,6 @@ class Listener:
             lingering_time=LINGER_S,
         )
         self._runner = web.ServerRunner(self._server, shutdown_timeout=DRAIN_S)
-        self._tls = tls
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """A client that left while it was written to has ended its request; that is nobody's error."""
@@ -92,7 +92,7 @@ class Listener:
 
     async def start(self) -> None:
         await self._runner.setup()
-        await web.SockSite(self._runner, self._socket, ssl_context=self._tls, backlog=BACKLOG).start()
+        await web.SockSite(self._runner, self._socket, backlog=BACKLOG).start()
 
     async def stop(self) -> None:
         """Take no more connections, wait for what is under way, close the rest."""

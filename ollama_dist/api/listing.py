@@ -12,7 +12,7 @@ from ollama_dist.api import union
 from ollama_dist.api.exchange import JSON, Exchange
 from ollama_dist.api.passthrough import Passthrough, unchanged
 from ollama_dist.api.relay import Source
-from ollama_dist.api.responses import Header
+from ollama_dist.api.responses import Header, Response
 from ollama_dist.backends.fetch import fetch, get
 from ollama_dist.backends.local import LocalEngine
 from ollama_dist.backends.poller import installed_models, loaded_models
@@ -102,12 +102,12 @@ class Listing:
         key = _asked_for(exchange, body)
         ids = view.holders.get(key, ()) if key is not None else ()
         if key is None or not ids:
-            return await self.own_engine(exchange, body)
+            return await ask(self._own_target(), exchange, body)
         holders = view.serving_holders(key)
         if not holders:
             raise NoCandidate(gone(view, ids))
         if any(node.id == view.self_id for node in holders):
-            return await self.own_engine(exchange, body)
+            return await ask(self._own_target(), exchange, body)
         meant = view.content(key, holders)
         return await self._ask([node for node in holders if node.models[key].is_same(meant)], exchange, body)
 
@@ -124,15 +124,19 @@ class Listing:
         through: Callable[[Source], Source] = unchanged,
     ) -> web.StreamResponse:
         """Answered by the engine here, as `Passthrough.send`. What it changes is looked at again at once."""
-        target = self._node.engine.target
-        if target is None:
-            raise NoCandidate(f"this node has no engine: {self._node.engine.snapshot.error}")
+        target = self._own_target()
         try:
             origin, path = f"http://{target.authority}", exchange.filled_path()
             return await self._passthrough.send(exchange, origin, path, body, more=more, through=through)
         finally:
             if not exchange.route.idempotent:
                 self._node.engine.nudge()
+
+    def _own_target(self) -> Target:
+        target = self._node.engine.target
+        if target is None:
+            raise NoCandidate(f"this node has no engine: {self._node.engine.snapshot.error}")
+        return target
 
     async def _ask(self, holders: Sequence[NodeView], exchange: Exchange, body: bytes) -> web.StreamResponse:
         failures = []
@@ -141,21 +145,10 @@ class Listing:
             if target is None:
                 continue
             try:
-                answer = await fetch(
-                    target,
-                    exchange.request.method,
-                    exchange.filled_path(),
-                    headers=exchange.passed_on(),
-                    body=body,
-                    timeout=SHOW_TIMEOUT_S,
-                    limit=BODY_LIMIT,
-                )
+                response = await ask(target, exchange, body)
             except UpstreamFailed as failure:
                 failures.append(f"{node.name}: {failure}")
                 continue
-            response = exchange.reply(
-                answer.body, status=answer.status, content_type=answer.content_type or JSON
-            )
             response.add("X-Ollama-Node", node.name)
             return response
         raise NoCandidate(f"no node that has it answers ({'; '.join(failures)})")
@@ -188,6 +181,20 @@ class Listing:
             return loaded_models(body) if status == 200 else peer.loaded
         except (UpstreamFailed, ValueError):
             return peer.loaded
+
+
+async def ask(target: Target, exchange: Exchange, body: bytes) -> Response:
+    """The answer of one place to a question about a model, over a connection that is there already."""
+    answer = await fetch(
+        target,
+        exchange.request.method,
+        exchange.filled_path(),
+        headers=exchange.passed_on(),
+        body=body,
+        timeout=SHOW_TIMEOUT_S,
+        limit=BODY_LIMIT,
+    )
+    return exchange.reply(answer.body, status=answer.status, content_type=answer.content_type or JSON)
 
 
 def _parsed(raw: bytes, known: Mapping[ModelKey, Any]) -> Mapping[ModelKey, Any]:

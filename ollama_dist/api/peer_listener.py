@@ -15,6 +15,7 @@ from ollama_dist.api.front import Handler
 from ollama_dist.api.giving import Giving
 from ollama_dist.api.inference import inspected, priority_of, whole
 from ollama_dist.api.lending import Lends, LoanGiving
+from ollama_dist.api.listing import ask
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_operations import PEER_OPERATION_ROUTES, PeerOperations
 from ollama_dist.api.pulling import Pull, PullSurroundings
@@ -23,6 +24,7 @@ from ollama_dist.api.responses import Response
 from ollama_dist.api.routes import OLLAMA_ROUTES, REPLICATION_ROUTES, Route, Where
 from ollama_dist.api.table import Matched, RouteTable
 from ollama_dist.api.turns import TurnGiving
+from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import Busy, DistError, NoCandidate, Unauthorized, UpstreamFailed
 from ollama_dist.core.ids import NodeId, RequestId, is_request_id
 from ollama_dist.core.outcomes import Result
@@ -117,6 +119,8 @@ class PeerListener:
                 return await self._pull.from_member(exchange)
             if route.where is Where.SCHEDULED:
                 return await self._serve(exchange)
+            if route.where is Where.HOLDER:
+                return await ask(self._own_target(), exchange, await exchange.body())
             return await self._ask_engine(exchange)
         except AttemptFailed as failed:
             return _refuse(exchange, failed)
@@ -134,6 +138,7 @@ class PeerListener:
         )
         on_place = exchange.tell_place if wants_place(exchange.header(HEADER)) else None
         serving = self._node.dispatcher.serve_peer(request, exchange.passed_on(), body, on_place)
+        del body  # it may be long, and so may the answer last
         async with serving as (answer, waited):
             headers = list(answer.headers)
             if on_place is not None:
@@ -158,11 +163,14 @@ class PeerListener:
             raise Pinned(f"{change.model} is pinned here")
         return await self._own_engine(exchange, body)
 
-    async def _own_engine(self, exchange: Exchange, body: bytes | None) -> web.StreamResponse:
+    def _own_target(self) -> Target:
         target = self._node.engine.target
         if target is None:
             raise NoCandidate("this node has no engine")
-        path = exchange.filled_path()
+        return target
+
+    async def _own_engine(self, exchange: Exchange, body: bytes | None) -> web.StreamResponse:
+        target, path = self._own_target(), exchange.filled_path()
         try:
             origin = f"http://{target.authority}"
             return await self._passthrough.send(exchange, origin, path, body, explain=False)

@@ -73,13 +73,16 @@ async def relay(
     request = exchange.request
     response = StreamResponse(status=status, holds_head=bool(first))
     exchange.mark(response, headers)
+    is_framed = length is not None or request.version >= (1, 1)
     if length is not None:
         response.content_length = length
-    elif request.version >= (1, 1):
+    elif is_framed:
         response.enable_chunked_encoding()
     else:
         response.force_close()  # the connection's end is the answer's
     await response.prepare(request)
+    has_place_for_words = response.content_type in STREAMS
+    response.headers.clear()  # they are said, and would lie here for as long as the answer lasts
     pour: Pour | None = getattr(source, "pour", None) if splice and response.chunked else None
     data = first
     try:
@@ -95,7 +98,8 @@ async def relay(
             # The engine ended this in due form, and the node that relays on can tell the reason only then.
             await response.write_eof()
             return response
-        await _end_as_failure(exchange, response, failure, explain=explain)
+        explain = explain and has_place_for_words
+        await _end_as_failure(exchange, response, failure, explain=explain, is_framed=is_framed)
     else:
         await response.write_eof()
     return response
@@ -110,7 +114,7 @@ def _chunks_to(request: web.BaseRequest) -> Sink:
 
     def take(data: bytes) -> bool:
         transport = protocol.transport
-        if transport is None or transport.is_closing():
+        if transport is None:
             return False
         size = len(data)
         frame = _FRAMES[size] if size < len(_FRAMES) else b"%x\r\n" % size
@@ -134,13 +138,16 @@ async def _keep_pace(request: web.BaseRequest) -> None:
 
 
 async def _end_as_failure(
-    exchange: Exchange, response: web.StreamResponse, failure: UpstreamFailed, *, explain: bool
+    exchange: Exchange,
+    response: web.StreamResponse,
+    failure: UpstreamFailed,
+    *,
+    explain: bool,
+    is_framed: bool,
 ) -> None:
     transport = exchange.request.transport
     broken = failure if isinstance(failure, BrokenOff) else None
-    is_for_words = response.content_type in STREAMS and not (
-        broken is not None and (broken.is_told or broken.lacks_only_a_line_end)
-    )
+    is_for_words = not (broken is not None and (broken.is_told or broken.lacks_only_a_line_end))
     with contextlib.suppress(ConnectionError):  # the client may have left meanwhile: then nobody is deceived
         if explain and is_for_words:
             await response.write(
@@ -152,7 +159,7 @@ async def _end_as_failure(
                 )
             )
         if transport is not None:
-            if not (response.chunked or response.content_length is not None):
+            if not is_framed:
                 _reset_on_close(transport)
             transport.close()  # what is written goes out first; the terminating chunk is never sent
 

@@ -23,8 +23,15 @@ HIGH_WATER_BYTES: Final = 32 * 1024
 READ_BYTES: Final = 32 * 1024
 """Taken from the network at once: loops left to themselves take eight times as much, past any high water."""
 
+TELL_BYTES: Final = 4 * 1024
+"""What runs through is told of in portions of about so much, for a call for each piece costs more."""
+
 _TICK_S: Final = 0.001
 """Clocks of event loops are no finer: a timer may be early by so much."""
+
+_LOOKS: Final = 8
+"""How often in the time that may pass in silence it is looked whether something ran through meanwhile: by so
+much of it silence is noticed late at most."""
 
 Header = tuple[str, str]
 
@@ -47,6 +54,10 @@ class Head:
         return next((value for header, value in self.headers if header == name), None)
 
 
+_TAKEN: Final = Head(0, ())
+"""Stands for a head that was handed over."""
+
+
 def request_bytes(method: str, path: str, host: str, headers: Iterable[Header], body: bytes) -> bytes:
     """A complete request in wire form; the framing is ours, whatever the caller's was.
 
@@ -57,6 +68,10 @@ def request_bytes(method: str, path: str, host: str, headers: Iterable[Header], 
     if body or method not in ("GET", "HEAD"):
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape") + body
+
+
+_NO_HTTP: Final = (httptools.HttpParserError, httptools.HttpParserCallbackError)
+"""What the parser raises."""
 
 
 class _Scratch(threading.local):
@@ -93,13 +108,17 @@ class Connection(asyncio.BufferedProtocol):
         "_loop",
         "_parser",
         "_paused",
+        "_poured",
         "_refusal",
+        "_seen",
         "_silence",
         "_sink",
+        "_tell_at",
         "_timer",
         "_timer_at",
         "_transport",
         "_until_close",
+        "_untold",
         "_verify",
         "_view",
         "_waiter",
@@ -122,7 +141,11 @@ class Connection(asyncio.BufferedProtocol):
         self._view = _SCRATCH.view
         self._sink: Sink | None = None
         self._hear: Callable[[bytes], None] | None = None
+        self._untold: list[bytes] = []
+        """What ran through and was not told of."""
         self._silence = 0.0
+        self._poured = self._seen = self._tell_at = 0
+        """Bytes that have run through with their frames; as many had at the last look; when to tell."""
         self._parser: httptools.HttpResponseParser | None = None
         self._complete = False
         self._body: list[bytes] = []
@@ -163,7 +186,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.write(data)
 
     async def head(self, deadline: float) -> Head:
-        """The head of the answer, waited for until ``deadline`` (loop time).
+        """The head of the answer, waited for until ``deadline`` (loop time); to be asked for once.
 
         Raises `UpstreamTimeout`, `UpstreamRefused` (closed before any answer) or `UpstreamFailed` (no HTTP).
         """
@@ -171,7 +194,8 @@ class Connection(asyncio.BufferedProtocol):
             if self._failure is not None:
                 raise self._failure
             await self._wait(deadline, "no answer in time")
-        return self._head
+        head, self._head = self._head, _TAKEN  # an answer may last, and nobody needs its head for so long
+        return head
 
     async def read(self, deadline: float) -> bytes:
         """What has come in of the body, at least one byte; ``b""`` at its end as its framing announced it.
@@ -190,20 +214,21 @@ class Connection(asyncio.BufferedProtocol):
         return data
 
     async def pour(self, sink: Sink, hear: Callable[[bytes], None], silence: float) -> None:
-        """Let the body run past ``hear`` into ``sink`` in the moment it comes in, with nobody woken for it.
+        """Let the body run into ``sink`` in the moment it comes in, with nobody woken for it.
 
         Until the sink has enough, nothing came for ``silence`` seconds, or the answer is over, whichever way:
-        how, and what came last of it, `read` tells.
+        how, and what came last of it, `read` tells, which also has what came before. Of what ran through
+        ``hear`` has been told by then.
         """
-        if self._complete or self._failure is not None:
+        if self._body or self._complete or self._failure is not None:
             return
         self._sink, self._hear, self._silence = sink, hear, silence
+        self._resume()
         try:
-            self._pour_out()
-            if self._sink is not None:
-                self._resume()
-                await self._wait(self._loop.time() + silence, "the answer stalled")
+            now = self._loop.time()
+            await self._wait(now + silence, "the answer stalled", look_at=now + silence / _LOOKS)
         finally:
+            self._tell()
             self._sink = self._hear = None
 
     @property
@@ -243,15 +268,16 @@ class Connection(asyncio.BufferedProtocol):
             self._paused = False
             self._transport.resume_reading()
 
-    async def _wait(self, deadline: float, complaint: str) -> None:
+    async def _wait(self, deadline: float, complaint: str, look_at: float = float("inf")) -> None:
         """Until something comes in; at ``deadline`` the exchange fails with ``complaint``.
 
         Making a timer costs as much as passing a chunk on. So one that is set stays, whatever comes in, and
-        looks how late it may become once it is due.
+        looks how late it may become once it is due, which is ``look_at`` at the latest.
         """
         self._deadline, self._complaint = deadline, complaint
-        if self._timer is None or self._timer_at > deadline:
-            self._set_timer(deadline)
+        due = min(deadline, look_at)
+        if self._timer is None or self._timer_at > due:
+            self._set_timer(due)
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
@@ -268,8 +294,14 @@ class Connection(asyncio.BufferedProtocol):
         self._timer = None
         if self._waiter is None:
             return  # between two exchanges, or what came in is being dealt with
-        if self._deadline - self._loop.time() > _TICK_S:
-            self._set_timer(self._deadline)
+        now = self._loop.time()
+        if self._poured != self._seen:
+            self._seen, self._deadline = self._poured, now + self._silence
+        if self._deadline - now > _TICK_S:
+            is_pouring = self._sink is not None
+            self._set_timer(
+                min(self._deadline, now + self._silence / _LOOKS) if is_pouring else self._deadline
+            )
             return
         self._fail(UpstreamTimeout(self._complaint))
         self.close()
@@ -303,13 +335,31 @@ class Connection(asyncio.BufferedProtocol):
         return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._sink is None:
+        sink = self._sink
+        if sink is None:
             self._received(self._view[:nbytes])
-        elif self._parsed(self._view[:nbytes]):
-            if self._complete:
+            return
+        assert self._parser is not None
+        try:
+            self._parser.feed_data(self._view[:nbytes])
+        except _NO_HTTP as error:
+            self._give_up(error)
+            return
+        if self._complete:
+            self._wake()
+            return
+        # What follows is done for each piece of each stream: no call and no attribute more than it takes.
+        if body := self._body:
+            data = body[0] if len(body) == 1 else b"".join(body)
+            body.clear()
+            self._untold.append(data)
+            self._poured = poured = self._poured + nbytes
+            if poured >= self._tell_at:
+                self._tell()
+            if not sink(data):
+                self._sink = None
+                self._pause()
                 self._wake()
-            else:
-                self._pour_out()
 
     def _received(self, data: memoryview) -> None:
         if self._complete or self._parser is None or not self.exchanges:
@@ -318,7 +368,10 @@ class Connection(asyncio.BufferedProtocol):
         self.answered = True
         if self._head is None:
             self._head_bytes += len(data)
-        if not self._parsed(data):
+        try:
+            self._parser.feed_data(data)
+        except _NO_HTTP as error:
+            self._give_up(error)
             return
         if self._head is None and self._head_bytes > MAX_HEAD_BYTES:
             self._fail(UpstreamFailed("the head of the answer is too long"))
@@ -328,29 +381,15 @@ class Connection(asyncio.BufferedProtocol):
             self._pause()
         self._wake()
 
-    def _parsed(self, data: memoryview) -> bool:
-        assert self._parser is not None
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserCallbackError) as error:
-            self._fail(UpstreamFailed(f"the answer is not HTTP: {error}"))
-            self.close()
-            return False
-        return True
+    def _give_up(self, error: Exception) -> None:
+        self._fail(UpstreamFailed(f"the answer is not HTTP: {error}"))
+        self.close()
 
-    def _pour_out(self) -> None:
-        """Hand on what came: the one thing that is done for each piece of each stream, so it is done here."""
-        body, sink, hear = self._body, self._sink, self._hear
-        if not body or sink is None or hear is None:
-            return  # of a chunk only its frame, as yet
-        data = body[0] if len(body) == 1 else b"".join(body)
-        body.clear()
-        self._deadline = self._loop.time() + self._silence
-        hear(data)
-        if not sink(data):
-            self._sink = None
-            self._pause()
-            self._wake()
+    def _tell(self) -> None:
+        if self._untold and self._hear is not None:
+            self._hear(b"".join(self._untold))
+        self._untold.clear()
+        self._tell_at = self._poured + TELL_BYTES
 
     def eof_received(self) -> bool:
         return False
@@ -390,7 +429,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._interim = False
         self._head = Head(status, tuple(self._headers))
-        framed = any(name in ("content-length", "transfer-encoding") for name, _ in self._headers)
+        self._headers.clear()
+        framed = any(name in ("content-length", "transfer-encoding") for name, _ in self._head.headers)
         self._until_close = not framed and status not in (204, 304)
 
     def on_message_complete(self) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 from ollama_dist.backends.http1 import Connection, Head, Header, OnInterim, request_bytes
 from ollama_dist.core.errors import UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from ollama_dist.core.ids import NodeId
+from ollama_dist.runtime.tls import Tls
 
 CONNECT_TIMEOUT_S: Final = 1.0
 """On a LAN a connection is made in milliseconds or not at all; TLS included."""
@@ -182,9 +183,6 @@ class Target:
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
         security = self._security
-        verify = security.verify if security else None
-        context = security.context if security else None
-        name = security.server_name if security else None
         try:
             async with asyncio.timeout(None) as limit:
                 # Of a loop that was held up itself the timers come first, and then what came meanwhile.
@@ -193,9 +191,7 @@ class Target:
                     lambda: limit.reschedule(loop.time() + _LAST_LOOK_S),
                 )
                 try:
-                    _, connection = await loop.create_connection(
-                        lambda: Connection(verify), self.host, self.port, ssl=context, server_hostname=name
-                    )
+                    connection = await self._connected(loop, security)
                 finally:
                     late.cancel()
             connection.raise_refusal()
@@ -210,6 +206,21 @@ class Target:
             raise _unsent(refusal) from refusal.__cause__
         if security is not self._security:
             self._outdated.add(connection)
+        return connection
+
+    async def _connected(self, loop: asyncio.AbstractEventLoop, security: Security | None) -> Connection:
+        if security is None:
+            _, connection = await loop.create_connection(Connection, self.host, self.port)
+            return connection
+        connection = Connection(security.verify)
+        _, tls = await loop.create_connection(
+            lambda: Tls(connection, security.context, server_name=security.server_name), self.host, self.port
+        )
+        try:
+            await tls.made()
+        except BaseException:
+            tls.abort()
+            raise
         return connection
 
 

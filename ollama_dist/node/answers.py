@@ -5,7 +5,7 @@ dispatcher may try elsewhere. After that, an answer ends as success only if the 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from ollama_dist.backends.http1 import Connection, Head, Header, OnInterim, Sink
@@ -117,11 +117,13 @@ class Answer:
             self._remember(data)
         return data
 
-    async def pour(self, sink: Sink) -> None:
-        """Let what is to come run into ``sink``, as far as it takes it; how it goes on `more` tells."""
-        if self._rest is None:
-            return
-        await self._rest.pour(sink, None if self._copy is None else self._remember)
+    def pour(self, sink: Sink) -> Awaitable[None]:
+        """Let what is to come run into ``sink``, as far as it takes it; how it goes on `more` tells.
+
+        Not for an answer that `is_whole`.
+        """
+        assert self._rest is not None
+        return self._rest.pour(sink, None if self._copy is None else self._remember)
 
     def keep_copy(self, limit: int) -> None:
         """Remember what is read, unless it becomes more than ``limit`` bytes."""
@@ -169,7 +171,7 @@ class _Rest:
             self.verdict = ended_well(self._watch)
         return data
 
-    async def pour(self, sink: Sink, remember: Callable[[bytes], None] | None) -> None:
+    def pour(self, sink: Sink, remember: Callable[[bytes], None] | None) -> Awaitable[None]:
         feed = self._watch.feed
 
         def feed_both(data: bytes) -> None:
@@ -177,7 +179,7 @@ class _Rest:
             if remember is not None:
                 remember(data)
 
-        await self._connection.pour(sink, feed if remember is None else feed_both, self._silence)
+        return self._connection.pour(sink, feed if remember is None else feed_both, self._silence)
 
     def close(self) -> None:
         self._target.give_back(self._connection)

@@ -140,6 +140,7 @@ class Dispatcher:
             target, waited = await self._own_slot(request, on_place, me, held)
             answer = await self._begin_here(target, request, headers, body, me)
             held.append(answer.close)
+            headers, body = (), b""  # sent, and not to be kept for as long as the answer lasts
             yield answer, waited
             if answer.result is Result.OK:
                 self._learn(me, request, answer.usage, is_own=True)
@@ -466,6 +467,7 @@ class _Serving(AbstractAsyncContextManager[Served]):
         except BaseException as error:
             self._end(error)
             raise
+        self._headers, self._body = (), b""  # sent, and not to be kept for as long as the answer lasts
         self._first_byte_s = by.clock() - self._began
         if asking is not None and served.answer is not None:
             served.answer.keep_copy(LARGEST)

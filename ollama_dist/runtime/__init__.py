@@ -1,1 +1,1 @@
-"""What every room that acts shares: tasks that have an owner, and files that have a reader."""
+"""What every room that acts shares: tasks that have an owner, files that have a reader, TLS."""

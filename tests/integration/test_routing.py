@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.core.view import MemberState
 from tests.support.fake_ollama import Fault
 from tests.support.fake_ollama.faults import Hang
@@ -117,6 +118,21 @@ async def test_a_model_is_shown_by_who_has_it(nodes: JoinedNodes) -> None:
     assert json.loads(body)["model_info"]["general.architecture"] == "llama"
     assert headers["X-Ollama-Node"] in ("laptop", "office")
     assert (await get(nodes["desk"], "/v1/models/tiny"))["id"] == "tiny"
+
+
+async def test_a_question_opens_no_connection_of_its_own(
+    nodes: JoinedNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def opens_one(*_: object, **__: object) -> None:
+        raise AssertionError("a fresh connection to the engine")
+
+    monkeypatch.setattr(Passthrough, "send", opens_one)
+    for name in ("laptop", "desk"):  # its own engine, and over a peer
+        status, _, body = await post(nodes[name], "/api/show", {"name": "tiny"})
+        assert status == 200
+        assert json.loads(body)["model_info"]["general.architecture"] == "llama"
+    status, _, body = await post(nodes["laptop"], "/api/show", {"name": "none"})
+    assert (status, json.loads(body)) == (404, {"error": "model 'none:latest' not found"})
 
 
 async def test_letting_a_model_go_reaches_every_node_that_has_it_loaded(nodes: JoinedNodes) -> None:

@@ -7,6 +7,7 @@ from ollama_dist.backends.http1 import (
     HIGH_WATER_BYTES,
     MAX_HEAD_BYTES,
     READ_BYTES,
+    TELL_BYTES,
     Connection,
     Head,
     Sink,
@@ -278,7 +279,7 @@ async def test_where_the_network_cuts_an_answer_does_not_matter_where_it_runs_th
         place.close()
 
 
-async def test_what_runs_through_is_heard_first_and_held_back_by_a_sink_that_has_enough() -> None:
+async def test_what_runs_through_is_told_of_and_held_back_by_a_sink_that_has_enough() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6000000\r\n\r\n")
@@ -293,15 +294,16 @@ async def test_what_runs_through_is_heard_first_and_held_back_by_a_sink_that_has
 
         def sink(data: bytes) -> bool:
             poured.append(len(data))
-            assert sum(heard) == sum(poured)
             return False
 
+        read_before = len(await connection.read(asyncio.get_running_loop().time() + 5.0))
         await connection.pour(sink, lambda data: heard.append(len(data)), 5.0)
+        assert sum(heard) == sum(poured)
         await asyncio.sleep(0.05)
         assert len(poured) == 1
         assert connection._buffered <= HIGH_WATER_BYTES + READ_BYTES
         poured_after, read = await pour_all(connection, takes=3)
-        assert sum(poured) + len(b"".join(poured_after + read)) == 6_000_000
+        assert read_before + sum(poured) + len(b"".join(poured_after + read)) == 6_000_000
         connection.close()
 
 
@@ -337,12 +339,39 @@ async def test_silence_in_what_runs_through_counts_from_what_came_last() -> None
         assert not connection.is_open
 
 
+async def test_what_runs_through_is_told_of_in_portions() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for number in range(2000):
+            writer.write(b"8\r\n%08d\r\n" % number)
+            await asyncio.sleep(0)
+        writer.write(b"0\r\n\r\n")
+        await reader.read()
+
+    async with serving(serve) as port:
+        connection, _ = await ask(Target(NODE, "127.0.0.1", port))
+        told: list[bytes] = []
+        poured: list[bytes] = []
+        read: list[bytes] = []
+        while data := await connection.read(asyncio.get_running_loop().time() + 5.0):
+            read.append(data)
+            before = len(poured)
+            await connection.pour(into(poured), told.append, 5.0)
+            assert b"".join(told) == b"".join(poured)
+            read += poured[before:]
+        assert b"".join(read) == b"".join(b"%08d" % number for number in range(2000))
+        assert max(map(len, told)) <= TELL_BYTES + READ_BYTES
+        assert len(told) < len(poured)
+        connection.close()
+
+
 async def test_a_reader_who_leaves_while_it_runs_through_leaves_nothing_behind() -> None:
     async with scripted(SHORT[:-1]) as server:
         connection, _ = await ask(target(server))
-        poured: list[bytes] = []
-        pouring = asyncio.create_task(connection.pour(into(poured), lambda _: None, 60.0))
-        await until(lambda: poured == [b"hell"], what="the beginning")
+        assert await connection.read(asyncio.get_running_loop().time() + 5.0) == b"hell"
+        pouring = asyncio.create_task(connection.pour(into([]), lambda _: None, 60.0))
+        await until(lambda: connection._sink is not None, what="the rest to be poured")
         pouring.cancel()
         await asyncio.wait([pouring])
         assert connection._sink is None
