@@ -14,7 +14,7 @@ from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.outcomes import Result, Usage
 from ollama_dist.core.values import value
 from ollama_dist.wire.failures import result_of_in_band_error
-from ollama_dist.wire.outline import CONTAINER, Outline, outline_of
+from ollama_dist.wire.outline import CONTAINER, Document, Outline, document_of, is_container
 from ollama_dist.wire.tail import Line, Tail, Whole
 
 REPEATS: Final = 31
@@ -87,10 +87,12 @@ class EndWatch:
         """Whether the bytes so far stop inside a line or an event, so that more would become part of it."""
         if isinstance(self._tail, Whole):
             return self.has_begun
-        if self._tail.unfinished():
+        if not self._tail.is_at_line_end and self._tail.unfinished():
             return True
+        if self._dialect is Dialect.OLLAMA:
+            return False
         lines = self._tail.lines()
-        return self._dialect is not Dialect.OLLAMA and bool(lines) and lines[-1] not in (b"", b"\r")
+        return bool(lines) and lines[-1] not in (b"", b"\r")
 
     @property
     def lacks_only_a_line_end(self) -> bool:
@@ -130,6 +132,7 @@ _LINES_KEPT: Final = {
 }
 
 _Judgement = tuple[End, str, Usage]
+_Record = Outline | Document
 
 
 # Newline-delimited JSON
@@ -144,14 +147,14 @@ def _judge_lines(lines: list[Line], rest: Line, *, clean: bool) -> _Judgement:
         return End.CUT, "", Usage()
     if error := _error(last):
         return End.ERROR, error, Usage()
-    if last.facts.get("done") is True:
+    if last.top.get("done") is True:
         return End.COMPLETE, "", _ollama_usage(last)
     if clean and _repeats(Dialect.OLLAMA, records):
         return End.GAVE_OUT, "", Usage()
     return End.CUT, "", Usage()
 
 
-def _judge_shortcut(record: Outline, *, alone: bool, clean: bool) -> _Judgement:
+def _judge_shortcut(record: _Record, *, alone: bool, clean: bool) -> _Judgement:
     """Loading, unloading and rendering answer a streaming request with one object and no line end."""
     facts = record.facts
     is_shortcut = facts.get("done_reason") in ("load", "unload") or "_debug_info" in facts
@@ -223,7 +226,7 @@ _CLOSING_EVENTS: Final = 4
 # Answers that are one JSON object
 
 
-def _judge_body(dialect: Dialect, body: Outline, *, clean: bool) -> _Judgement:
+def _judge_body(dialect: Dialect, body: _Record, *, clean: bool) -> _Judgement:
     if not clean or not body.is_whole:
         return End.CUT, "", Usage()
     if error := _error(body):
@@ -235,13 +238,16 @@ def _judge_body(dialect: Dialect, body: Outline, *, clean: bool) -> _Judgement:
     return End.CUT, "", Usage()
 
 
-def _is_finished(dialect: Dialect, body: Outline) -> bool:
+_WITHOUT_DONE: Final = ("embeddings", "embedding", "_debug_info")
+"""Answers of Ollama's that do not say that they are done; each has one of these."""
+
+
+def _is_finished(dialect: Dialect, body: _Record) -> bool:
+    if dialect is Dialect.OLLAMA:
+        said = body.top
+        return said.get("done") is True or any(is_container(said.get(name)) for name in _WITHOUT_DONE)
     facts = body.facts
     match dialect:
-        case Dialect.OLLAMA:
-            return facts.get("done") is True or any(
-                facts.get(name) == CONTAINER for name in ("embeddings", "embedding", "_debug_info")
-            )
         case Dialect.OPENAI:
             is_list = facts.get("object") == "list" and facts.get("data") == CONTAINER
             is_transcript = isinstance(facts.get("text"), str)
@@ -255,12 +261,15 @@ def _is_finished(dialect: Dialect, body: Outline) -> bool:
 # What records say
 
 
-def _outlined(line: Line) -> Outline:
-    return outline_of(line) if isinstance(line, bytes) else line
+def _outlined(line: Line) -> _Record:
+    return document_of(line) if isinstance(line, bytes) else line
 
 
-def _error(record: Outline) -> str:
+def _error(record: _Record) -> str:
     """The words of an error in any of the dialects' shapes; empty where there is none."""
+    top = record.top
+    if not ("error" in top or "type" in top or is_container(top.get("response"))):
+        return ""
     facts = record.facts
     for path in ("error.message", "response.error.message", "error"):
         if path in facts and facts[path] not in (None, CONTAINER):
@@ -270,7 +279,7 @@ def _error(record: Outline) -> str:
     return ""
 
 
-def _token(dialect: Dialect, record: Outline) -> str | None:
+def _token(dialect: Dialect, record: _Record) -> str | None:
     """The text a record adds, white space off; None where it adds none."""
     for path in _TOKEN_PATHS[dialect]:
         if path in record.facts:
@@ -309,11 +318,11 @@ _TEXT_PATHS: Final = (
 )
 
 
-def _text(body: Outline) -> str:
+def _text(body: _Record) -> str:
     return next((text for path in _TEXT_PATHS if (text := body.text(path))), "")
 
 
-def _usage(dialect: Dialect, record: Outline) -> Usage:
+def _usage(dialect: Dialect, record: _Record) -> Usage:
     if dialect is Dialect.OLLAMA:
         return _ollama_usage(record)
     for before in ("usage.", "response.usage.", "message.usage."):
@@ -323,17 +332,21 @@ def _usage(dialect: Dialect, record: Outline) -> Usage:
     return Usage()
 
 
-def _last_usage(dialect: Dialect, records: list[Outline]) -> Usage:
+def _last_usage(dialect: Dialect, records: list[_Record]) -> Usage:
     return next(
         (usage for record in reversed(records) if (usage := _usage(dialect, record)) != Usage()), Usage()
     )
 
 
-def _ollama_usage(record: Outline) -> Usage:
-    return Usage(
-        prompt_tokens=int(record.number("prompt_eval_count")),
-        output_tokens=int(record.number("eval_count")),
-        load_s=record.number("load_duration") / 1e9,
-        prompt_s=record.number("prompt_eval_duration") / 1e9,
-        output_s=record.number("eval_duration") / 1e9,
-    )
+def _ollama_usage(record: _Record) -> Usage:
+    said = record.top.get
+    try:
+        return Usage(
+            prompt_tokens=int(said("prompt_eval_count", 0)),
+            output_tokens=int(said("eval_count", 0)),
+            load_s=said("load_duration", 0) / 1e9,
+            prompt_s=said("prompt_eval_duration", 0) / 1e9,
+            output_s=said("eval_duration", 0) / 1e9,
+        )
+    except (TypeError, ValueError, OverflowError):  # what an engine counts is a number
+        return Usage()
