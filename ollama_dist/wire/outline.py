@@ -79,7 +79,7 @@ class _Facts:
 
 
 class Document(_Facts):
-    """An object that is here as a whole; what lies below its upper level is only gone through when asked for."""
+    """An object that is here as a whole; below its upper level it is only gone through when asked for."""
 
     __slots__ = ("_facts", "top")
 
