@@ -11,8 +11,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Iterable, MutableMapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TextIO
@@ -139,7 +139,7 @@ def configure_logging(
     stream = stream or sys.stderr
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     redactor = Redactor(secrets)
-    first: list[Processor] = [structlog.contextvars.merge_contextvars, structlog.stdlib.add_log_level]
+    first: list[Processor] = [_add_request, structlog.stdlib.add_log_level]
     last: list[Processor] = [
         structlog.processors.format_exc_info,
         redactor,
@@ -253,11 +253,18 @@ def log_request(ended: RequestEnded) -> None:
         log.info("request", **(ended._asdict() | {"first_byte_s": first, "total_s": total}))
 
 
-@contextmanager
-def request_context(request_id: RequestId, **fields: Any) -> Iterator[None]:
-    """Every event logged within, and in tasks started within, has the request's id and these fields."""
-    with structlog.contextvars.bound_contextvars(request_id=request_id, **fields):
-        yield
+_REQUEST: Final[ContextVar[RequestId | None]] = ContextVar("request", default=None)
+
+
+def log_with(request_id: RequestId) -> None:
+    """Every event logged from now on in this task, and in tasks it starts, has the request's id."""
+    _REQUEST.set(request_id)
+
+
+def _add_request(_logger: Any, _method: str, event: _Event) -> _Event:
+    if (request_id := _REQUEST.get()) is not None:
+        event.setdefault("request_id", request_id)
+    return event
 
 
 def _renderer(settings: LogSettings, stream: TextIO) -> list[Processor]:

@@ -70,7 +70,7 @@ class Served:
         if self.kept_s is not None:
             return "cached"
         for attempt in self.attempts:
-            if attempt.result.blames_node:
+            if attempt.result is not Result.OK and attempt.result.blames_node:
                 return f"node_{attempt.result}"
         return self.mode.reason
 

@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from ollama_dist.node.logs import (
     RequestEnded,
     configure_logging,
     log_request,
-    request_context,
+    log_with,
 )
 from ollama_dist.node.setting_values import LogFormat, LogLevel, Secret
 
@@ -73,8 +74,8 @@ async def test_the_request_is_in_every_line_of_it_and_of_the_tasks_it_starts() -
         log.info("worked", name=name)
 
     async def request(request_id: str) -> None:
-        with request_context(RequestId(request_id), route="/api/chat"):
-            await asyncio.create_task(work(request_id))
+        log_with(RequestId(request_id))
+        await asyncio.create_task(work(request_id))
 
     async with asyncio.TaskGroup() as group:
         group.create_task(request("a" * 24))
@@ -83,15 +84,18 @@ async def test_the_request_is_in_every_line_of_it_and_of_the_tasks_it_starts() -
     *inside, outside = lines_of(stream)
     assert len(inside) == 4
     assert all(line["request_id"] == line["name"] for line in inside)
-    assert all(line["route"] == "/api/chat" for line in inside)
     assert "request_id" not in outside
 
 
 def test_libraries_take_the_same_road() -> None:
     stream = io.StringIO()
     configure_logging(JSON, secrets=[Secret("open sesame")], stream=stream)
-    with request_context(RequestId("a" * 24)):
+
+    def say() -> None:
+        log_with(RequestId("a" * 24))
         logging.getLogger("some.library").warning("said %s", "open sesame", extra={"token": "t0ken"})
+
+    copy_context().run(say)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.warn("about to change", stacklevel=1)
