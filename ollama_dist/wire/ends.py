@@ -135,6 +135,12 @@ _Judgement = tuple[End, str, Usage]
 _Record = Outline | Document
 
 
+def judge_whole(dialect: Dialect, body: bytes) -> Verdict:
+    """The verdict on an answer that was not streamed, is no bare text, and is here as a whole."""
+    end, message, usage = _judge_body(dialect, document_of(body), clean=True)
+    return Verdict(end, message, usage, 1, len(body))
+
+
 # Newline-delimited JSON
 
 
