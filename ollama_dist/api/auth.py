@@ -25,6 +25,9 @@ from ollama_dist.runtime.rate import RateLimit
 
 log = structlog.get_logger()
 
+CALLERS_KEPT: Final = 1024
+"""Of so many it is remembered who they are."""
+
 ATTEMPTS_PER_S: Final = 0.2
 ATTEMPTS_AT_ONCE: Final = 10.0
 """Wrong keys from one address before it has to wait."""
@@ -45,12 +48,12 @@ class Caller:
     @property
     def is_here(self) -> bool:
         """A program on this machine that means this machine: a proxy in between says another."""
-        return not self.is_forwarded and self.host is not None and _are_here(self.address, self.host)
-
-
-@lru_cache(maxsize=256)
-def _are_here(address: str, host: str) -> bool:
-    return is_loopback(address) and is_loopback(host)
+        return (
+            not self.is_forwarded
+            and is_loopback(self.address)
+            and self.host is not None
+            and is_loopback(self.host)
+        )
 
 
 def caller_of(request: Request) -> Caller:
@@ -101,18 +104,30 @@ class Authorizer:
         self._admin = _digest(admin_token) if admin_token else None
         self._policy = policy
         self._clock = clock
+        self._without_key = lru_cache(maxsize=CALLERS_KEPT)(self._identify)
         self._attempts = RateLimit(ATTEMPTS_PER_S, ATTEMPTS_AT_ONCE)
 
     def check(self, scope: Scope, dialect: Dialect, caller: Caller) -> Identity:
         """Who may use ``scope``; raises `Unauthorized`, `Forbidden` or `TooManyAttempts` for others."""
-        if scope is Scope.PUBLIC or (caller.credential and self._is_admin(caller.credential)):
-            return Identity("admin" if caller.credential else "")
+        if caller.credential and self._is_admin(caller.credential):
+            return Identity("admin")
+        known = self._without_key(scope, caller.address, caller.is_forwarded, caller.host)
+        if known is not None:
+            return known
         if scope is Scope.ADMIN:
             raise Unauthorized("this route needs the admin token: Authorization: Bearer <token>")
-        keys = self._policy.keys
-        if keys is not None and not (self._policy.trusts_this_machine and caller.is_here):
-            return self._known(keys, scope, dialect, caller)
-        return Identity(caller.address, None if caller.is_here else self._policy.share)
+        assert self._policy.keys is not None
+        return self._known(self._policy.keys, scope, dialect, caller)
+
+    def _identify(self, scope: Scope, address: str, is_forwarded: bool, host: str | None) -> Identity | None:
+        """Who needs no key; None for who does. Hardly anything changes less: it is remembered."""
+        if scope is Scope.PUBLIC:
+            return Identity("")
+        is_here = Caller("", address, is_forwarded, host).is_here
+        needs_key = self._policy.keys is not None and not (self._policy.trusts_this_machine and is_here)
+        if scope is Scope.ADMIN or needs_key:
+            return None
+        return Identity(address, None if is_here else self._policy.share)
 
     def _known(self, keys: KeyFile, scope: Scope, dialect: Dialect, caller: Caller) -> Identity:
         if not caller.credential:

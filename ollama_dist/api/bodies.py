@@ -61,8 +61,11 @@ class PacedBody:
 async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     """The whole body; raises `TooLarge` beyond ``limit`` bytes and `TooSlow` when it hardly moves.
 
-    The announced length is looked at first, so what is too large is refused before it is sent.
+    The announced length is looked at first, so what is too large is refused before it is sent. With a
+    ``limit`` of 0 nothing is wanted, and what is sent is ignored.
     """
+    if not limit:
+        return b""
     content = request.content
     if content.is_eof():  # as most bodies are, with their heads; and those that are none
         if content.total_bytes > limit:

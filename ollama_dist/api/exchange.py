@@ -1,6 +1,6 @@
 """One request of a client and everything its answer needs: its row, its id, the headers we add."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
@@ -34,9 +34,9 @@ class Exchange:
     tenant: str = ""
     """Tells this caller from others; see `auth.Identity`."""
 
-    async def body(self) -> bytes:
+    def body(self) -> Awaitable[bytes]:
         """The whole body; raises `TooLarge`. A route that takes none ignores what is sent."""
-        return await read_body(self.request, self.route.body_limit) if self.route.body_limit else b""
+        return read_body(self.request, self.route.body_limit or 0)
 
     async def json(self) -> dict[str, Any]:
         """The body as a JSON object, {} when empty; raises `BadRequest`. For our own routes only."""

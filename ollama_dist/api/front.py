@@ -21,9 +21,9 @@ from ollama_dist.api.heads import HEADS_KEPT, Request, RequestHead
 from ollama_dist.api.responses import Header, Response
 from ollama_dist.api.routes import Route, Where
 from ollama_dist.api.shares import Shares
-from ollama_dist.api.table import Elsewhere, Found, Matched, NoRoute, RouteTable, WrongMethod
+from ollama_dist.api.table import Elsewhere, Found, Matched, RouteTable, WrongMethod
 from ollama_dist.core.errors import DistError, Forbidden
-from ollama_dist.core.ids import new_request_id
+from ollama_dist.core.ids import RequestId, new_request_id
 from ollama_dist.core.scopes import Scope
 from ollama_dist.node.logs import log_with
 
@@ -69,27 +69,31 @@ class Front:
         head = request.head
         judge = self._judged if head.is_remembered else self._judge
         found, verdict = judge(request.method, request.raw_path, head)
+        request_id = new_request_id(self._rng)
+        if not isinstance(found, Matched) or verdict.judgement is not Judgement.PASS:
+            return self._turned_away(request, request_id, found, verdict)
+        log_with(request_id)
+        headers = [*verdict.headers, ("X-Request-ID", request_id), *self._standing()]
+        return await self._answer(Exchange(request, found.route, request_id, headers, found.params))
+
+    def _turned_away(
+        self, request: Request, request_id: RequestId, found: Found, verdict: Verdict
+    ) -> web.StreamResponse:
+        """The answer to what leads nowhere, or may not go there."""
         if verdict.judgement is Judgement.BAD_HOST:
             return refused(400)
-        request_id = new_request_id(self._rng)
-        headers = list(verdict.headers)
-        if isinstance(found, Matched):
-            exchange = Exchange(request, found.route, request_id, headers, found.params)
-        elif isinstance(found, Elsewhere) and verdict.judgement is Judgement.PASS:
+        if isinstance(found, Elsewhere) and verdict.judgement is Judgement.PASS:
             return _redirect(request, found)
-        else:
-            exchange = Exchange(request, _UNKNOWN, request_id, headers)
+        route = found.route if isinstance(found, Matched) else _UNKNOWN
+        exchange = Exchange(request, route, request_id, [*verdict.headers])
         if isinstance(found, WrongMethod):
-            headers.append(("Allow", found.allow))
+            exchange.headers.append(("Allow", found.allow))
         if verdict.judgement is not Judgement.PASS:
-            return _turned_away(exchange, verdict)
-        headers += (("X-Request-ID", request_id), *self._standing())
-        if isinstance(found, NoRoute):
-            return exchange.reply(b"404 page not found", status=404, content_type=_PLAIN)
+            return _excluded(exchange, verdict)
+        exchange.headers += (("X-Request-ID", request_id), *self._standing())
         if isinstance(found, WrongMethod):
             return exchange.reply(b"405 method not allowed", status=405, content_type=_PLAIN)
-        log_with(request_id)
-        return await self._answer(exchange)
+        return exchange.reply(b"404 page not found", status=404, content_type=_PLAIN)
 
     def _judge(self, method: str, target: str, head: RequestHead) -> tuple[Found, Verdict]:
         """Where a request leads, and whether it may go there."""
@@ -127,7 +131,7 @@ def _redirect(request: web.BaseRequest, found: Elsewhere) -> Response:
     return Response(link.encode(), status=found.status, headers=[location, kind])
 
 
-def _turned_away(exchange: Exchange, verdict: Verdict) -> Response:
+def _excluded(exchange: Exchange, verdict: Verdict) -> Response:
     if verdict.judgement is Judgement.PREFLIGHT:
         return exchange.reply(status=204, content_type=None)
     if verdict.judgement is Judgement.WRONG_ORIGIN:

@@ -5,11 +5,11 @@ learned from the end.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -17,6 +17,7 @@ from ollama_dist.backends.http1 import Head, Header
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import Busy, DistError, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import NodeId
+from ollama_dist.core.modes import Mode
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.outcomes import Result
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority
@@ -58,6 +59,9 @@ _TELLING: Final = (
     Result.CANCELLED,
 )
 """Of several failures the caller is told of the first in this order."""
+
+_USUAL: Final = {mode: Conditions(mode) for mode in Mode}
+"""What is so as long as nothing fails."""
 
 
 class Dispatcher:
@@ -150,7 +154,7 @@ class Dispatcher:
 
     # Deciding and attempting
 
-    async def begin(self, served: Served) -> None:
+    async def begin(self, served: Served) -> Served:
         """Put an answer into ``served``: one of now, or else one that was kept."""
         self.budget.begin()
         try:
@@ -164,6 +168,7 @@ class Dispatcher:
         served.first_byte_s = self.clock() - served.began
         if served.asking is not None and served.answer is not None:
             served.answer.keep_copy(LARGEST)
+        return served
 
     async def _answer_or_recall(self, served: Served, asking: Asking) -> None:
         try:
@@ -263,19 +268,25 @@ class Dispatcher:
     def _decide(self, served: Served, view: ClusterView) -> Decision:
         switches = self._switches()
         served.mode = effective_mode(switches, view)
-        conditions = self._conditions(view, served, self.clock())
-        decision = decide(served.request, view, self._notes.rates, self._ledger, conditions, self._rng)
+        decision = decide(
+            served.request,
+            view,
+            self._notes.rates,
+            self._ledger,
+            self._conditions(view, served),
+            self._rng,
+            self._load.in_flight,
+        )
         if served.decision is None:
             self._notes.decided(served, decision, view)
         return decision
 
-    def _conditions(self, view: ClusterView, served: Served, now: float) -> Conditions:
-        return Conditions(
-            mode=served.mode.mode,
-            circuits=self.breakers.not_closed(view.nodes, now),
-            tried={attempt.node: attempt.result for attempt in served.attempts} if served.attempts else None,
-            own_load=self._load.in_flight,
-        )
+    def _conditions(self, view: ClusterView, served: Served) -> Conditions:
+        circuits = self.breakers.not_closed(view.nodes, self.clock())
+        if not circuits and not served.attempts:
+            return _USUAL[served.mode.mode]
+        tried = {attempt.node: attempt.result for attempt in served.attempts}
+        return Conditions(served.mode.mode, circuits, tried)
 
     def _take_retry(self, served: Served) -> bool:
         allowed = self.budget.take()
@@ -315,16 +326,16 @@ class Dispatcher:
         held.append(admission.leave)
         return target, admission.waited
 
-    async def _begin_here(
+    def _begin_here(
         self,
         target: Target,
         request: InferenceRequest,
         headers: Sequence[Header],
         body: bytes,
         must_load: bool,
-    ) -> Answer:
+    ) -> Coroutine[Any, Any, Answer]:
         beginning = begin(target, request, headers, body)
-        return await (self._loads.begin(request, beginning) if must_load else beginning)
+        return self._loads.begin(request, beginning) if must_load else beginning
 
     def _way_to(self, node: NodeId) -> Target:
         target = self._target(node)
@@ -339,7 +350,7 @@ class Dispatcher:
         if request.model is None or request.pin is not None:
             return
         view = self._view()
-        conditions = self._conditions(view, served, self.clock())
+        conditions = self._conditions(view, served)
         others = [node for node in unload_targets(request.model, view, conditions) if node != winner]
 
         async def unload(node: NodeId) -> None:
@@ -377,9 +388,8 @@ class _Serving(AbstractAsyncContextManager[Served]):
     def __init__(self, by: Dispatcher, served: Served) -> None:
         self._by, self._served = by, served
 
-    async def __aenter__(self) -> Served:
-        await self._by.begin(self._served)
-        return self._served
+    def __aenter__(self) -> Coroutine[Any, Any, Served]:
+        return self._by.begin(self._served)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

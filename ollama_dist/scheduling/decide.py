@@ -46,16 +46,18 @@ def decide(
     ledger: Ledger,
     conditions: Conditions,
     rng: Random,
+    own_load: int | None = None,
 ) -> Decision:
     """The node to send ``request`` to, with all that was looked at.
 
+    ``own_load`` is how many requests this node's engine has, where that is known better than ``view`` has it.
     Where nobody is known to have the model, some engine is asked all the same: it knows the right words.
     Raises `NoCandidate` when nothing can be done now, and for a pin `NodeNotFound`, `ModelNotFound` or
     `BadRequest`.
     """
     wanted = _wanted(request)
     if request.pin is not None and wanted is None:
-        return _pinned(request, view, rates, ledger, conditions)
+        return _pinned(request, view, rates, ledger, conditions, own_load)
     if request.model is None:
         return _ask_any_engine(view, conditions, wanted)
     usable, rejected = _usable(request.model, request.local_only, view, conditions, wanted)
@@ -63,7 +65,7 @@ def decide(
         return _ask_any_engine(view, conditions, wanted)
     if not usable:
         raise NoCandidate(_nobody(request, view, rejected))
-    candidates = _rank(request, request.model, usable, view, rates, ledger, conditions)
+    candidates = _rank(request, request.model, usable, view, rates, ledger, own_load)
     winner = _pick(candidates, view, rng)
     expected = winner.estimate
     return Decision(winner.node, Stage.SCORED, expected.reason, tuple(candidates), rejected, expected)
@@ -79,7 +81,7 @@ def _usable(
 
     Nearly all requests for a model find the same as long as the picture is the same.
     """
-    if wanted is not None or not conditions.are_usual:
+    if wanted is not None or conditions.circuits or conditions.tried:
         return _sifted(key, local_only, view, conditions, wanted)
     question = key, local_only, conditions.mode
     known: _Sifted | None = view.worked_out.get(question)
@@ -112,7 +114,12 @@ def _wanted(request: InferenceRequest) -> Wanted | None:
 
 
 def _pinned(
-    request: InferenceRequest, view: ClusterView, rates: Rates, ledger: Ledger, conditions: Conditions
+    request: InferenceRequest,
+    view: ClusterView,
+    rates: Rates,
+    ledger: Ledger,
+    conditions: Conditions,
+    own_load: int | None,
 ) -> Decision:
     node = view.find(request.pin or "")
     rejection = reject(node, view, conditions)
@@ -124,7 +131,7 @@ def _pinned(
         )
     if request.model is None:
         return Decision(node.id, Stage.PINNED, "asked for by name", ())
-    [only] = _rank(request, request.model, [node], view, rates, ledger, conditions)
+    [only] = _rank(request, request.model, [node], view, rates, ledger, own_load)
     return Decision(node.id, Stage.PINNED, "asked for by name", (only,), expected=only.estimate)
 
 
@@ -178,7 +185,7 @@ def _rank(
     view: ClusterView,
     rates: Rates,
     ledger: Ledger,
-    conditions: Conditions,
+    own_load: int | None,
 ) -> list[Candidate]:
     candidates = []
     for node in nodes:
@@ -186,7 +193,7 @@ def _rank(
         if not is_self:
             ahead = ledger.in_flight(node)
         else:
-            ahead = node.load.in_flight if conditions.own_load is None else conditions.own_load
+            ahead = node.load.in_flight if own_load is None else own_load
         expected = estimate(request, key, node, ahead, rates, is_self=is_self)
         candidates.append(Candidate(node.id, seconds(request, expected), expected))
     if len(candidates) > 1:

@@ -24,13 +24,6 @@ class Conditions:
     """Those that are not closed."""
     tried: Mapping[NodeId, str] | None = None
     """Nodes this request was sent to already, and how that ended."""
-    own_load: int | None = None
-    """Requests at this node's engine, where that is known better than the view has it."""
-
-    @property
-    def are_usual(self) -> bool:
-        """Whether they are the same for nearly all requests: nothing failed just now."""
-        return not self.circuits and not self.tried
 
     def circuit(self, node: NodeId) -> Circuit:
         return (self.circuits or {}).get(node, Circuit.CLOSED)

@@ -31,6 +31,7 @@ class Ticket:
     """A request in the queue or in the engine. The smallest goes first."""
 
     rank: float
+    """Of one that waits."""
     number: int
     """The older first, of one rank."""
     model: ModelKey
@@ -84,12 +85,12 @@ class NodeQueue:
             raise Busy(BUSY_TEXT)
         self._number += 1
         self.in_flight += 1
-        rank = CLASS_S[priority] + min(service_s, LONGEST_SERVICE_S) + AGING * now
-        ticket = Ticket(rank, self._number, model, service_s)
+        ticket = Ticket(0.0, self._number, model, service_s)
         if len(line.running) < self.slots:
             ticket.runs = True
             line.running.add(ticket)
         else:
+            ticket.rank = CLASS_S[priority] + min(service_s, LONGEST_SERVICE_S) + AGING * now
             bisect.insort(line.waiting, ticket)
         return ticket
 

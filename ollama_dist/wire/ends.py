@@ -6,12 +6,12 @@ carries the end marker of its dialect.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from ollama_dist.core.dialects import Dialect
-from ollama_dist.core.outcomes import Result, Usage
+from ollama_dist.core.outcomes import NO_USAGE, Result, Usage
 from ollama_dist.core.values import value
 from ollama_dist.wire.failures import result_of_in_band_error
 from ollama_dist.wire.outline import CONTAINER, Document, Outline, document_of, is_container
@@ -41,7 +41,7 @@ class Verdict:
     end: End
     message: str = ""
     """The engine's words where the end is an error."""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     records: int = 0
     """Lines or events that came, about as many as tokens; 1 for an answer that was not streamed."""
     size: int = 0
@@ -150,14 +150,14 @@ def _judge_lines(lines: list[Line], rest: Line, *, clean: bool) -> _Judgement:
         return _judge_shortcut(_outlined(rest), alone=not records, clean=clean)
     last = _outlined(records[-1]) if records else Outline()
     if not last.is_whole:
-        return End.CUT, "", Usage()
+        return End.CUT, "", NO_USAGE
     if error := _error(last):
-        return End.ERROR, error, Usage()
+        return End.ERROR, error, NO_USAGE
     if last.top.get("done") is True:
         return End.COMPLETE, "", _ollama_usage(last)
     if clean and _repeats(Dialect.OLLAMA, records):
-        return End.GAVE_OUT, "", Usage()
-    return End.CUT, "", Usage()
+        return End.GAVE_OUT, "", NO_USAGE
+    return End.CUT, "", NO_USAGE
 
 
 def _judge_shortcut(record: _Record, *, alone: bool, clean: bool) -> _Judgement:
@@ -166,7 +166,7 @@ def _judge_shortcut(record: _Record, *, alone: bool, clean: bool) -> _Judgement:
     is_shortcut = facts.get("done_reason") in ("load", "unload") or "_debug_info" in facts
     if alone and clean and record.is_whole and is_shortcut:
         return End.COMPLETE, "", _ollama_usage(record)
-    return End.CUT, "", Usage()
+    return End.CUT, "", NO_USAGE
 
 
 # Server-sent events
@@ -202,7 +202,7 @@ def _events(lines: list[Line], rest: Line) -> list[_Event]:
 
 def _judge_events(dialect: Dialect, events: list[_Event], *, clean: bool) -> _Judgement:
     if not events:
-        return End.CUT, "", Usage()
+        return End.CUT, "", NO_USAGE
     is_done = events[-1].data == b"[DONE]"
     records = [_outlined(event.data) for event in events[-_CLOSING_EVENTS:] if event.data != b"[DONE]"]
     usage = _last_usage(dialect, records)
@@ -211,7 +211,7 @@ def _judge_events(dialect: Dialect, events: list[_Event], *, clean: bool) -> _Ju
     errors = [error for record in records if (error := _error(record))]
     match dialect:
         case Dialect.OPENAI:
-            finished = is_done and any(record.facts.get("choices.finish_reason") for record in records)
+            finished = is_done and any(record.fact("choices.finish_reason") for record in records)
         case Dialect.RESPONSES:
             finished = kind in ("response.completed", "response.incomplete")
         case _:
@@ -234,14 +234,14 @@ _CLOSING_EVENTS: Final = 4
 
 def _judge_body(dialect: Dialect, body: _Record, *, clean: bool) -> _Judgement:
     if not clean or not body.is_whole:
-        return End.CUT, "", Usage()
+        return End.CUT, "", NO_USAGE
     if error := _error(body):
-        return End.ERROR, error, Usage()
+        return End.ERROR, error, NO_USAGE
     if _is_finished(dialect, body):
         return End.COMPLETE, "", _usage(dialect, body)
     if _REPEATED.search(_text(body)):
-        return End.GAVE_OUT, "", Usage()
-    return End.CUT, "", Usage()
+        return End.GAVE_OUT, "", NO_USAGE
+    return End.CUT, "", NO_USAGE
 
 
 _WITHOUT_DONE: Final = ("embeddings", "embedding", "_debug_info")
@@ -251,17 +251,17 @@ _WITHOUT_DONE: Final = ("embeddings", "embedding", "_debug_info")
 def _is_finished(dialect: Dialect, body: _Record) -> bool:
     if dialect is Dialect.OLLAMA:
         said = body.top
-        return said.get("done") is True or any(is_container(said.get(name)) for name in _WITHOUT_DONE)
-    facts = body.facts
+        return said.get("done") is True or any(map(is_container, map(said.get, _WITHOUT_DONE)))
     match dialect:
         case Dialect.OPENAI:
-            is_list = facts.get("object") == "list" and facts.get("data") == CONTAINER
-            is_transcript = isinstance(facts.get("text"), str)
-            return is_list or is_transcript or bool(facts.get("choices.finish_reason"))
+            if body.fact("choices.finish_reason"):
+                return True
+            is_list = body.fact("object") == "list" and body.fact("data") == CONTAINER
+            return is_list or isinstance(body.fact("text"), str)
         case Dialect.RESPONSES:  # its status says completed even when the repeat guard ended it
             counted = body.number("usage.input_tokens") + body.number("usage.output_tokens") > 0
             return body.text("status") in ("completed", "incomplete") and counted
-    return bool(facts.get("stop_reason"))
+    return bool(body.fact("stop_reason"))
 
 
 # What records say
@@ -333,14 +333,15 @@ def _usage(dialect: Dialect, record: _Record) -> Usage:
         return _ollama_usage(record)
     for before in ("usage.", "response.usage.", "message.usage."):
         for prompt, output in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")):
-            if before + prompt in record.facts or before + output in record.facts:
-                return Usage(int(record.number(before + prompt)), int(record.number(before + output)))
-    return Usage()
+            read, written = record.number(before + prompt), record.number(before + output)
+            if read or written:
+                return Usage(int(read), int(written))
+    return NO_USAGE
 
 
 def _last_usage(dialect: Dialect, records: list[_Record]) -> Usage:
     return next(
-        (usage for record in reversed(records) if (usage := _usage(dialect, record)) != Usage()), Usage()
+        (usage for record in reversed(records) if (usage := _usage(dialect, record)) != NO_USAGE), NO_USAGE
     )
 
 
@@ -355,4 +356,4 @@ def _ollama_usage(record: _Record) -> Usage:
             output_s=said("eval_duration", 0) / 1e9,
         )
     except (TypeError, ValueError, OverflowError):  # what an engine counts is a number
-        return Usage()
+        return NO_USAGE

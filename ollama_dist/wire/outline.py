@@ -67,14 +67,18 @@ class _Facts:
     def facts(self) -> Mapping[str, Fact]:
         raise NotImplementedError
 
+    def fact(self, path: str) -> Fact:
+        """What stands at ``path``; None where nothing does."""
+        return self.facts.get(path)
+
     def text(self, path: str) -> str:
         """The string at ``path``, empty where there is none."""
-        value = self.facts.get(path)
+        value = self.fact(path)
         return value if isinstance(value, str) else ""
 
     def number(self, path: str) -> float:
         """The number at ``path``, 0 where there is none."""
-        value = self.facts.get(path)
+        value = self.fact(path)
         return value if isinstance(value, (int, float)) else 0
 
 
@@ -96,6 +100,10 @@ class Document(_Facts):
             self._facts = {}
             _tell_all(self.top, "", 1, self._facts)
         return self._facts
+
+    def fact(self, path: str) -> Fact:
+        found = _fact(self.top, path)
+        return None if found is _NOTHING else found
 
 
 class Outline(_Facts):
@@ -259,6 +267,24 @@ def _decoded(text: bytearray) -> str:
     ):  # an escape was cut where the middle was dropped, or the bytes are not UTF-8
         return text.decode("utf-8", "replace")
     return value if isinstance(value, str) else ""
+
+
+_NOTHING: Final[Any] = object()
+
+
+def _fact(value: Any, path: str) -> Any:
+    """What `_tell_all` would tell of ``path``, or `_NOTHING`."""
+    if type(value) is dict:
+        name, _, below = path.partition(".")
+        inner = value.get(name, _NOTHING)
+        if below:
+            return _fact(inner, below)
+        return CONTAINER if is_container(inner) else inner
+    if type(value) is list and value and type(value[0]) in (dict, list):
+        for item in reversed(value):
+            if (found := _fact(item, path)) is not _NOTHING:
+                return found
+    return _NOTHING
 
 
 def _tell_all(value: Any, path: str, depth: int, facts: dict[str, Fact]) -> None:
