@@ -65,7 +65,7 @@ class Front:
         self._standing = standing
         self._rng = rng
 
-    async def __call__(self, request: Request) -> web.StreamResponse:
+    def __call__(self, request: Request) -> Awaitable[web.StreamResponse]:
         head = request.head
         judge = self._judged if head.is_remembered else self._judge
         found, verdict = judge(request.method, request.raw_path, head)
@@ -74,9 +74,9 @@ class Front:
             return self._turned_away(request, request_id, found, verdict)
         log_with(request_id)
         headers = [*verdict.headers, ("X-Request-ID", request_id), *self._standing()]
-        return await self._answer(Exchange(request, found.route, request_id, headers, found.params))
+        return self._answer(Exchange(request, found.route, request_id, headers, found.params))
 
-    def _turned_away(
+    async def _turned_away(
         self, request: Request, request_id: RequestId, found: Found, verdict: Verdict
     ) -> web.StreamResponse:
         """The answer to what leads nowhere, or may not go there."""

@@ -51,7 +51,7 @@ _FORWARDED_PREFIXES: Final = ("cf-", "tailscale-", "x-envoy-", "x-forwarded", "x
 
 _LEFT_OUT: Final = frozenset(
     spelt.encode()
-    for name in ("authorization", "content-length", "cookie", "x-api-key")
+    for name in ("authorization", "content-length", "cookie", "proxy-authorization", "x-api-key")
     for spelt in (name, name.title())
 )
 """Headers that differ where heads are alike, or that are not to be remembered, as they are usually spelt."""

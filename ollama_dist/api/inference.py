@@ -43,12 +43,13 @@ class Inference:
         self._splice = splice
 
     async def __call__(self, exchange: Exchange) -> web.StreamResponse:
-        wishes, path = wishes_of(exchange.request.head), exchange.route.path
+        head, path = exchange.request.head, exchange.route.path
+        wishes = wishes_of(head)
         body, found = self._pinned(path, wishes, await exchange.body())
         request = found.request(exchange.id, path, pin=wishes.node, priority=wishes.priority)
         on_place = exchange.tell_place if wishes.wants_place else None
         asking = self._asking(exchange, wishes, request, body)
-        async with self._dispatcher.serve(request, exchange.passed_on(), body, on_place, asking) as served:
+        async with self._dispatcher.serve(request, head.passed_on, body, on_place, asking) as served:
             answer = served.answer
             assert answer is not None
             headers = [*answer.headers, *_about(served)]

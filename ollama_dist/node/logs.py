@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, MutableMapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -183,7 +184,7 @@ class _RequestLines:
 
     def __init__(self) -> None:
         self._lines: _Lines | None = None
-        self._ended: list[tuple[float, RequestEnded]] = []
+        self._ended: deque[tuple[float, RequestEnded]] = deque()  # threads log too, and write it out first
 
     @property
     def is_on(self) -> bool:
@@ -215,9 +216,13 @@ class _RequestLines:
             self.flush()
 
     def flush(self) -> None:
-        if self._ended and self._lines is not None:
-            ended, self._ended = self._ended, []
-            self._lines.write("".join([self._line(at, each) for at, each in ended]))
+        if self._lines is None:
+            return
+        lines = []
+        while self._ended:
+            lines.append(self._line(*self._ended.popleft()))
+        if lines:
+            self._lines.write("".join(lines))
 
     def _line(self, now: float, ended: RequestEnded) -> str:
         second = int(now)

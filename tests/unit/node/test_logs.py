@@ -23,6 +23,7 @@ from ollama_dist.node.logs import (
     log_with,
 )
 from ollama_dist.node.setting_values import LogFormat, LogLevel, Secret
+from tests.support.wait import until
 
 JSON = LogSettings(log_format=LogFormat.JSON)
 TEXT = LogSettings()
@@ -206,6 +207,18 @@ def test_the_line_of_a_request_is_as_any_other(model: str) -> None:
     configure_logging(JSON, stream=(as_json := io.StringIO()))
     log_request(ended)
     assert lines_of(as_json)[0]["event"] == "request"
+
+
+async def test_lines_of_requests_are_written_together_and_before_what_comes_after() -> None:
+    configure_logging(TEXT, stream=(stream := io.StringIO()))
+    ended = RequestEnded(RequestId("a" * 24), "/api/chat", "tiny", "desk", 200, Result.OK, None, 0.25, 7)
+    log_request(ended)
+    log_request(ended)
+    assert stream.getvalue() == ""
+    LOG.info("later")
+    assert [line.split()[3] for line in stream.getvalue().splitlines()] == ["request", "request", "later"]
+    log_request(ended)
+    await until(lambda: stream.getvalue().count(" request ") == 3)
 
 
 def test_setting_up_twice_logs_once() -> None:
