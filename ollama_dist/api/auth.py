@@ -13,9 +13,8 @@ from functools import lru_cache
 from typing import Final
 
 import structlog
-from aiohttp import web
 
-from ollama_dist.api.guard import host_of
+from ollama_dist.api.heads import Request
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.errors import ConfigError, DistError, Forbidden, TooManyAttempts, Unauthorized
 from ollama_dist.core.scopes import Scope
@@ -26,28 +25,12 @@ from ollama_dist.runtime.rate import RateLimit
 
 log = structlog.get_logger()
 
+CALLERS_KEPT: Final = 1024
+"""Of so many it is remembered who they are."""
+
 ATTEMPTS_PER_S: Final = 0.2
 ATTEMPTS_AT_ONCE: Final = 10.0
 """Wrong keys from one address before it has to wait."""
-
-_FORWARDED: Final = frozenset(
-    {
-        "cdn-loop",
-        "client-ip",
-        "fastly-client-ip",
-        "forwarded",
-        "forwarded-for",
-        "true-client-ip",
-        "via",
-        "x-client-ip",
-        "x-cluster-client-ip",
-        "x-real-ip",
-        "x-remote-addr",
-        "x-remote-ip",
-    }
-)
-_FORWARDED_PREFIXES: Final = ("cf-", "tailscale-", "x-envoy-", "x-forwarded", "x-original-", "x-proxy")
-"""Somebody else's request, passed on by a proxy on this machine."""
 
 
 @value(frozen=True, slots=True)
@@ -73,18 +56,13 @@ class Caller:
         )
 
 
-def caller_of(request: web.BaseRequest) -> Caller:
-    headers = request.headers
-    kind, _, token = headers.get("Authorization", "").partition(" ")
-    shown = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "").strip()
-    is_forwarded = any(map(_tells_of_a_proxy, headers))
-    return Caller(shown, request.remote or "", is_forwarded, host_of(headers.get("Host", "")))
-
-
-@lru_cache(maxsize=256)
-def _tells_of_a_proxy(name: str) -> bool:
-    name = name.lower()
-    return name in _FORWARDED or name.startswith(_FORWARDED_PREFIXES)
+def caller_of(request: Request) -> Caller:
+    headers, head = request.headers, request.head
+    shown = headers.get("x-api-key", "").strip()
+    if said := headers.get("Authorization"):
+        kind, _, token = said.partition(" ")
+        shown = token.strip() if kind.lower() == "bearer" else shown
+    return Caller(shown, request.remote or "", head.is_forwarded, head.host)
 
 
 NO_END: Final = Share()
@@ -126,18 +104,30 @@ class Authorizer:
         self._admin = _digest(admin_token) if admin_token else None
         self._policy = policy
         self._clock = clock
+        self._without_key = lru_cache(maxsize=CALLERS_KEPT)(self._identify)
         self._attempts = RateLimit(ATTEMPTS_PER_S, ATTEMPTS_AT_ONCE)
 
     def check(self, scope: Scope, dialect: Dialect, caller: Caller) -> Identity:
         """Who may use ``scope``; raises `Unauthorized`, `Forbidden` or `TooManyAttempts` for others."""
-        if scope is Scope.PUBLIC or self._is_admin(caller.credential):
-            return Identity("admin" if caller.credential else "")
+        if caller.credential and self._is_admin(caller.credential):
+            return Identity("admin")
+        known = self._without_key(scope, caller.address, caller.is_forwarded, caller.host)
+        if known is not None:
+            return known
         if scope is Scope.ADMIN:
             raise Unauthorized("this route needs the admin token: Authorization: Bearer <token>")
-        keys = self._policy.keys
-        if keys is not None and not (self._policy.trusts_this_machine and caller.is_here):
-            return self._known(keys, scope, dialect, caller)
-        return Identity(caller.address, None if caller.is_here else self._policy.share)
+        assert self._policy.keys is not None
+        return self._known(self._policy.keys, scope, dialect, caller)
+
+    def _identify(self, scope: Scope, address: str, is_forwarded: bool, host: str | None) -> Identity | None:
+        """Who needs no key; None for who does. Hardly anything changes less: it is remembered."""
+        if scope is Scope.PUBLIC:
+            return Identity("")
+        is_here = Caller("", address, is_forwarded, host).is_here
+        needs_key = self._policy.keys is not None and not (self._policy.trusts_this_machine and is_here)
+        if scope is Scope.ADMIN or needs_key:
+            return None
+        return Identity(address, None if is_here else self._policy.share)
 
     def _known(self, keys: KeyFile, scope: Scope, dialect: Dialect, caller: Caller) -> Identity:
         if not caller.credential:
@@ -156,7 +146,7 @@ class Authorizer:
         return Identity(key.digest, key.share or self._policy.share)
 
     def _is_admin(self, credential: str) -> bool:
-        if not credential or self._admin is None:
+        if self._admin is None:
             return False
         # Digests are of one length, so the comparison takes the same time however wrong the token is.
         return hmac.compare_digest(_digest(credential), self._admin)

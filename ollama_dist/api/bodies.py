@@ -61,18 +61,18 @@ class PacedBody:
 async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     """The whole body; raises `TooLarge` beyond ``limit`` bytes and `TooSlow` when it hardly moves.
 
-    The announced length is looked at first, so what is too large is refused before it is sent.
+    The announced length is looked at first, so what is too large is refused before it is sent. With a
+    ``limit`` of 0 nothing is wanted, and what is sent is ignored.
     """
-    if (request.content_length or 0) > limit:
-        raise TooLarge(f"the body is larger than {limit} bytes")
-    if not request.body_exists:
+    if not limit:
         return b""
     content = request.content
-    if content.is_eof() and content.total_bytes:  # as most bodies are, with their heads
-        body = content.read_nowait()
-        if len(body) > limit:
+    if content.is_eof():  # as most bodies are, with their heads; and those that are none
+        if content.total_bytes > limit:
             raise TooLarge(f"the body is larger than {limit} bytes")
-        return body
+        return content.read_nowait()
+    if (request.content_length or 0) > limit:
+        raise TooLarge(f"the body is larger than {limit} bytes")
     began = asyncio.get_running_loop().time()
     parts: list[bytes] = []
     received = 0

@@ -18,7 +18,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from ollama_dist.api.bodies import BrokenBody
-from ollama_dist.api.framing import refusal
+from ollama_dist.api.heads import Request, head_of
 from ollama_dist.api.responses import Response
 from ollama_dist.runtime.tls import Tls
 
@@ -72,12 +72,6 @@ def refused(status: int) -> Response:
     return response
 
 
-class Request(web.BaseRequest):
-    """A request of aiohttp's. ``refusal`` is the status that turns it away for its head."""
-
-    refusal: int | None = None
-
-
 def _request(
     message: RawRequestMessage,
     payload: StreamReader,
@@ -90,13 +84,13 @@ def _request(
     The parser takes the trailers of a chunked body for headers of the next request; and it drops what follows
     a wish for another protocol, which nobody here speaks.
     """
-    status = refusal(message.version, message.headers.items())
+    head = head_of(message.version, message.raw_headers)
     if message.chunked or message.upgrade:
         message = message._replace(should_close=True)
-    if status == HTTPStatus.HTTP_VERSION_NOT_SUPPORTED:
+    if head.refusal == HTTPStatus.HTTP_VERSION_NOT_SUPPORTED:
         message = message._replace(version=HttpVersion10)  # the answer is written in it
     request = Request(message, payload, protocol, writer, task, asyncio.get_running_loop())
-    request.refusal = status
+    request.head = head
     return request
 
 

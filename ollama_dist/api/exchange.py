@@ -1,6 +1,6 @@
 """One request of a client and everything its answer needs: its row, its id, the headers we add."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
@@ -9,6 +9,7 @@ import orjson
 from aiohttp import web
 
 from ollama_dist.api.bodies import BrokenBody, TooSlow, read_body
+from ollama_dist.api.heads import Request
 from ollama_dist.api.responses import Header, Response
 from ollama_dist.api.routes import Route
 from ollama_dist.core.errors import BadRequest, DistError, TooLarge
@@ -20,25 +21,12 @@ from ollama_dist.wire.places import HEADER, write_place
 JSON: Final = "application/json; charset=utf-8"
 """What gin writes for a JSON answer."""
 
-PASSED_ON: Final = frozenset(
-    {
-        "accept",
-        "anthropic-beta",
-        "anthropic-version",
-        "content-encoding",
-        "content-type",
-        "openai-beta",
-        "user-agent",
-    }
-)
-"""The headers of a client that an engine may see. Credentials, cookies and our own never are among them."""
-
 
 @dataclass(slots=True)
 class Exchange:
     """A request under way. ``headers`` go onto its answer, whatever that will be."""
 
-    request: web.BaseRequest
+    request: Request
     route: Route
     id: RequestId
     headers: list[Header]
@@ -46,9 +34,9 @@ class Exchange:
     tenant: str = ""
     """Tells this caller from others; see `auth.Identity`."""
 
-    async def body(self) -> bytes:
+    def body(self) -> Awaitable[bytes]:
         """The whole body; raises `TooLarge`. A route that takes none ignores what is sent."""
-        return await read_body(self.request, self.route.body_limit) if self.route.body_limit else b""
+        return read_body(self.request, self.route.body_limit or 0)
 
     async def json(self) -> dict[str, Any]:
         """The body as a JSON object, {} when empty; raises `BadRequest`. For our own routes only."""
@@ -73,8 +61,7 @@ class Exchange:
 
     def passed_on(self) -> list[Header]:
         """What of the client's headers travels with the request; names in lower case."""
-        headers = self.request.headers.items()
-        return [(lower, value) for name, value in headers if (lower := name.lower()) in PASSED_ON]
+        return list(self.request.head.passed_on)
 
     def tell_place(self, place: Place) -> None:
         """Say on the way where in the queue the request stands: an interim answer (102, RFC 2518 §10.1)."""

@@ -5,7 +5,7 @@ way ends here and is told in the caller's dialect.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from random import Random
 from typing import Final
@@ -17,13 +17,15 @@ from ollama_dist.api.auth import Authorizer, caller_of
 from ollama_dist.api.connections import refused
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.guard import Guard, Judgement, Verdict
+from ollama_dist.api.heads import HEADS_KEPT, Request, RequestHead
 from ollama_dist.api.responses import Header, Response
 from ollama_dist.api.routes import Route, Where
 from ollama_dist.api.shares import Shares
-from ollama_dist.api.table import Elsewhere, Found, Matched, NoRoute, RouteTable, WrongMethod
+from ollama_dist.api.table import Elsewhere, Found, Matched, RouteTable, WrongMethod
 from ollama_dist.core.errors import DistError, Forbidden
-from ollama_dist.core.ids import new_request_id
+from ollama_dist.core.ids import RequestId, new_request_id
 from ollama_dist.core.scopes import Scope
+from ollama_dist.node.logs import log_with
 
 log = structlog.get_logger()
 
@@ -31,10 +33,6 @@ Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 _PLAIN: Final = "text/plain"
 _REDIRECTS: Final = {301: "Moved Permanently", 307: "Temporary Redirect"}
-
-
-HEADS_KEPT: Final = 256
-"""Of so many different heads it is remembered where they lead: nearly all are like one before."""
 
 
 class Internal(DistError):
@@ -54,7 +52,7 @@ class Front:
         *,
         guard: Guard,
         authorizer: Authorizer,
-        standing: Callable[[], list[Header]],
+        standing: Callable[[], Sequence[Header]],
         rng: Random,
     ) -> None:
         rows = list(routes)
@@ -67,44 +65,40 @@ class Front:
         self._standing = standing
         self._rng = rng
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        headers = request.headers
-        found, verdict = self._judged(
-            request.method,
-            request.raw_path,
-            headers.get("Host"),
-            ", ".join(headers.getall("Origin", ())),
-            headers.get("Sec-Fetch-Site", ""),
-        )
+    def __call__(self, request: Request) -> Awaitable[web.StreamResponse]:
+        head = request.head
+        judge = self._judged if head.is_remembered else self._judge
+        found, verdict = judge(request.method, request.raw_path, head)
+        request_id = new_request_id(self._rng)
+        if not isinstance(found, Matched) or verdict.judgement is not Judgement.PASS:
+            return self._turned_away(request, request_id, found, verdict)
+        log_with(request_id)
+        headers = [*verdict.headers, ("X-Request-ID", request_id), *self._standing()]
+        return self._answer(Exchange(request, found.route, request_id, headers, found.params))
+
+    async def _turned_away(
+        self, request: Request, request_id: RequestId, found: Found, verdict: Verdict
+    ) -> web.StreamResponse:
+        """The answer to what leads nowhere, or may not go there."""
         if verdict.judgement is Judgement.BAD_HOST:
             return refused(400)
         if isinstance(found, Elsewhere) and verdict.judgement is Judgement.PASS:
             return _redirect(request, found)
-        exchange = Exchange(
-            request,
-            found.route if isinstance(found, Matched) else _UNKNOWN,
-            new_request_id(self._rng),
-            headers=list(verdict.headers),
-            params=found.params if isinstance(found, Matched) else {},
-        )
+        route = found.route if isinstance(found, Matched) else _UNKNOWN
+        exchange = Exchange(request, route, request_id, [*verdict.headers])
         if isinstance(found, WrongMethod):
             exchange.headers.append(("Allow", found.allow))
         if verdict.judgement is not Judgement.PASS:
-            return _turned_away(exchange, verdict)
-        exchange.headers += [("X-Request-ID", exchange.id), *self._standing()]
-        match found:
-            case NoRoute():
-                return exchange.reply(b"404 page not found", status=404, content_type=_PLAIN)
-            case WrongMethod():
-                return exchange.reply(b"405 method not allowed", status=405, content_type=_PLAIN)
-        structlog.contextvars.bind_contextvars(request_id=exchange.id)  # each request has a task of its own
-        return await self._answer(exchange)
+            return _excluded(exchange, verdict)
+        exchange.headers += (("X-Request-ID", request_id), *self._standing())
+        if isinstance(found, WrongMethod):
+            return exchange.reply(b"405 method not allowed", status=405, content_type=_PLAIN)
+        return exchange.reply(b"404 page not found", status=404, content_type=_PLAIN)
 
-    def _judge(
-        self, method: str, target: str, host: str | None, origin: str, site: str
-    ) -> tuple[Found, Verdict]:
-        """Where a head leads, and whether it may go there."""
-        verdict = self._guard.judge(method, host, origin, target=target, site=site)
+    def _judge(self, method: str, target: str, head: RequestHead) -> tuple[Found, Verdict]:
+        """Where a request leads, and whether it may go there."""
+        host, site = head.values.get("host"), head.get("sec-fetch-site")
+        verdict = self._guard.judge(method, host, head.origin, target=target, site=site)
         return self._table.find(method, target), verdict
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
@@ -137,7 +131,7 @@ def _redirect(request: web.BaseRequest, found: Elsewhere) -> Response:
     return Response(link.encode(), status=found.status, headers=[location, kind])
 
 
-def _turned_away(exchange: Exchange, verdict: Verdict) -> Response:
+def _excluded(exchange: Exchange, verdict: Verdict) -> Response:
     if verdict.judgement is Judgement.PREFLIGHT:
         return exchange.reply(status=204, content_type=None)
     if verdict.judgement is Judgement.WRONG_ORIGIN:

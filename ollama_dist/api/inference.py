@@ -6,12 +6,14 @@ from typing import Final
 from aiohttp import web
 
 from ollama_dist.api.exchange import Exchange
+from ollama_dist.api.heads import RequestHead
 from ollama_dist.api.relay import relay
 from ollama_dist.api.responses import Header, Response
 from ollama_dist.core.contexts import ContextRule, pinned_context
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.errors import Busy
 from ollama_dist.core.requests import InferenceRequest, Priority
+from ollama_dist.core.values import value
 from ollama_dist.node.answer_cache import Asking
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.served import Served
@@ -41,17 +43,13 @@ class Inference:
         self._splice = splice
 
     async def __call__(self, exchange: Exchange) -> web.StreamResponse:
-        body, found = self._pinned(exchange, await exchange.body())
-        path = exchange.route.path
-        request = found.request(
-            exchange.id,
-            path,
-            pin=exchange.header("X-Ollama-Node") or None,
-            priority=priority_of(exchange.header("X-Ollama-Priority")),
-        )
-        on_place = exchange.tell_place if wants_place(exchange.header(HEADER)) else None
-        asking = self._asking(exchange, request, body)
-        serving = self._dispatcher.serve(request, exchange.passed_on(), body, on_place, asking)
+        head, path = exchange.request.head, exchange.route.path
+        wishes = wishes_of(head)
+        body, found = self._pinned(path, wishes, await exchange.body())
+        request = found.request(exchange.id, path, pin=wishes.node, priority=wishes.priority)
+        on_place = exchange.tell_place if wishes.wants_place else None
+        asking = self._asking(exchange, wishes, request, body)
+        serving = self._dispatcher.serve(request, head.passed_on, body, on_place, asking)
         del body  # it may be long, and so may the answer last
         async with serving as served:
             answer = served.answer
@@ -72,28 +70,56 @@ class Inference:
                 splice=self._splice,
             )
 
-    def _pinned(self, exchange: Exchange, body: bytes) -> tuple[bytes, Inspection]:
+    def _pinned(self, path: str, wishes: "Wishes", body: bytes) -> tuple[bytes, Inspection]:
         """The body as it travels on, and what it says: with the context length that its model is to keep."""
-        path, found = exchange.route.path, inspected(exchange, body)
-        tokens = pinned_context(self._contexts, found.model)
+        found = inspected(path, wishes, body)
+        tokens = pinned_context(self._contexts, found.model) if self._contexts else None
         if tokens is None or found.dialect is not Dialect.OLLAMA:
             return body, found
         body = with_context(body, tokens)
         return body, inspect(path, body)
 
-    def _asking(self, exchange: Exchange, request: InferenceRequest, body: bytes) -> Asking | None:
+    def _asking(
+        self, exchange: Exchange, wishes: "Wishes", request: InferenceRequest, body: bytes
+    ) -> Asking | None:
         """What may be kept of the answer; None where nobody wants that, or where it may be another one."""
-        wish = exchange.header(CACHE).strip().lower()
+        wish = wishes.cache
         if wish != "allow" and (wish or exchange.route.path not in self._cached):
             return None
-        said = canonical(request, body, is_zstd=exchange.header("Content-Encoding").lower() == "zstd")
+        said = canonical(request, body, is_zstd=(wishes.encoding or "").lower() == "zstd")
         return None if said is None else Asking(exchange.tenant, said)
 
 
-def inspected(exchange: Exchange, body: bytes) -> Inspection:
+@value(frozen=True, slots=True)
+class Wishes:
+    """What the headers of a request for inference say of it."""
+
+    encoding: str | None
+    content_type: str
+    node: str | None
+    """Where it is to go, if anywhere in particular."""
+    priority: Priority
+    wants_place: bool
+    cache: str
+
+
+def wishes_of(head: RequestHead) -> Wishes:
+    known: Wishes | None = head.worked_out.get(Wishes)
+    if known is None:
+        known = head.worked_out[Wishes] = Wishes(
+            encoding=head.get("content-encoding") or None,
+            content_type=head.get("content-type"),
+            node=head.get("x-ollama-node") or None,
+            priority=priority_of(head.get("x-ollama-priority")),
+            wants_place=wants_place(head.get(HEADER.lower())),
+            cache=head.get(CACHE.lower()).strip().lower(),
+        )
+    return known
+
+
+def inspected(path: str, wishes: Wishes, body: bytes) -> Inspection:
     """What the body says, read as its headers say it is written."""
-    encoding, content_type = exchange.header("Content-Encoding") or None, exchange.header("Content-Type")
-    return inspect(exchange.route.path, body, encoding=encoding, content_type=content_type)
+    return inspect(path, body, encoding=wishes.encoding, content_type=wishes.content_type)
 
 
 def whole(exchange: Exchange, status: int, body: bytes, headers: Iterable[Header]) -> Response:
@@ -103,17 +129,18 @@ def whole(exchange: Exchange, status: int, body: bytes, headers: Iterable[Header
 
 def _about(served: Served) -> list[Header]:
     """What we say of an answer: where it comes from, and why it is not the first choice's if it is not."""
-    headers = []
+    tries, reason = len(served.attempts), served.fallback_reason
+    headers: list[Header] = []
     if served.node is not None:
         headers.append(("X-Ollama-Node", served.node.name))
+        tries += not served.is_refusal
     if served.decision is not None:
         headers.append(("X-Ollama-Reason", served.decision.reason))
-    tries = len(served.attempts) + (served.node is not None and not served.is_refusal)
     headers.append(("X-Ollama-Attempts", str(tries)))
     if served.kept_s is not None:
         headers.append(("Age", str(int(served.kept_s))))
-    if served.fallback_reason:
-        headers += [("X-Ollama-Fallback", "true"), ("X-Ollama-Fallback-Reason", served.fallback_reason)]
+    if reason:
+        headers += (("X-Ollama-Fallback", "true"), ("X-Ollama-Fallback-Reason", reason))
     return headers
 
 

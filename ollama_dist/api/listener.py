@@ -9,7 +9,8 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from ollama_dist.api.connections import HEAD_S, Gate, Request, Server, refused
+from ollama_dist.api.connections import HEAD_S, Gate, Server, refused
+from ollama_dist.api.heads import Request
 from ollama_dist.core.errors import ConfigError
 
 log = structlog.get_logger()
@@ -25,7 +26,7 @@ LINGER_S: Final = 2.0
 _CLIENT_LEFT: Final = 499
 """Never sent, for nobody is there; nginx's number for it."""
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Handler = Callable[[Request], Awaitable[web.StreamResponse]]
 
 
 def bind(host: str, ports: Sequence[int]) -> socket.socket:
@@ -75,9 +76,10 @@ class Listener:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """A client that left while it was written to has ended its request; that is nobody's error."""
-        if isinstance(request, Request) and request.refusal is not None:
-            log.info("no_request", address=request.remote, status=request.refusal)
-            return refused(request.refusal)
+        assert isinstance(request, Request)
+        if (status := request.head.refusal) is not None:
+            log.info("no_request", address=request.remote, status=status)
+            return refused(status)
         try:
             return await self._handler(request)
         except ConnectionError:

@@ -13,7 +13,8 @@ from ollama_dist.api.changes import read_change
 from ollama_dist.api.exchange import JSON, Exchange
 from ollama_dist.api.front import Handler
 from ollama_dist.api.giving import Giving
-from ollama_dist.api.inference import inspected, priority_of, whole
+from ollama_dist.api.heads import Request
+from ollama_dist.api.inference import inspected, priority_of, whole, wishes_of
 from ollama_dist.api.lending import Lends, LoanGiving
 from ollama_dist.api.listing import ask
 from ollama_dist.api.passthrough import Passthrough
@@ -31,12 +32,13 @@ from ollama_dist.core.outcomes import Result
 from ollama_dist.core.scopes import Scope
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.dispatch import Dispatcher
+from ollama_dist.node.logs import log_with
 from ollama_dist.node.moves import Moves
 from ollama_dist.node.node import NodeOptions
 from ollama_dist.replication.disk.giving import Giver
 from ollama_dist.replication.moves.doing import Pinned
 from ollama_dist.replication.pulls.turns import Turns
-from ollama_dist.wire.places import HEADER, wants_place, write_place
+from ollama_dist.wire.places import HEADER, write_place
 from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL, REQUEST_ID
 
 log = structlog.get_logger()
@@ -100,7 +102,7 @@ class PeerListener:
         self._handlers |= {route.name: getattr(asked, route.name) for route in PEER_OPERATION_ROUTES}
         self._pull = Pull(node, self._own_engine)
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(self, request: Request) -> web.StreamResponse:
         found = self._table.find(request.method, request.raw_path)
         route = found.route if isinstance(found, Matched) else PEER_ROUTES[-1]
         said = request.headers.get(REQUEST_ID, "")
@@ -108,7 +110,7 @@ class PeerListener:
         exchange = Exchange(
             request, route, request_id, [], found.params if isinstance(found, Matched) else {}
         )
-        structlog.contextvars.bind_contextvars(request_id=request_id)  # each request has a task of its own
+        log_with(request_id)
         try:
             exchange.tenant = self._admit(request) or ""
             if not isinstance(found, Matched):
@@ -133,10 +135,11 @@ class PeerListener:
     async def _serve(self, exchange: Exchange) -> web.StreamResponse:
         body = await exchange.body()
         path = exchange.route.path
-        request = inspected(exchange, body).request(
+        wishes = wishes_of(exchange.request.head)
+        request = inspected(path, wishes, body).request(
             exchange.id, path, priority=priority_of(exchange.header(PRIORITY))
         )
-        on_place = exchange.tell_place if wants_place(exchange.header(HEADER)) else None
+        on_place = exchange.tell_place if wishes.wants_place else None
         serving = self._node.dispatcher.serve_peer(request, exchange.passed_on(), body, on_place)
         del body  # it may be long, and so may the answer last
         async with serving as (answer, waited):

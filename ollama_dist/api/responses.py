@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NoReturn
 
@@ -11,7 +12,8 @@ from aiohttp.helpers import rfc822_formatted_time
 
 Header = tuple[str, str]
 
-_WITHOUT_BODY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+_KNOWN: Final = frozenset(HTTPStatus)
+_WITHOUT_BODY: Final = (204, 304)
 """RFC 9110 §6.4.1."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -39,10 +41,11 @@ class Response(web.StreamResponse):
     """A whole answer: its head is made in one go, and written together with its body.
 
     aiohttp's own does the same with more ado, for it can do more: compress, set cookies, be read from a file.
+    What the base class keeps for an answer that is written piece by piece is not even made.
     """
 
     def __init__(self, body: bytes = b"", *, status: int = 200, headers: Iterable[Header] = ()) -> None:
-        super().__init__(status=status)
+        self._status = status
         self.body = body
         self._lines = [*headers]
         self._request: web.BaseRequest | None = None
@@ -58,21 +61,23 @@ class Response(web.StreamResponse):
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Make the head, to be written with the body. Raises `ValueError` for one that would be two."""
         self._request = request
-        if self._keep_alive is None:
-            self._keep_alive = request.keep_alive
+        status, lines = self._status, self._lines
+        keep_alive = self._keep_alive
+        if keep_alive is None:
+            keep_alive = self._keep_alive = request.keep_alive
+        lines.append(("Date", rfc822_formatted_time()))
         is_newest = request.version >= (1, 1)
-        lines = [f"HTTP/1.{is_newest:d} {self.status} {self.reason}"]
-        lines += [f"{name}: {value}" for name, value in self._lines]
-        lines.append(f"Date: {rfc822_formatted_time()}")
-        if self._keep_alive is not is_newest:  # else it is what goes without saying (RFC 9112 §9.3)
-            lines.append(f"Connection: {'keep-alive' if self._keep_alive else 'close'}")
-        if self.status not in _WITHOUT_BODY and (self.body or request.method != "HEAD"):
-            lines.append(f"Content-Length: {len(self.body)}")
-        text = "".join(lines)
+        if keep_alive is not is_newest:  # else it is what goes without saying (RFC 9112 §9.3)
+            lines.append(("Connection", "keep-alive" if keep_alive else "close"))
+        is_head = request.method == "HEAD"
+        if status not in _WITHOUT_BODY and (self.body or not is_head):
+            lines.append(("Content-Length", str(len(self.body))))
+        text = "".join(map("".join, lines))
         if not text.isprintable() and _CONTROL.search(text):
             raise ValueError("a header with a control character in it")
-        self._head = "\r\n".join((*lines, "", "")).encode("utf-8", "ignore")
-        if self.status in _WITHOUT_BODY or request.method == "HEAD":
+        said = "\r\n".join(map(": ".join, lines))
+        self._head = f"{_status_line(is_newest, status)}{said}\r\n\r\n".encode("utf-8", "ignore")
+        if is_head or status in _WITHOUT_BODY:
             self.body = b""
         return request.writer
 
@@ -83,5 +88,12 @@ class Response(web.StreamResponse):
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has left")
-        transport.write(self._head + self.body)
-        self._request.writer.output_size += len(self._head) + len(self.body)
+        said = self._head + self.body
+        transport.write(said)
+        self._request.writer.output_size += len(said)
+
+
+@lru_cache(maxsize=128)
+def _status_line(is_newest: bool, status: int) -> str:
+    reason = HTTPStatus(status).phrase if status in _KNOWN else ""
+    return f"HTTP/1.{is_newest:d} {status} {reason}\r\n"

@@ -4,6 +4,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from random import SystemRandom
 from typing import Final
 
@@ -68,15 +69,16 @@ def public_front(
         },
     }
 
-    def standing() -> list[Header]:
-        return [("X-Ollama-Distributed", "true"), ("X-Ollama-Mode", node.mode)]
+    @lru_cache
+    def standing_in(mode: str) -> Sequence[Header]:
+        return ("X-Ollama-Distributed", "true"), ("X-Ollama-Mode", mode)
 
     return Front(
         ROUTES,
         handlers,
         guard=_guard(origins),
         authorizer=Authorizer(admin_token, clients),
-        standing=standing,
+        standing=lambda: standing_in(node.mode),
         rng=SystemRandom(),
     )
 

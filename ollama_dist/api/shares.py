@@ -33,7 +33,11 @@ class Shares:
     def taken(self, caller: Identity, now: float) -> AbstractContextManager[None]:
         """One request of ``caller`` for as long as the block runs; raises `TooManyRequests`."""
         share = caller.share
-        return _NOT_COUNTED if share is None or share == NO_END else self._counted(caller, share, now)
+        return (
+            _NOT_COUNTED
+            if share is None or share is NO_END or share == NO_END
+            else self._counted(caller, share, now)
+        )
 
     @contextmanager
     def _counted(self, caller: Identity, share: Share, now: float) -> Iterator[None]:

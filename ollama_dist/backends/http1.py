@@ -6,7 +6,7 @@ as its framing promised or merely stopped. Parsing is llhttp's (through httptool
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import httptools
@@ -58,16 +58,21 @@ _TAKEN: Final = Head(0, ())
 """Stands for a head that was handed over."""
 
 
-def request_bytes(method: str, path: str, host: str, headers: Iterable[Header], body: bytes) -> bytes:
+def request_bytes(method: str, path: str, host: str, headers: Sequence[Header], body: bytes) -> bytes:
     """A complete request in wire form; the framing is ours, whatever the caller's was.
 
     Values of headers are what aiohttp makes of a client's bytes, and become the same bytes again.
     """
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
-    lines += [f"{name}: {value}" for name, value in headers]
+    lines = [f"{method} {path} HTTP/1.1\r\nHost: {host}", *map(": ".join, headers)]
     if body or method not in ("GET", "HEAD"):
         lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape") + body
+    lines.append("\r\n")
+    return "\r\n".join(lines).encode("utf-8", "surrogateescape") + body
+
+
+def _is_framed(head: Head) -> bool:
+    """Whether the head says itself where the body ends; else the connection's end does."""
+    return head.get("content-length") is not None or head.get("transfer-encoding") is not None
 
 
 _NO_HTTP: Final = (httptools.HttpParserError, httptools.HttpParserCallbackError)
@@ -194,6 +199,7 @@ class Connection(asyncio.BufferedProtocol):
             if self._failure is not None:
                 raise self._failure
             await self._wait(deadline, "no answer in time")
+        self._until_close = not _is_framed(self._head)
         head, self._head = self._head, _TAKEN  # an answer may last, and nobody needs its head for so long
         return head
 
@@ -230,6 +236,11 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             self._tell()
             self._sink = self._hear = None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the answer is over, as its framing announced, and all of its body was read."""
+        return self._complete and not self._body
 
     @property
     def is_reusable(self) -> bool:
@@ -400,7 +411,7 @@ class Connection(asyncio.BufferedProtocol):
             self._timer.cancel()
             self._timer = None
         self._parser = None  # it holds on to our callbacks: let go of the circle
-        if self._until_close and exc is None:
+        if self._until_close and exc is None and self._head is not None and not _is_framed(self._head):
             self._complete = True
         reason = f": {exc}" if exc else ""
         if self._head is not None:
@@ -430,8 +441,7 @@ class Connection(asyncio.BufferedProtocol):
         self._interim = False
         self._head = Head(status, tuple(self._headers))
         self._headers.clear()
-        framed = any(name in ("content-length", "transfer-encoding") for name, _ in self._head.headers)
-        self._until_close = not framed and status not in (204, 304)
+        self._until_close = True
 
     def on_message_complete(self) -> None:
         assert self._parser is not None

@@ -105,11 +105,13 @@ class Target:
         now = asyncio.get_running_loop().time()
         self._busy.discard(connection)
         is_outdated = connection in self._outdated
-        self._outdated.discard(connection)
-        while self._idle and self._idle[0][0] < now - IDLE_LIMIT_S:
-            self._idle.popleft()[1].close()
-        if connection.is_reusable and not is_outdated and len(self._idle) < IDLE_CONNECTIONS:
-            self._idle.append((now, connection))
+        if is_outdated:
+            self._outdated.remove(connection)
+        idle = self._idle
+        while idle and idle[0][0] < now - IDLE_LIMIT_S:
+            idle.popleft()[1].close()
+        if connection.is_reusable and not is_outdated and len(idle) < IDLE_CONNECTIONS:
+            idle.append((now, connection))
         else:
             connection.close()
 

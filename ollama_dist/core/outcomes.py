@@ -55,6 +55,9 @@ class Usage:
         return self.output_tokens / self.output_s if self.output_tokens and self.output_s > 0 else None
 
 
+NO_USAGE: Final = Usage()
+
+
 @value(frozen=True, slots=True)
 class Attempt:
     """One place that was tried."""
@@ -73,4 +76,4 @@ class Outcome:
     attempts: tuple[Attempt, ...]
     first_byte_s: float | None
     total_s: float
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE

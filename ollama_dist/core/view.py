@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from ollama_dist.core.errors import NodeNotFound
 from ollama_dist.core.ids import NodeId
@@ -20,6 +20,9 @@ class MemberState(StrEnum):
     SUSPECT = "suspect"
     DEAD = "dead"
     LEFT = "left"
+
+
+_THERE: Final = frozenset({MemberState.ALIVE, MemberState.SUSPECT})
 
 
 class EngineKind(StrEnum):
@@ -201,6 +204,26 @@ class ClusterView:
                 index.setdefault(key, []).append(node.id)
         return MappingProxyType({key: tuple(ids) for key, ids in index.items()})
 
+    @cached_property
+    def names(self) -> Mapping[NodeId, str]:
+        """What every node is called."""
+        return {node.id: node.name for node in self.nodes.values()}
+
+    @cached_property
+    def reaches_others(self) -> bool:
+        """Whether another node can be talked to, and is not known to be gone."""
+        return any(node.reachable and node.state in _THERE for node in self.peers())
+
+    @cached_property
+    def misses_others(self) -> bool:
+        """Whether another node is known that did not leave by itself."""
+        return any(node.state is not MemberState.LEFT for node in self.peers())
+
+    @cached_property
+    def worked_out(self) -> dict[Any, Any]:
+        """For what follows from this picture alone, to be worked out once."""
+        return {}
+
     def serving_holders(self, key: ModelKey) -> list[NodeView]:
         """The nodes that have the model on disk and an engine that answers."""
         return [node for node in map(self.nodes.__getitem__, self.holders.get(key, ())) if node.can_serve]
@@ -231,7 +254,15 @@ class ClusterView:
         known = self.nodes.get(node.id)
         if known is not None and known.models is node.models and "holders" in self.__dict__:
             changed.__dict__["holders"] = self.holders
+        if known is not None and known.name == node.name and "names" in self.__dict__:
+            changed.__dict__["names"] = self.names
         return changed
+
+    def after(self, earlier: "ClusterView") -> "ClusterView":
+        """This picture, which shares with an ``earlier`` one what has not changed and others hold on to."""
+        if self.names == earlier.names:
+            self.__dict__["names"] = earlier.names
+        return self
 
     def find(self, name_or_id: str) -> NodeView:
         """The node with this id or name; raises `NodeNotFound`."""

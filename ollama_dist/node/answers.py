@@ -12,10 +12,10 @@ from ollama_dist.backends.http1 import Connection, Head, Header, OnInterim, Sink
 from ollama_dist.backends.target import Target
 from ollama_dist.core.dialects import FORMS
 from ollama_dist.core.errors import DistError, UpstreamCut, UpstreamFailed, UpstreamRefused, UpstreamTimeout
-from ollama_dist.core.outcomes import Result, Usage
+from ollama_dist.core.outcomes import NO_USAGE, Result, Usage
 from ollama_dist.core.requests import InferenceRequest
 from ollama_dist.node.limits import first_byte_s, silence_s
-from ollama_dist.wire.ends import End, EndWatch, Verdict
+from ollama_dist.wire.ends import End, EndWatch, Verdict, judge_whole
 from ollama_dist.wire.failures import classify, early_error, error_text
 from ollama_dist.wire.places import HEADER
 from ollama_dist.wire.relay_headers import QUEUE, REFUSAL
@@ -87,12 +87,12 @@ class Answer:
         self, head: Head, first: bytes, *, rest: "_Rest | None" = None, usage: Usage | None = None
     ) -> None:
         self.status = head.status
-        self.headers = tuple((PASSED_ON[name], value) for name, value in head.headers if name in PASSED_ON)
+        self.headers = [(PASSED_ON[name], value) for name, value in head.headers if name in PASSED_ON]
         self.first = first
         """The whole body where `is_whole`, else its beginning (never empty)."""
         self.result = Result.OK if head.status < 400 else Result.REJECTED
         """How it stands; reading on may find that it broke off."""
-        self.usage = usage or Usage()
+        self.usage = usage or NO_USAGE
         """What the engine said of tokens and times; known once the answer is over."""
         self._rest = rest
         self._copy: list[bytes] | None = None
@@ -255,16 +255,25 @@ async def _begun(
     target: Target, connection: Connection, head: Head, request: InferenceRequest, deadline: float
 ) -> Answer:
     """An answer of which enough is here: the first record of a stream, else all of it (within bounds)."""
+    part = await connection.read(deadline)
+    if not request.stream and connection.is_read:  # as most that are not streamed: nothing is to be watched
+        verdict = judge_whole(request.dialect, part)
+        if verdict.end is End.COMPLETE:
+            target.give_back(connection)
+            return Answer(head, part, usage=verdict.usage)
     watch = EndWatch(request.dialect, stream=request.stream, is_text=_is_text(request, head))
     limit = FIRST_RECORD_LIMIT if request.stream else WHOLE_LIMIT
     parts: list[bytes] = []
     size = 0
-    while not parts or (parts[-1] and watch.is_mid_record and size <= limit):
-        parts.append(await connection.read(deadline))
-        watch.feed(parts[-1])
-        size += len(parts[-1])
+    while True:
+        parts.append(part)
+        watch.feed(part)
+        size += len(part)
+        if not part or not watch.is_mid_record or size > limit:
+            break
+        part = await connection.read(deadline)
     first = b"".join(parts)
-    if not parts[-1]:
+    if not part:
         verdict = ended_well(watch)
         target.give_back(connection)
         return Answer(head, first, usage=verdict.usage)

@@ -42,7 +42,7 @@ class ViewStore:
         nodes = [self._node(view, now, wall) for view in views]
         named = _with_unique_names([me, *nodes], {view.id: view.generation for view in views})
         self._heard = {view.id: self._heard[view.id] for view in views if view.id in self._heard}
-        self._current = ClusterView(self._current.cluster_id, me.id, named)
+        self._current = ClusterView(self._current.cluster_id, me.id, named).after(self._current)
 
     def _node(self, view: MemberView, now: float, wall: float) -> NodeView:
         cold = self._cold(view)

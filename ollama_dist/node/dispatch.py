@@ -5,12 +5,11 @@ learned from the end.
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -18,8 +17,9 @@ from ollama_dist.backends.http1 import Head, Header
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import Busy, DistError, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import NodeId
+from ollama_dist.core.modes import Mode
 from ollama_dist.core.names import ModelKey
-from ollama_dist.core.outcomes import Attempt, Outcome, Result, Usage
+from ollama_dist.core.outcomes import Result
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.node.answer_cache import LARGEST, AnswerCache, Asking, Kept
@@ -27,18 +27,15 @@ from ollama_dist.node.answers import Answer, AttemptFailed, begin
 from ollama_dist.node.limits import OWNER_S
 from ollama_dist.node.load import AT_ONCE, EngineLoad, OnPlace, Waited
 from ollama_dist.node.loads import Loads
-from ollama_dist.node.logs import RequestEnded, log_request
 from ollama_dist.node.modes import Switches, effective_mode
+from ollama_dist.node.notes import Notes
 from ollama_dist.node.served import Held, Served, let_go
-from ollama_dist.node.stats import Stats
-from ollama_dist.scheduling.breaker import Breakers
 from ollama_dist.scheduling.decide import decide, unload_targets
-from ollama_dist.scheduling.decision import Candidate, Decision, DecisionLog, Record, Rejection
+from ollama_dist.scheduling.decision import Decision
 from ollama_dist.scheduling.estimate import loaded_as_asked, service_s
 from ollama_dist.scheduling.failover import GiveUp, RetryBudget, next_step
 from ollama_dist.scheduling.filters import Conditions
 from ollama_dist.scheduling.ledger import Ledger
-from ollama_dist.scheduling.rates import Rates
 from ollama_dist.wire.places import read_place
 from ollama_dist.wire.relay_headers import PRIORITY, QUEUE, REQUEST_ID
 
@@ -49,9 +46,6 @@ UNLOAD_S: Final = 5.0
 
 REPLAYED: Final = ("Content-Type",)
 """Headers that a kept answer has again."""
-
-CLIENT_LEFT: Final = 499
-"""What is noted as the status when nobody was left to be answered."""
 
 _TELLING: Final = (
     Result.BUSY,
@@ -66,11 +60,15 @@ _TELLING: Final = (
 )
 """Of several failures the caller is told of the first in this order."""
 
+_USUAL: Final = {mode: Conditions(mode) for mode in Mode}
+"""What is so as long as nothing fails."""
+
 
 class Dispatcher:
     """Serves requests for inference, those of clients over the whole cluster and those of peers from here.
 
-    ``view``, ``switches`` and ``target`` are asked at every decision: the picture may have changed.
+    ``view``, ``switches`` and ``target`` are asked at every decision: the picture may have changed. How busy
+    this node's own engine is does not have to be up to date in it: that ``load`` knows.
     ``target`` is None for a node whose address for relayed requests is unknown.
     """
 
@@ -87,8 +85,6 @@ class Dispatcher:
         clock: Callable[[], float],
         asked: Callable[[ModelKey, float], None] = lambda _model, _wait_s: None,
     ) -> None:
-        self._asked = asked
-        """Hears of each request from a client: its model, and how long it was expected to wait for others."""
         self._view = view
         self._switches = switches
         self._target = target
@@ -98,10 +94,10 @@ class Dispatcher:
         self.clock = clock
         self.budget = RetryBudget()
         self._ledger = Ledger()
-        self._rates = Rates()
-        self.breakers = Breakers()
-        self.decisions = DecisionLog()
-        self.stats = Stats()
+        self._notes = Notes(load, loads, clock, asked)
+        self.breakers = self._notes.breakers
+        self.decisions = self._notes.decisions
+        self.stats = self._notes.stats
         self.cache = cache
 
     def serve(
@@ -119,7 +115,7 @@ class Dispatcher:
         the block is left. Raises `NoCandidate`, `Busy`, `UpstreamFailed`, and for pins `NodeNotFound` or
         `ModelNotFound`.
         """
-        return _Serving(self, Served(request), headers, body, on_place, asking)
+        return _Serving(self, Served(request, headers, body, on_place, asking, self.clock()))
 
     @asynccontextmanager
     async def serve_peer(
@@ -137,13 +133,15 @@ class Dispatcher:
         self.stats.relayed_in += 1
         held: Held = []
         try:
-            target, waited = await self._own_slot(request, on_place, me, held)
-            answer = await self._begin_here(target, request, headers, body, me)
+            model = request.model
+            service = service_s(request, model, me, self._notes.rates) if model is not None else 0.0
+            target, waited = await self._own_slot(request, on_place, me.id, service, held)
+            answer = await self._begin_here(target, request, headers, body, _must_load(request, me))
             held.append(answer.close)
             headers, body = (), b""  # sent, and not to be kept for as long as the answer lasts
             yield answer, waited
             if answer.result is Result.OK:
-                self._learn(me, request, answer.usage, is_own=True)
+                self._notes.learn(me, request, answer.usage, is_own=True)
         except AttemptFailed as failed:
             self.stats.refused_in += failed.result in (Result.BUSY, Result.REFUSED)
             raise
@@ -152,24 +150,31 @@ class Dispatcher:
 
     def forget(self, node: NodeId) -> None:
         """Drop what was learned of a node that is gone for good."""
-        self._rates.forget(node)
+        self._notes.forget(node)
         self._ledger.forget(node)
-        self.breakers.reset(node)
 
     # Deciding and attempting
 
-    async def answer_or_recall(
-        self,
-        served: Served,
-        headers: Sequence[Header],
-        body: bytes,
-        held: Held,
-        on_place: OnPlace | None,
-        asking: Asking | None,
-    ) -> None:
-        """An answer of now, or else one that was kept."""
+    async def begin(self, served: Served) -> Served:
+        """Put an answer into ``served``: one of now, or else one that was kept."""
+        self.budget.begin()
         try:
-            await self._answer(served, headers, body, held, on_place)
+            if served.asking is None:
+                await self._answer(served)
+            else:
+                await self._answer_or_recall(served, served.asking)
+        except BaseException as error:
+            self.end(served, error)
+            raise
+        served.headers, served.body = (), b""  # sent, and not to be kept for as long as the answer lasts
+        served.first_byte_s = self.clock() - served.began
+        if served.asking is not None and served.answer is not None:
+            served.answer.keep_copy(LARGEST)
+        return served
+
+    async def _answer_or_recall(self, served: Served, asking: Asking) -> None:
+        try:
+            await self._answer(served)
         except DistError as error:
             if not (error.retryable and self._recall(served, asking)):
                 raise
@@ -177,11 +182,11 @@ class Dispatcher:
             if served.is_refusal and served.answer is not None and served.answer.status >= 500:
                 self._recall(served, asking)
 
-    def _recall(self, served: Served, asking: Asking | None) -> bool:
+    def _recall(self, served: Served, asking: Asking) -> bool:
         """Answer with what was kept, if something was and may be given."""
         request, view = served.request, self._view()
         holders = view.holders.get(request.model, ()) if request.model is not None else ()
-        if asking is None or request.model is None or not holders or not self._switches().fallback:
+        if request.model is None or not holders or not self._switches().fallback:
             return False
         # The holders may all be gone: what they were last known to have is what the name stands for.
         here = view.serving_holders(request.model) or [view.nodes[node] for node in holders]
@@ -194,7 +199,7 @@ class Dispatcher:
         served.answer = Answer(Head(kept.status, kept.headers), kept.body)
         return True
 
-    def keep(self, served: Served, asking: Asking) -> None:
+    def _keep(self, served: Served, asking: Asking) -> None:
         """Keep an answer that ended well for the day when there is none."""
         request, answer, node = served.request, served.answer, served.node
         if answer is None or node is None or served.is_refusal or answer.result is not Result.OK:
@@ -206,15 +211,8 @@ class Dispatcher:
             kept = Kept(answer.status, headers, copy, request.model, self.clock())
             self.cache.put(asking.about(request, model.digest), kept)
 
-    async def _answer(
-        self,
-        served: Served,
-        headers: Sequence[Header],
-        body: bytes,
-        held: Held,
-        on_place: OnPlace | None,
-    ) -> None:
-        """Put the first answer that begins into ``served``; what it needs stays in ``held``."""
+    async def _answer(self, served: Served) -> None:
+        """Put the first answer that begins into ``served``; what it needs stays in ``served.held``."""
         failures: list[AttemptFailed] = []
         while served.answer is None:
             view = self._view()
@@ -227,54 +225,70 @@ class Dispatcher:
                 break
             node = view.nodes[decision.winner]
             if served.request.intent is Intent.UNLOAD:
-                await self._unload_elsewhere(served, node.id, headers, body)
+                await self._unload_elsewhere(served, node.id)
             try:
-                if node.id == view.self_id:
-                    target, served.waited = await self._own_slot(served.request, on_place, node, held)
-                    me = node if served.waited.place == AT_ONCE else self._view().me
-                    answer = await self._begin_here(target, served.request, headers, body, me)
-                else:
-                    answer = await begin(
-                        self._lease(node, held),
-                        served.request,
-                        (*headers, *_for_owner(served.request, on_place)),
-                        body,
-                        patience_s=OWNER_S,
-                        on_interim=_heard(on_place),
-                    )
-                held.append(answer.close)
-                served.node, served.answer = node, answer
+                is_own = node.id == view.self_id
+                beginning = self._here(served, node, decision) if is_own else self._there(served, node)
+                served.answer, served.node = await beginning, node
             except AttemptFailed as failed:
-                let_go(held)
+                let_go(served.held)
                 served.waited = None
-                self._note_failure(served, node, failed)
+                self._notes.failed(served, node, failed)
                 failures.append(failed)
                 step = next_step(served.attempts, fallback=self._switches().fallback)
                 if isinstance(step, GiveUp) or (step.costs and not self._take_retry(served)):
                     self._surrender(served, failures)
 
+    async def _here(self, served: Served, me: NodeView, decision: Decision) -> Answer:
+        """An answer of this node's own engine; raises `AttemptFailed`."""
+        request, expected = served.request, decision.expected
+        service = expected.service_s if expected is not None else 0.0
+        target, waited = await self._own_slot(request, served.on_place, me.id, service, served.held)
+        served.waited = waited
+        if waited is not AT_ONCE:
+            must_load = _must_load(request, self._view().me)
+        else:
+            must_load = expected is not None and expected.load_s > 0 and _must_load(request, me)
+        answer = await self._begin_here(target, request, served.headers, served.body, must_load)
+        served.held.append(answer.close)
+        return answer
+
+    async def _there(self, served: Served, node: NodeView) -> Answer:
+        """An answer that a peer's engine gives; raises `AttemptFailed`."""
+        request, on_place = served.request, served.on_place
+        answer = await begin(
+            self._lease(node, served.held),
+            request,
+            (*served.headers, *_for_owner(request, on_place)),
+            served.body,
+            patience_s=OWNER_S,
+            on_interim=_heard(on_place),
+        )
+        served.held.append(answer.close)
+        return answer
+
     def _decide(self, served: Served, view: ClusterView) -> Decision:
-        now = self.clock()
-        served.mode = effective_mode(self._switches(), view)
+        switches = self._switches()
+        served.mode = effective_mode(switches, view)
         decision = decide(
             served.request,
             view,
-            self._rates,
+            self._notes.rates,
             self._ledger,
-            self._conditions(view, served, now),
+            self._conditions(view, served),
             self._rng,
+            self._load.in_flight,
         )
         if served.decision is None:
-            served.decision = decision
-            self._record(served.request, decision, view)
+            self._notes.decided(served, decision, view)
         return decision
 
-    def _conditions(self, view: ClusterView, served: Served, now: float) -> Conditions:
-        return Conditions(
-            mode=served.mode.mode,
-            circuits=self.breakers.not_closed(view.nodes, now),
-            tried={attempt.node: attempt.result for attempt in served.attempts},
-        )
+    def _conditions(self, view: ClusterView, served: Served) -> Conditions:
+        circuits = self.breakers.not_closed(view.nodes, self.clock())
+        if not circuits and not served.attempts:
+            return _USUAL[served.mode.mode]
+        tried = {attempt.node: attempt.result for attempt in served.attempts}
+        return Conditions(served.mode.mode, circuits, tried)
 
     def _take_retry(self, served: Served) -> bool:
         allowed = self.budget.take()
@@ -303,28 +317,27 @@ class Dispatcher:
         return target
 
     async def _own_slot(
-        self, request: InferenceRequest, on_place: OnPlace | None, me: NodeView, held: Held
+        self, request: InferenceRequest, on_place: OnPlace | None, me: NodeId, service_s: float, held: Held
     ) -> tuple[Target, Waited]:
         """A slot of this node's own engine, as long as ``held``; raises `AttemptFailed`."""
-        target, model = self._way_to(me.id), request.model
-        service = service_s(request, model, me, self._rates) if model is not None else 0.0
+        target = self._way_to(me)
         try:
-            admission = await self._load.admit(request, service, on_place)
+            admission = await self._load.admit(request, service_s, on_place)
         except Busy as busy:
             raise AttemptFailed(Result.BUSY, str(busy)) from busy
         held.append(admission.leave)
         return target, admission.waited
 
-    async def _begin_here(
+    def _begin_here(
         self,
         target: Target,
         request: InferenceRequest,
         headers: Sequence[Header],
         body: bytes,
-        me: NodeView,
-    ) -> Answer:
+        must_load: bool,
+    ) -> Coroutine[Any, Any, Answer]:
         beginning = begin(target, request, headers, body)
-        return await (self._loads.begin(request, beginning) if _must_load(request, me) else beginning)
+        return self._loads.begin(request, beginning) if must_load else beginning
 
     def _way_to(self, node: NodeId) -> Target:
         target = self._target(node)
@@ -333,15 +346,13 @@ class Dispatcher:
         self.breakers.begin(node, self.clock())
         return target
 
-    async def _unload_elsewhere(
-        self, served: Served, winner: NodeId, headers: Sequence[Header], body: bytes
-    ) -> None:
+    async def _unload_elsewhere(self, served: Served, winner: NodeId) -> None:
         """Tell every other node that has the model in memory; one that does not hear it lets go by itself."""
         request = served.request
         if request.model is None or request.pin is not None:
             return
         view = self._view()
-        conditions = self._conditions(view, served, self.clock())
+        conditions = self._conditions(view, served)
         others = [node for node in unload_targets(request.model, view, conditions) if node != winner]
 
         async def unload(node: NodeId) -> None:
@@ -350,79 +361,21 @@ class Dispatcher:
                 return
             try:
                 async with asyncio.timeout(UNLOAD_S):
-                    (await begin(target, request, headers, body)).close()
+                    (await begin(target, request, served.headers, served.body)).close()
             except (AttemptFailed, TimeoutError) as error:
                 log.warning("unload_failed", node=self._name(node), error=str(error))
 
         await asyncio.gather(*(unload(node) for node in others))
 
-    # What is learned from the end
-
-    def _note_failure(self, served: Served, node: NodeView, failed: AttemptFailed) -> None:
-        self.breakers.end(node.id, failed.result, self.clock())
-        served.attempts.append(Attempt(node.id, failed.result, str(failed)))
-        log.info("attempt_failed", node=node.name, result=failed.result, detail=str(failed))
-
-    def note_end(
-        self,
-        served: Served,
-        refusal: DistError | None,
-        first_byte_s: float | None,
-        total_s: float,
-        *,
-        is_read: bool,
-    ) -> None:
-        request, node, answer = served.request, served.node, served.answer
-        result = served.result(is_read=is_read)
-        if answer is not None and node is not None and not served.is_refusal:
-            self.breakers.end(node.id, result, self.clock())
-            served.attempts.append(Attempt(node.id, result))
-            if result is Result.OK:
-                self._learn(node, request, answer.usage, is_own=served.waited is not None)
-        outcome = Outcome(
-            status=answer.status if answer else refusal.status if refusal else CLIENT_LEFT,
-            result=result,
-            attempts=tuple(served.attempts),
-            first_byte_s=first_byte_s,
-            total_s=total_s,
-            usage=answer.usage if answer else Usage(),
-        )
-        self.decisions.close(request.id, outcome)
-        if request.model is not None and request.intent in (Intent.GENERATE, Intent.EMBED):
-            self._asked(request.model, _expected_wait_s(served.decision))
-        name = node.name if node is not None else ""
-        is_fallback = bool(served.fallback_reason)
-        self.stats.count(request.route, request.model_text, name, outcome, is_fallback=is_fallback)
-        log_request(
-            RequestEnded(
-                request_id=request.id,
-                route=request.route,
-                model=request.model_text,
-                node=name,
-                status=outcome.status,
-                result=result,
-                first_byte_s=first_byte_s and _brief(first_byte_s),
-                total_s=_brief(total_s),
-                tokens=outcome.usage.output_tokens,
-            )
-        )
-
-    def _learn(self, node: NodeView, request: InferenceRequest, usage: Usage, *, is_own: bool) -> None:
-        if request.model is not None:
-            model = node.models.get(request.model)
-            self._rates.learn(node.id, request.model, model.size if model else 0, usage)
-        if is_own:
-            self._load.learn(usage)
-            if request.intent is not Intent.UNLOAD:
-                self._loads.note(request)
-
-    def _record(self, request: InferenceRequest, decision: Decision, view: ClusterView) -> None:
-        looked_at: Sequence[Candidate | Rejection] = (*decision.candidates, *decision.rejected)
-        names = {each.node: view.nodes[each.node].name for each in looked_at}
-        names[decision.winner] = view.nodes[decision.winner].name
-        self.decisions.add(
-            Record(request.id, time.time(), request.model_text, request.route, decision, names)
-        )
+    def end(self, served: Served, error: BaseException | None) -> None:
+        """The request is over; ``error`` is what ended it, if something did."""
+        let_go(served.held)
+        if error is not None:
+            served.was_left = isinstance(error, asyncio.CancelledError) and served.answer is None
+        elif served.asking is not None:
+            self._keep(served, served.asking)
+        self.budget.end(served.retries)
+        self._notes.ended(served, error)
 
     def _name(self, node: NodeId) -> str:
         known = self._view().nodes.get(node)
@@ -432,81 +385,18 @@ class Dispatcher:
 class _Serving(AbstractAsyncContextManager[Served]):
     """One request on its way; see `Dispatcher.serve`."""
 
-    __slots__ = (
-        "_asking",
-        "_began",
-        "_body",
-        "_by",
-        "_first_byte_s",
-        "_headers",
-        "_held",
-        "_on_place",
-        "_served",
-    )
+    __slots__ = ("_by", "_served")
 
-    def __init__(
-        self,
-        by: Dispatcher,
-        served: Served,
-        headers: Sequence[Header],
-        body: bytes,
-        on_place: OnPlace | None,
-        asking: Asking | None,
-    ) -> None:
-        self._by, self._served, self._headers, self._body = by, served, headers, body
-        self._on_place, self._asking = on_place, asking
-        self._held: Held = []
-        self._began = by.clock()
-        self._first_byte_s: float | None = None
+    def __init__(self, by: Dispatcher, served: Served) -> None:
+        self._by, self._served = by, served
 
-    async def __aenter__(self) -> Served:
-        by, served, asking = self._by, self._served, self._asking
-        by.budget.begin()
-        try:
-            await by.answer_or_recall(served, self._headers, self._body, self._held, self._on_place, asking)
-        except BaseException as error:
-            self._end(error)
-            raise
-        self._headers, self._body = (), b""  # sent, and not to be kept for as long as the answer lasts
-        self._first_byte_s = by.clock() - self._began
-        if asking is not None and served.answer is not None:
-            served.answer.keep_copy(LARGEST)
-        return served
+    def __aenter__(self) -> Coroutine[Any, Any, Served]:
+        return self._by.begin(self._served)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(error)
-
-    def _end(self, error: BaseException | None) -> None:
-        by, served = self._by, self._served
-        let_go(self._held)
-        if isinstance(error, asyncio.CancelledError):
-            served.was_left = served.answer is None
-        elif error is None and self._asking is not None:
-            by.keep(served, self._asking)
-        by.budget.end(served.retries)
-        by.note_end(
-            served,
-            error if isinstance(error, DistError) else None,
-            self._first_byte_s,
-            by.clock() - self._began,
-            is_read=error is None,
-        )
-
-
-def _brief(seconds: float) -> float:
-    """To a tenth of a millisecond; `round` takes five times as long."""
-    return int(seconds * 1e4 + 0.5) / 1e4
-
-
-def _expected_wait_s(decision: Decision | None) -> float:
-    """At the place that was chosen first."""
-    if decision is not None:
-        for each in decision.candidates:
-            if each.node == decision.winner:
-                return each.estimate.wait_s
-    return 0.0
+        self._by.end(self._served, error)
 
 
 def _must_load(request: InferenceRequest, me: NodeView) -> bool:

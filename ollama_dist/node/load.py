@@ -19,18 +19,19 @@ _SMOOTHING: Final = 0.2
 TELL_S: Final = 0.5
 """How often a caller that wants to know is told of its place."""
 
-AT_ONCE: Final = Place(0, 0.0)
-
 OnPlace = Callable[[Place], None]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Waited:
     """How a request came to its slot."""
 
-    place: Place = AT_ONCE
+    place: Place
     """As it came in."""
-    waited_s: float = 0.0
+    waited_s: float
+
+
+AT_ONCE: Final = Waited(Place(0, 0.0), 0.0)
 
 
 class Admission:
@@ -73,10 +74,13 @@ class EngineLoad:
         self._tokens_per_s = self._told_tokens_per_s = 0.0
 
     @property
+    def in_flight(self) -> int:
+        """Requests in the engine or waiting for it."""
+        return self._queue.in_flight + self._beside
+
+    @property
     def now(self) -> Load:
-        queue = self._queue
-        in_flight = queue.in_flight + self._beside
-        return Load(in_flight, queue.waiting, self._slots, self._told_tokens_per_s)
+        return Load(self.in_flight, self._queue.waiting, self._slots, self._told_tokens_per_s)
 
     def active(self, model: ModelKey) -> int:
         """Requests for one model that run or wait here."""
@@ -100,13 +104,13 @@ class EngineLoad:
         if request.model is None or request.intent not in (Intent.GENERATE, Intent.EMBED):
             self._beside += 1
             self._changed()
-            return Admission(self._leave, None, Waited())
+            return Admission(self._leave, None, AT_ONCE)
         began = self._clock()
         ticket = self._queue.enter(request.model, request.priority, service_s, began)
         self._changed()
+        if ticket.runs:
+            return Admission(self._leave, ticket, AT_ONCE)
         place = self._queue.place(ticket)
-        if not place.position:
-            return Admission(self._leave, ticket, Waited(place))
         try:
             await self._turn(ticket, on_place)
         except BaseException:

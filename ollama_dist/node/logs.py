@@ -4,13 +4,16 @@ Our own events go through structlog and straight to the stream: there is one for
 standard library's road costs as much again. What libraries log there looks the same.
 """
 
+import asyncio
+import atexit
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterable, MutableMapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TextIO
@@ -25,6 +28,10 @@ from ollama_dist.node.setting_values import LogFormat, Secret
 log = structlog.get_logger()
 
 MASK: Final = "***"
+
+LATE_S: Final = 0.1
+LATE_LINES: Final = 1000
+"""How long, and how many, lines about requests may wait to be written together."""
 
 _SECRET_FIELD: Final = re.compile(
     r"(?i)(^|[_-])(token|secret|password|authorization|cookie|(api|cluster|private)[_-]?key|invite)$"
@@ -112,8 +119,12 @@ class _Lines:
         return self
 
     def msg(self, line: str) -> None:
+        _request_lines.flush()  # what happened before is told before
+        self.write(f"{line}\n")
+
+    def write(self, lines: str) -> None:
         try:
-            self._stream.write(f"{line}\n")
+            self._stream.write(lines)
             if not self._is_flushed:
                 self._stream.flush()
         except (OSError, ValueError):  # closed, or its reader is gone
@@ -129,7 +140,7 @@ def configure_logging(
     stream = stream or sys.stderr
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     redactor = Redactor(secrets)
-    first: list[Processor] = [structlog.contextvars.merge_contextvars, structlog.stdlib.add_log_level]
+    first: list[Processor] = [_add_request, structlog.stdlib.add_log_level]
     last: list[Processor] = [
         structlog.processors.format_exc_info,
         redactor,
@@ -166,11 +177,14 @@ def configure_logging(
 class _RequestLines:
     """Writes what `structlog` would of the one event that every request has, in the plain form.
 
-    Its fields are always the same and their words come again and again, so most of it is looked up.
+    Its fields are always the same and their words come again and again, so most of it is looked up. Lines are
+    written together, `LATE_S` after the first at the latest, before any other event and at the end of the
+    process; one that is killed has its last `LATE_S` of them unwritten.
     """
 
     def __init__(self) -> None:
         self._lines: _Lines | None = None
+        self._ended: deque[tuple[float, RequestEnded]] = deque()  # threads log too, and write it out first
 
     @property
     def is_on(self) -> bool:
@@ -178,6 +192,8 @@ class _RequestLines:
         return self._lines is not None
 
     def set_up(self, redactor: Redactor, lines: _Lines | None) -> None:
+        self.flush()
+
         def text(value: str) -> str:
             return _shown_text(redactor.text(value))
 
@@ -188,17 +204,40 @@ class _RequestLines:
 
         self._lines, self._shown = lines, shown
 
-    def write(self, ended: RequestEnded) -> None:
-        assert self._lines is not None
-        now = time.time()
+    def add(self, ended: RequestEnded) -> None:
+        waiting = self._ended
+        waiting.append((time.time(), ended))
+        if len(waiting) == 1:
+            try:
+                asyncio.get_running_loop().call_later(LATE_S, self.flush)
+            except RuntimeError:  # nobody would come back to it
+                self.flush()
+        elif len(waiting) >= LATE_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._lines is None:
+            return
+        lines = []
+        while self._ended:
+            lines.append(self._line(*self._ended.popleft()))
+        if lines:
+            self._lines.write("".join(lines))
+
+    def _line(self, now: float, ended: RequestEnded) -> str:
         second = int(now)
         at = f"{_second(second)}.{int((now - second) * 1e6):06}Z"
-        self._lines.msg(
-            f"{at} [info     ] request                        first_byte_s={ended.first_byte_s}"
+        return (
+            f"{at} [info     ] request                        first_byte_s={_brief(ended.first_byte_s)}"
             f" model={self._shown(ended.model)} node={self._shown(ended.node)} request_id={ended.request_id}"
             f" result={ended.result} route={ended.route} status={ended.status} tokens={ended.tokens}"
-            f" total_s={ended.total_s}"
+            f" total_s={_brief(ended.total_s)}\n"
         )
+
+
+def _brief(seconds: float | None) -> float | None:
+    """To a tenth of a millisecond; `round` takes five times as long."""
+    return None if seconds is None else int(seconds * 1e4 + 0.5) / 1e4
 
 
 @lru_cache(maxsize=1)
@@ -207,21 +246,30 @@ def _second(at: int) -> str:
 
 
 _request_lines: Final = _RequestLines()
+atexit.register(_request_lines.flush)
 
 
 def log_request(ended: RequestEnded) -> None:
     """Log that a request has ended. No field is named like a secret."""
     if _request_lines.is_on:
-        _request_lines.write(ended)
+        _request_lines.add(ended)
     else:
-        log.info("request", **ended._asdict())
+        first, total = _brief(ended.first_byte_s), _brief(ended.total_s)
+        log.info("request", **(ended._asdict() | {"first_byte_s": first, "total_s": total}))
 
 
-@contextmanager
-def request_context(request_id: RequestId, **fields: Any) -> Iterator[None]:
-    """Every event logged within, and in tasks started within, has the request's id and these fields."""
-    with structlog.contextvars.bound_contextvars(request_id=request_id, **fields):
-        yield
+_REQUEST: Final[ContextVar[RequestId | None]] = ContextVar("request", default=None)
+
+
+def log_with(request_id: RequestId) -> None:
+    """Every event logged from now on in this task, and in tasks it starts, has the request's id."""
+    _REQUEST.set(request_id)
+
+
+def _add_request(_logger: Any, _method: str, event: _Event) -> _Event:
+    if (request_id := _REQUEST.get()) is not None:
+        event.setdefault("request_id", request_id)
+    return event
 
 
 def _renderer(settings: LogSettings, stream: TextIO) -> list[Processor]:

@@ -5,7 +5,7 @@ from typing import Final
 
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.values import value
-from ollama_dist.core.view import ClusterView, MemberState
+from ollama_dist.core.view import ClusterView
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +38,11 @@ def effective_mode(switches: Switches, view: ClusterView) -> EffectiveMode:
     """A node that wants peers and reaches none is standalone: a fallback, if it knows of lost ones."""
     if switches.mode is not Mode.DISTRIBUTED:
         return EffectiveMode(switches.mode)
-    lost = False
-    for node in view.nodes.values():
-        if node.id != view.self_id:
-            if node.reachable and node.state in _THERE:
-                return _DISTRIBUTED
-            lost = lost or node.state is not MemberState.LEFT
-    return _CUT_OFF if lost else _ALONE
+    if view.reaches_others:
+        return _DISTRIBUTED
+    return _CUT_OFF if view.misses_others else _ALONE
 
 
-_THERE: Final = frozenset({MemberState.ALIVE, MemberState.SUSPECT})
 _DISTRIBUTED: Final = EffectiveMode(Mode.DISTRIBUTED)
 _ALONE: Final = EffectiveMode(Mode.STANDALONE)
 _CUT_OFF: Final = EffectiveMode(Mode.STANDALONE, is_fallback=True, reason="no_peer_reachable")

@@ -200,7 +200,7 @@ class Node:
         self._views = ViewStore(cluster.id, self._myself())
         self._announcer = Announcer(cluster.set_load, cluster.set_state)
         self.dispatcher = Dispatcher(
-            view=self.view,
+            view=self._picture,
             switches=lambda: self.switches,
             target=self.target,
             load=self._load,
@@ -270,6 +270,13 @@ class Node:
         if self._is_stale:
             self._is_stale = False
             self._views.set_self(self._myself())
+        return self._views.current
+
+    def _picture(self) -> ClusterView:
+        """As `view`, but up to `ANNOUNCE_S` behind with how busy this node is: each request changes that."""
+        if self._loaded is None or self._loaded[1] != self._loads.version:
+            self._is_stale = True
+            return self.view()
         return self._views.current
 
     def target(self, node: NodeId) -> Target | None:

@@ -1,17 +1,19 @@
 """A request whose answer has begun, and how it ended."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from ollama_dist.backends.http1 import Header
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.outcomes import Attempt, Result
 from ollama_dist.core.requests import InferenceRequest
 from ollama_dist.core.view import NodeView
+from ollama_dist.node.answer_cache import Asking
 from ollama_dist.node.answers import Answer
-from ollama_dist.node.load import Waited
+from ollama_dist.node.load import OnPlace, Waited
 from ollama_dist.node.modes import EffectiveMode
-from ollama_dist.scheduling.decision import Decision
+from ollama_dist.scheduling.decision import Decision, Record
 
 _UNDECIDED: Final = EffectiveMode(Mode.DISTRIBUTED)
 
@@ -29,9 +31,23 @@ class Served:
     """A request whose answer has begun: where it comes from and what led there."""
 
     request: InferenceRequest
+    headers: Sequence[Header]
+    """What of the client's headers travels with it."""
+    body: bytes
+    on_place: OnPlace | None
+    """Hears how the wait for a slot goes."""
+    asking: Asking | None
+    """Under what its answer may be kept."""
+    began: float
+    """When, by the dispatcher's clock."""
+    first_byte_s: float | None = None
+    """How long the beginning of the answer took."""
+    held: Held = field(default_factory=list)
     mode: EffectiveMode = _UNDECIDED
     decision: Decision | None = None
     """The first one: later ones only go without the places already tried."""
+    record: Record | None = None
+    """What the decision log has of it."""
     attempts: list[Attempt] = field(default_factory=list)
     """Places that gave no answer."""
     node: NodeView | None = None
@@ -54,7 +70,7 @@ class Served:
         if self.kept_s is not None:
             return "cached"
         for attempt in self.attempts:
-            if attempt.result.blames_node:
+            if attempt.result is not Result.OK and attempt.result.blames_node:
                 return f"node_{attempt.result}"
         return self.mode.reason
 

@@ -1,6 +1,6 @@
 """What this process counted since it started."""
 
-import bisect
+from bisect import bisect_left
 from collections import Counter
 from itertools import accumulate
 from typing import Any, Final
@@ -14,6 +14,9 @@ _EDGES: Final = tuple(0.001 * _GROWTH**step for step in range(100))
 MAX_NAMES: Final = 1000
 """Models and nodes counted by name; callers can invent names, so the rest is counted together."""
 
+MAX_ENDS: Final = 20_000
+"""Ends told apart: so many models at so many nodes come to a bound even where both are many."""
+
 OTHERS: Final = "(others)"
 
 
@@ -22,61 +25,80 @@ class Latencies:
 
     def __init__(self) -> None:
         self._bins = [0] * (len(_EDGES) + 1)
-        self._count = 0
 
     def add(self, seconds: float) -> None:
-        self._bins[bisect.bisect_left(_EDGES, seconds)] += 1
-        self._count += 1
+        self._bins[bisect_left(_EDGES, seconds)] += 1
 
     def quantile(self, part: float) -> float | None:
         """The time within which ``part`` of all (0 to 1) were done; None before the first."""
-        if not self._count:
+        count = sum(self._bins)
+        if not count:
             return None
-        index = bisect.bisect_left(list(accumulate(self._bins)), part * self._count)
+        index = bisect_left(list(accumulate(self._bins)), part * count)
         return _EDGES[min(index, len(_EDGES) - 1)]
 
     def render(self) -> dict[str, Any]:
         quantiles = {f"p{part}": self.quantile(part / 100) for part in (50, 90, 99)}
         in_ms = {name: None if each is None else round(each * 1000, 1) for name, each in quantiles.items()}
-        return {"count": self._count, **{f"{name}_ms": each for name, each in in_ms.items()}}
+        return {"count": sum(self._bins), **{f"{name}_ms": each for name, each in in_ms.items()}}
 
 
 class Stats:
     """Counters of requests that were scheduled here."""
 
     def __init__(self) -> None:
-        self.served = 0
-        """Requests answered as the engine meant to, its refusals included."""
-        self.failed = 0
         self.fallbacks = 0
         self.relayed_in = 0
         """Requests taken from other nodes."""
         self.refused_in = 0
         """Requests of other nodes that were turned away, for want of room or of an engine."""
         self.retries = 0
-        self._routes: Counter[str] = Counter()
-        self._models: Counter[str] = Counter()
-        self._nodes: Counter[str] = Counter()
-        self._results: Counter[str] = Counter()
+        self._ends: dict[_End, int] = {}
+        """How many ended so; everything else is summed up from it by who asks."""
+        self._models: set[str] = set()
         self._first_byte = Latencies()
         self._total = Latencies()
 
     def count(self, route: str, model: str, node: str, outcome: Outcome, *, is_fallback: bool) -> None:
         """Note the end of a request. ``node`` is the name of the place that answered, "" for none."""
-        if outcome.result in (Result.OK, Result.REJECTED):
-            self.served += 1
-        elif outcome.result is not Result.CANCELLED:
-            self.failed += 1
+        end = (route, model, node, outcome.result)
+        if end not in self._ends:
+            end = self._new(end)
+        self._ends[end] += 1
         self.fallbacks += is_fallback
-        self.retries += max(0, len(outcome.attempts) - 1)
-        self._routes[route] += 1
-        _bounded(self._models, model)
-        if node:
-            _bounded(self._nodes, node)
-        self._results[outcome.result] += 1
+        if len(outcome.attempts) > 1:
+            self.retries += len(outcome.attempts) - 1
         self._total.add(outcome.total_s)
         if outcome.first_byte_s is not None:
             self._first_byte.add(outcome.first_byte_s)
+
+    def _new(self, end: "_End") -> "_End":
+        route, model, node, result = end
+        if model not in self._models and len(self._models) >= MAX_NAMES:
+            model = OTHERS
+        if len(self._ends) >= MAX_ENDS:
+            model, node = OTHERS, node and OTHERS
+        self._models.add(model)
+        end = route, model, node, result
+        self._ends.setdefault(end, 0)
+        return end
+
+    def _by(self, field: int) -> Counter[str]:
+        """How many there were of each route (0), model (1), node (2) or result (3)."""
+        found: Counter[str] = Counter()
+        for end, count in self._ends.items():
+            found[end[field]] += count
+        return found
+
+    @property
+    def served(self) -> int:
+        """Requests answered as the engine meant to, its refusals included."""
+        results = self._by(3)
+        return results[Result.OK] + results[Result.REJECTED]
+
+    @property
+    def failed(self) -> int:
+        return sum(self._ends.values()) - self.served - self._by(3)[Result.CANCELLED]
 
     def render(self) -> dict[str, Any]:
         return {
@@ -86,13 +108,13 @@ class Stats:
             "retries": self.retries,
             "relayed_in": self.relayed_in,
             "refused_in": self.refused_in,
-            "routes": dict(self._routes),
-            "models": dict(self._models),
-            "nodes": dict(self._nodes),
-            "outcomes": dict(self._results),
+            "routes": dict(self._by(0)),
+            "models": dict(self._by(1)),
+            "nodes": {name: count for name, count in self._by(2).items() if name},
+            "outcomes": dict(self._by(3)),
             "latency": {"first_byte": self._first_byte.render(), "total": self._total.render()},
         }
 
 
-def _bounded(counter: Counter[str], name: str) -> None:
-    counter[name if name in counter or len(counter) < MAX_NAMES else OTHERS] += 1
+_End = tuple[str, str, str, Result]
+"""Route, model, name of the node, and how it ended."""

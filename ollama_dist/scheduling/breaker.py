@@ -63,12 +63,12 @@ class Breakers:
 
     def begin(self, node: NodeId, now: float) -> None:
         """A request goes there; through a half-open circuit it is the one that tries."""
-        if self.circuit(node, now) is Circuit.HALF_OPEN:
+        if self._states and self.circuit(node, now) is Circuit.HALF_OPEN:
             self._states[node].trying_until = now + TRIAL_S
 
     def end(self, node: NodeId, result: Result, now: float) -> None:
         """How a request there ended."""
-        if not result.blames_node:
+        if result is Result.OK or not result.blames_node:
             if result is not Result.CANCELLED:
                 self._states.pop(node, None)
             return

@@ -16,7 +16,7 @@ from ollama_dist.core.names import ModelKey
 from ollama_dist.core.requests import InferenceRequest
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.scheduling.decision import Candidate, Decision, Rejection, Stage
-from ollama_dist.scheduling.estimate import Situation, estimate, seconds
+from ollama_dist.scheduling.estimate import estimate, seconds
 from ollama_dist.scheduling.filters import (
     Conditions,
     reject,
@@ -46,29 +46,61 @@ def decide(
     ledger: Ledger,
     conditions: Conditions,
     rng: Random,
+    own_load: int | None = None,
 ) -> Decision:
     """The node to send ``request`` to, with all that was looked at.
 
+    ``own_load`` is how many requests this node's engine has, where that is known better than ``view`` has it.
     Where nobody is known to have the model, some engine is asked all the same: it knows the right words.
     Raises `NoCandidate` when nothing can be done now, and for a pin `NodeNotFound`, `ModelNotFound` or
     `BadRequest`.
     """
     wanted = _wanted(request)
     if request.pin is not None and wanted is None:
-        return _pinned(request, view, rates, ledger, conditions)
-    nodes = [view.me] if request.local_only else list(view.nodes.values())
-    holders = [node for node in nodes if request.model is not None and request.model in node.models]
-    if request.model is None or not holders:
+        return _pinned(request, view, rates, ledger, conditions, own_load)
+    if request.model is None:
         return _ask_any_engine(view, conditions, wanted)
-    open_to_us, rejected = _sift(holders, view, conditions, wanted)
-    fitting, unfit = _fitting(request.model, open_to_us, view) if open_to_us else ([], [])
-    usable, doubtful = suspects_last(fitting)
-    rejected += unfit + doubtful
+    usable, rejected = _usable(request.model, request.local_only, view, conditions, wanted)
+    if not usable and not rejected:
+        return _ask_any_engine(view, conditions, wanted)
     if not usable:
         raise NoCandidate(_nobody(request, view, rejected))
-    candidates = _rank(request, request.model, usable, view, rates, ledger)
+    candidates = _rank(request, request.model, usable, view, rates, ledger, own_load)
     winner = _pick(candidates, view, rng)
-    return Decision(winner.node, Stage.SCORED, winner.estimate.reason, tuple(candidates), tuple(rejected))
+    expected = winner.estimate
+    return Decision(winner.node, Stage.SCORED, expected.reason, tuple(candidates), rejected, expected)
+
+
+_Sifted = tuple[Sequence[NodeView], tuple[Rejection, ...]]
+
+
+def _usable(
+    key: ModelKey, local_only: bool, view: ClusterView, conditions: Conditions, wanted: Wanted | None
+) -> _Sifted:
+    """The holders that may serve the model, and why others may not; neither where there are no holders.
+
+    Nearly all requests for a model find the same as long as the picture is the same.
+    """
+    if wanted is not None or conditions.circuits or conditions.tried:
+        return _sifted(key, local_only, view, conditions, wanted)
+    question = key, local_only, conditions.mode
+    known: _Sifted | None = view.worked_out.get(question)
+    if known is None:
+        known = _sifted(key, local_only, view, conditions, None)
+        if known[0]:  # callers can invent names of models
+            view.worked_out[question] = known
+    return known
+
+
+def _sifted(
+    key: ModelKey, local_only: bool, view: ClusterView, conditions: Conditions, wanted: Wanted | None
+) -> _Sifted:
+    nodes = [view.me] if local_only else view.nodes.values()
+    holders = [node for node in nodes if key in node.models]
+    open_to_us, rejected = _sift(holders, view, conditions, wanted)
+    fitting, unfit = _fitting(key, open_to_us, view) if open_to_us else ([], [])
+    usable, doubtful = suspects_last(fitting)
+    return usable, (*rejected, *unfit, *doubtful)
 
 
 def _wanted(request: InferenceRequest) -> Wanted | None:
@@ -82,7 +114,12 @@ def _wanted(request: InferenceRequest) -> Wanted | None:
 
 
 def _pinned(
-    request: InferenceRequest, view: ClusterView, rates: Rates, ledger: Ledger, conditions: Conditions
+    request: InferenceRequest,
+    view: ClusterView,
+    rates: Rates,
+    ledger: Ledger,
+    conditions: Conditions,
+    own_load: int | None,
 ) -> Decision:
     node = view.find(request.pin or "")
     rejection = reject(node, view, conditions)
@@ -92,8 +129,10 @@ def _pinned(
         raise ModelNotFound(
             f"node {node.name!r} was asked for by name, but it does not have {request.model_text!r}"
         )
-    ranked = _rank(request, request.model, [node], view, rates, ledger) if request.model else []
-    return Decision(node.id, Stage.PINNED, "asked for by name", tuple(ranked))
+    if request.model is None:
+        return Decision(node.id, Stage.PINNED, "asked for by name", ())
+    [only] = _rank(request, request.model, [node], view, rates, ledger, own_load)
+    return Decision(node.id, Stage.PINNED, "asked for by name", (only,), expected=only.estimate)
 
 
 def _ask_any_engine(view: ClusterView, conditions: Conditions, wanted: Wanted | None) -> Decision:
@@ -146,14 +185,19 @@ def _rank(
     view: ClusterView,
     rates: Rates,
     ledger: Ledger,
+    own_load: int | None,
 ) -> list[Candidate]:
     candidates = []
     for node in nodes:
         is_self = node.id == view.self_id
-        ahead = node.load.in_flight if is_self else ledger.in_flight(node)
-        expected = estimate(request, key, Situation(node, ahead, node.models[key].size, is_self), rates)
+        if not is_self:
+            ahead = ledger.in_flight(node)
+        else:
+            ahead = node.load.in_flight if own_load is None else own_load
+        expected = estimate(request, key, node, ahead, rates, is_self=is_self)
         candidates.append(Candidate(node.id, seconds(request, expected), expected))
-    candidates.sort(key=lambda candidate: candidate.score)
+    if len(candidates) > 1:
+        candidates.sort(key=lambda candidate: candidate.score)
     return candidates
 
 

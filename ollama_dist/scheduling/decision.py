@@ -1,7 +1,7 @@
 """What was decided about a request, and why: the record behind ``/api/distributed/decisions``."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -32,6 +32,8 @@ class Estimate:
     total_s: float
     reason: str
     """Short, for people: "loaded, 2 ahead, 71 tok/s"."""
+    service_s: float = 0.0
+    """How long it would keep a slot there, if it ran alone."""
 
 
 @value(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Decision:
     reason: str
     candidates: tuple[Candidate, ...]
     rejected: tuple[Rejection, ...] = ()
+    expected: Estimate | None = None
+    """What the winner was chosen for; None where nobody was compared."""
 
 
 @dataclass(slots=True)
@@ -73,7 +77,7 @@ class Record:
     model: str
     route: str
     decision: Decision
-    names: dict[NodeId, str]
+    names: Mapping[NodeId, str]
     """What the nodes were called then."""
     outcome: Outcome | None = None
 
@@ -135,11 +139,6 @@ class DecisionLog:
         self._records[record.request_id] = record
         if len(self._records) > self._kept:
             self._records.popitem(last=False)
-
-    def close(self, request_id: RequestId, outcome: Outcome) -> None:
-        """Note how the request ended; nothing if its record is gone already."""
-        if record := self._records.get(request_id):
-            record.outcome = outcome
 
     def get(self, request_id: str) -> Record | None:
         return self._records.get(RequestId(request_id))

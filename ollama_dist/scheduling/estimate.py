@@ -4,7 +4,6 @@ from typing import Final
 
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
-from ollama_dist.core.values import value
 from ollama_dist.core.view import LoadedModel, NodeView
 from ollama_dist.scheduling.decision import Estimate
 from ollama_dist.scheduling.rates import Rates, prefill
@@ -21,46 +20,41 @@ FIRST_TOKEN_WEIGHT: Final = {Priority.INTERACTIVE: 0.8, Priority.NORMAL: 0.5, Pr
 """How much the first token counts against the whole answer."""
 
 
-@value(frozen=True, slots=True)
-class Situation:
-    """A node as one request finds it."""
+def estimate(
+    request: InferenceRequest, key: ModelKey, node: NodeView, ahead: int, rates: Rates, *, is_self: bool
+) -> Estimate:
+    """What ``request`` would meet at ``node``, where ``ahead`` requests are already.
 
-    node: NodeView
-    ahead: int
-    """Requests there already."""
-    size: int
-    """Of the model on that node's disk, bytes."""
-    is_self: bool
-
-
-def estimate(request: InferenceRequest, key: ModelKey, situation: Situation, rates: Rates) -> Estimate:
-    """What ``request`` would meet. Every figure is an expectation in seconds, never a promise."""
-    node, size, ahead = situation.node, situation.size, situation.ahead
-    slots = max(1, node.load.slots)
-    tokens = rates.output_tokens(key, request.max_tokens) if request.intent is Intent.GENERATE else 0.0
-    alone = rates.decode(node, key, size)
-    beside = min(ahead, slots - 1)
+    Every figure is an expectation in seconds, never a promise.
+    """
+    size, slots = node.models[key].size, max(1, node.load.slots)
+    alone, length = rates.decode(node, key, size), rates.output_tokens(key, None)
     sharing = GPU_SHARING if node.resources.gpus else CPU_SHARING
-    decode = alone / (1 + sharing * beside)
-    service = rates.output_tokens(key, None) / decode
-    wait_s = max(0, ahead - slots + 1) * service / slots
+    decode = alone / (1 + sharing * min(ahead, slots - 1))
+    wait_s = (ahead - slots + 1) * length / decode / slots if ahead >= slots else 0.0
     loaded = in_memory(key, node)
     if loaded is None:
         readiness, load_s = "cold", rates.load_s(node, size)
     elif fits(request.runner_options, loaded):
         readiness, load_s = "loaded", 0.0
     else:  # an engine lets all that is under way end before it reloads
-        wait_s = ahead * service / slots
+        wait_s = ahead * length / decode / slots
         readiness, load_s = "loaded with other options", rates.load_s(node, size) + wait_s
-    network_s = 0.0 if situation.is_self else (node.rtt_s or UNKNOWN_RTT_S)
     prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / prefill(node, alone)
-    first = network_s + max(wait_s, load_s) + prompt_s
+    first = max(wait_s, load_s) + prompt_s
+    if not is_self:
+        first += node.rtt_s or UNKNOWN_RTT_S
     reason = f"{readiness}, {ahead} ahead, {decode:.0f} tok/s"
-    return Estimate(wait_s, load_s, first, first + tokens / decode, reason)
+    if request.intent is not Intent.GENERATE:
+        return Estimate(wait_s, load_s, first, first, reason, prompt_s)
+    tokens = length if request.max_tokens is None else rates.output_tokens(key, request.max_tokens)
+    return Estimate(wait_s, load_s, first, first + tokens / decode, reason, prompt_s + tokens / alone)
 
 
 def seconds(request: InferenceRequest, expected: Estimate) -> float:
     """The one figure candidates are compared by."""
+    if expected.first_token_s == expected.total_s:
+        return expected.total_s
     weight = FIRST_TOKEN_WEIGHT[request.priority]
     return weight * expected.first_token_s + (1 - weight) * expected.total_s
 

@@ -31,10 +31,13 @@ class Ticket:
     """A request in the queue or in the engine. The smallest goes first."""
 
     rank: float
+    """Of one that waits."""
     number: int
     """The older first, of one rank."""
     model: ModelKey
     service_s: float
+    runs: bool = False
+    """It has its slot."""
 
     def __lt__(self, other: "Ticket") -> bool:
         return (self.rank, self.number) < (other.rank, other.number)
@@ -75,22 +78,25 @@ class NodeQueue:
         What has waited moves forward against what comes later, but never against what has waited as long:
         so the order is settled on entering.
         """
-        line = self._lines.setdefault(model, _Line())
+        line = self._lines.get(model)
+        if line is None:
+            line = self._lines[model] = _Line()
         if len(line.running) >= self.slots and len(line.waiting) >= self._max_waiting:
             raise Busy(BUSY_TEXT)
         self._number += 1
         self.in_flight += 1
-        rank = CLASS_S[priority] + min(service_s, LONGEST_SERVICE_S) + AGING * now
-        ticket = Ticket(rank, self._number, model, service_s)
+        ticket = Ticket(0.0, self._number, model, service_s)
         if len(line.running) < self.slots:
+            ticket.runs = True
             line.running.add(ticket)
         else:
+            ticket.rank = CLASS_S[priority] + min(service_s, LONGEST_SERVICE_S) + AGING * now
             bisect.insort(line.waiting, ticket)
         return ticket
 
     def place(self, ticket: Ticket) -> Place:
         line = self._lines[ticket.model]
-        if ticket in line.running:
+        if ticket.runs:
             return Place(0, 0.0)
         index = bisect.bisect_left(line.waiting, ticket)
         # Those in their slots are half way on average.
@@ -101,15 +107,16 @@ class NodeQueue:
     def leave(self, ticket: Ticket) -> list[Ticket]:
         """The request ended, or gave up waiting. Returns those that have a slot now."""
         line = self._lines[ticket.model]
-        if ticket in line.running:
+        if ticket.runs:
             line.running.remove(ticket)
         else:
             line.waiting.remove(ticket)
         self.in_flight -= 1
-        admitted = self._admit(line)
-        if not line.running and not line.waiting:
+        if line.waiting:
+            return self._admit(line)
+        if not line.running:
             del self._lines[ticket.model]
-        return admitted
+        return []
 
     def set_slots(self, slots: int) -> list[Ticket]:
         """Returns those that have a slot now."""
@@ -121,5 +128,7 @@ class NodeQueue:
             return []
         free = max(0, self.slots - len(line.running))
         admitted, line.waiting = line.waiting[:free], line.waiting[free:]
+        for ticket in admitted:
+            ticket.runs = True
         line.running.update(admitted)
         return admitted

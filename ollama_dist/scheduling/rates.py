@@ -55,16 +55,12 @@ MAX_ENTRIES: Final = 4096
 class LogAverage:
     """An exponentially weighted mean of logarithms; `value` is None before the first sample."""
 
-    _log: float | None = None
-
-    @property
-    def value(self) -> float | None:
-        return None if self._log is None else math.exp(self._log)
+    value: float | None = None
 
     def add(self, sample: float) -> None:
         if sample > 0:
-            log = math.log(sample)
-            self._log = log if self._log is None else self._log + ALPHA * (log - self._log)
+            value = self.value
+            self.value = sample if value is None else value * (sample / value) ** ALPHA
 
 
 def prefill(node: NodeView, decode: float) -> float:
@@ -82,18 +78,18 @@ class Rates:
 
     def learn(self, node: NodeId, model: ModelKey, size: int, usage: Usage) -> None:
         """Fold in an answer that ended well. ``size`` is the model's, in bytes."""
-        if speed := usage.tokens_per_s:
-            self._average(self._decode, (node, model)).add(speed)
         if usage.output_tokens:
             self._average(self._output, model).add(usage.output_tokens)
+            if speed := usage.tokens_per_s:
+                self._average(self._decode, (node, model)).add(speed)
         if usage.load_s > NOTABLE_LOAD_S and size:
             self._average(self._load, node).add(size / usage.load_s)
 
     def decode(self, node: NodeView, model: ModelKey, size: int) -> float:
         """Tokens one request gets per second when it runs alone."""
         measured = self._decode.get((node.id, model))
-        if measured is not None and (speed := measured.value):
-            return speed
+        if measured is not None and measured.value:
+            return measured.value
         if node.load.tokens_per_s:
             return node.load.tokens_per_s
         prior = GPU_DECODE_TOKENS_PER_S if node.resources.gpus else CPU_DECODE_TOKENS_PER_S

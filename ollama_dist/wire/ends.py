@@ -6,15 +6,15 @@ carries the end marker of its dialect.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from ollama_dist.core.dialects import Dialect
-from ollama_dist.core.outcomes import Result, Usage
+from ollama_dist.core.outcomes import NO_USAGE, Result, Usage
 from ollama_dist.core.values import value
 from ollama_dist.wire.failures import result_of_in_band_error
-from ollama_dist.wire.outline import CONTAINER, Outline, outline_of
+from ollama_dist.wire.outline import CONTAINER, Document, Outline, document_of, is_container
 from ollama_dist.wire.tail import Line, Tail, Whole
 
 REPEATS: Final = 31
@@ -41,7 +41,7 @@ class Verdict:
     end: End
     message: str = ""
     """The engine's words where the end is an error."""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     records: int = 0
     """Lines or events that came, about as many as tokens; 1 for an answer that was not streamed."""
     size: int = 0
@@ -87,10 +87,12 @@ class EndWatch:
         """Whether the bytes so far stop inside a line or an event, so that more would become part of it."""
         if isinstance(self._tail, Whole):
             return self.has_begun
-        if self._tail.unfinished():
+        if not self._tail.is_at_line_end and self._tail.unfinished():
             return True
+        if self._dialect is Dialect.OLLAMA:
+            return False
         lines = self._tail.lines()
-        return self._dialect is not Dialect.OLLAMA and bool(lines) and lines[-1] not in (b"", b"\r")
+        return bool(lines) and lines[-1] not in (b"", b"\r")
 
     @property
     def lacks_only_a_line_end(self) -> bool:
@@ -130,6 +132,13 @@ _LINES_KEPT: Final = {
 }
 
 _Judgement = tuple[End, str, Usage]
+_Record = Outline | Document
+
+
+def judge_whole(dialect: Dialect, body: bytes) -> Verdict:
+    """The verdict on an answer that was not streamed, is no bare text, and is here as a whole."""
+    end, message, usage = _judge_body(dialect, document_of(body), clean=True)
+    return Verdict(end, message, usage, 1, len(body))
 
 
 # Newline-delimited JSON
@@ -141,23 +150,23 @@ def _judge_lines(lines: list[Line], rest: Line, *, clean: bool) -> _Judgement:
         return _judge_shortcut(_outlined(rest), alone=not records, clean=clean)
     last = _outlined(records[-1]) if records else Outline()
     if not last.is_whole:
-        return End.CUT, "", Usage()
+        return End.CUT, "", NO_USAGE
     if error := _error(last):
-        return End.ERROR, error, Usage()
-    if last.facts.get("done") is True:
+        return End.ERROR, error, NO_USAGE
+    if last.top.get("done") is True:
         return End.COMPLETE, "", _ollama_usage(last)
     if clean and _repeats(Dialect.OLLAMA, records):
-        return End.GAVE_OUT, "", Usage()
-    return End.CUT, "", Usage()
+        return End.GAVE_OUT, "", NO_USAGE
+    return End.CUT, "", NO_USAGE
 
 
-def _judge_shortcut(record: Outline, *, alone: bool, clean: bool) -> _Judgement:
+def _judge_shortcut(record: _Record, *, alone: bool, clean: bool) -> _Judgement:
     """Loading, unloading and rendering answer a streaming request with one object and no line end."""
     facts = record.facts
     is_shortcut = facts.get("done_reason") in ("load", "unload") or "_debug_info" in facts
     if alone and clean and record.is_whole and is_shortcut:
         return End.COMPLETE, "", _ollama_usage(record)
-    return End.CUT, "", Usage()
+    return End.CUT, "", NO_USAGE
 
 
 # Server-sent events
@@ -193,7 +202,7 @@ def _events(lines: list[Line], rest: Line) -> list[_Event]:
 
 def _judge_events(dialect: Dialect, events: list[_Event], *, clean: bool) -> _Judgement:
     if not events:
-        return End.CUT, "", Usage()
+        return End.CUT, "", NO_USAGE
     is_done = events[-1].data == b"[DONE]"
     records = [_outlined(event.data) for event in events[-_CLOSING_EVENTS:] if event.data != b"[DONE]"]
     usage = _last_usage(dialect, records)
@@ -202,7 +211,7 @@ def _judge_events(dialect: Dialect, events: list[_Event], *, clean: bool) -> _Ju
     errors = [error for record in records if (error := _error(record))]
     match dialect:
         case Dialect.OPENAI:
-            finished = is_done and any(record.facts.get("choices.finish_reason") for record in records)
+            finished = is_done and any(record.fact("choices.finish_reason") for record in records)
         case Dialect.RESPONSES:
             finished = kind in ("response.completed", "response.incomplete")
         case _:
@@ -223,44 +232,50 @@ _CLOSING_EVENTS: Final = 4
 # Answers that are one JSON object
 
 
-def _judge_body(dialect: Dialect, body: Outline, *, clean: bool) -> _Judgement:
+def _judge_body(dialect: Dialect, body: _Record, *, clean: bool) -> _Judgement:
     if not clean or not body.is_whole:
-        return End.CUT, "", Usage()
+        return End.CUT, "", NO_USAGE
     if error := _error(body):
-        return End.ERROR, error, Usage()
+        return End.ERROR, error, NO_USAGE
     if _is_finished(dialect, body):
         return End.COMPLETE, "", _usage(dialect, body)
     if _REPEATED.search(_text(body)):
-        return End.GAVE_OUT, "", Usage()
-    return End.CUT, "", Usage()
+        return End.GAVE_OUT, "", NO_USAGE
+    return End.CUT, "", NO_USAGE
 
 
-def _is_finished(dialect: Dialect, body: Outline) -> bool:
-    facts = body.facts
+_WITHOUT_DONE: Final = ("embeddings", "embedding", "_debug_info")
+"""Answers of Ollama's that do not say that they are done; each has one of these."""
+
+
+def _is_finished(dialect: Dialect, body: _Record) -> bool:
+    if dialect is Dialect.OLLAMA:
+        said = body.top
+        return said.get("done") is True or any(map(is_container, map(said.get, _WITHOUT_DONE)))
     match dialect:
-        case Dialect.OLLAMA:
-            return facts.get("done") is True or any(
-                facts.get(name) == CONTAINER for name in ("embeddings", "embedding", "_debug_info")
-            )
         case Dialect.OPENAI:
-            is_list = facts.get("object") == "list" and facts.get("data") == CONTAINER
-            is_transcript = isinstance(facts.get("text"), str)
-            return is_list or is_transcript or bool(facts.get("choices.finish_reason"))
+            if body.fact("choices.finish_reason"):
+                return True
+            is_list = body.fact("object") == "list" and body.fact("data") == CONTAINER
+            return is_list or isinstance(body.fact("text"), str)
         case Dialect.RESPONSES:  # its status says completed even when the repeat guard ended it
             counted = body.number("usage.input_tokens") + body.number("usage.output_tokens") > 0
             return body.text("status") in ("completed", "incomplete") and counted
-    return bool(facts.get("stop_reason"))
+    return bool(body.fact("stop_reason"))
 
 
 # What records say
 
 
-def _outlined(line: Line) -> Outline:
-    return outline_of(line) if isinstance(line, bytes) else line
+def _outlined(line: Line) -> _Record:
+    return document_of(line) if isinstance(line, bytes) else line
 
 
-def _error(record: Outline) -> str:
+def _error(record: _Record) -> str:
     """The words of an error in any of the dialects' shapes; empty where there is none."""
+    top = record.top
+    if not ("error" in top or "type" in top or is_container(top.get("response"))):
+        return ""
     facts = record.facts
     for path in ("error.message", "response.error.message", "error"):
         if path in facts and facts[path] not in (None, CONTAINER):
@@ -270,7 +285,7 @@ def _error(record: Outline) -> str:
     return ""
 
 
-def _token(dialect: Dialect, record: Outline) -> str | None:
+def _token(dialect: Dialect, record: _Record) -> str | None:
     """The text a record adds, white space off; None where it adds none."""
     for path in _TOKEN_PATHS[dialect]:
         if path in record.facts:
@@ -309,31 +324,36 @@ _TEXT_PATHS: Final = (
 )
 
 
-def _text(body: Outline) -> str:
+def _text(body: _Record) -> str:
     return next((text for path in _TEXT_PATHS if (text := body.text(path))), "")
 
 
-def _usage(dialect: Dialect, record: Outline) -> Usage:
+def _usage(dialect: Dialect, record: _Record) -> Usage:
     if dialect is Dialect.OLLAMA:
         return _ollama_usage(record)
     for before in ("usage.", "response.usage.", "message.usage."):
         for prompt, output in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")):
-            if before + prompt in record.facts or before + output in record.facts:
-                return Usage(int(record.number(before + prompt)), int(record.number(before + output)))
-    return Usage()
+            read, written = record.number(before + prompt), record.number(before + output)
+            if read or written:
+                return Usage(int(read), int(written))
+    return NO_USAGE
 
 
-def _last_usage(dialect: Dialect, records: list[Outline]) -> Usage:
+def _last_usage(dialect: Dialect, records: list[_Record]) -> Usage:
     return next(
-        (usage for record in reversed(records) if (usage := _usage(dialect, record)) != Usage()), Usage()
+        (usage for record in reversed(records) if (usage := _usage(dialect, record)) != NO_USAGE), NO_USAGE
     )
 
 
-def _ollama_usage(record: Outline) -> Usage:
-    return Usage(
-        prompt_tokens=int(record.number("prompt_eval_count")),
-        output_tokens=int(record.number("eval_count")),
-        load_s=record.number("load_duration") / 1e9,
-        prompt_s=record.number("prompt_eval_duration") / 1e9,
-        output_s=record.number("eval_duration") / 1e9,
-    )
+def _ollama_usage(record: _Record) -> Usage:
+    said = record.top.get
+    try:
+        return Usage(
+            prompt_tokens=int(said("prompt_eval_count", 0)),
+            output_tokens=int(said("eval_count", 0)),
+            load_s=said("load_duration", 0) / 1e9,
+            prompt_s=said("prompt_eval_duration", 0) / 1e9,
+            output_s=said("eval_duration", 0) / 1e9,
+        )
+    except (TypeError, ValueError, OverflowError):  # what an engine counts is a number
+        return NO_USAGE

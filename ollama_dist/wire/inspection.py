@@ -32,7 +32,7 @@ RUNNER_OPTIONS: Final = (
 )
 """Options whose change reloads the model; ``shift``, a field of its own, is the eighth."""
 
-HOLDING_FIELDS: Final = ("tools", "format", "response_format", "text")
+HOLDING_FIELDS: Final = frozenset({"tools", "format", "response_format", "text"})
 """Fields that may make an engine hold text back until a tool call or a document is whole."""
 
 FORM_FIELDS: Final = ("model", "prompt", "language")
@@ -126,7 +126,7 @@ def inspect(route: str, body: bytes, *, encoding: str | None = None, content_typ
         runner_options=_runner_options(fields) if dialect is Dialect.OLLAMA else (),
         prompt_bytes=found.prompt_bytes,
         max_tokens=found.max_tokens,
-        gathers=any(fields.get(name) for name in HOLDING_FIELDS),
+        gathers=not HOLDING_FIELDS.isdisjoint(fields) and any(map(fields.get, HOLDING_FIELDS)),
     )
 
 
@@ -235,6 +235,8 @@ def _load_or_unload(fields: dict[str, Any]) -> Intent:
 
 
 def _runner_options(fields: dict[str, Any]) -> tuple[RunnerOption, ...]:
+    if "options" not in fields and "shift" not in fields:
+        return ()
     options = fields.get("options")
     found = []
     if isinstance(options, dict):

@@ -6,7 +6,7 @@ object its outline.
 
 from typing import Final
 
-from ollama_dist.wire.outline import Outline, outline_of
+from ollama_dist.wire.outline import Document, Outline, document_of, outline_of
 
 SETTLE_BYTES: Final = 12 * 1024
 """How much is let pile up before it is gone through; also the longest unfinished line kept as it is."""
@@ -54,6 +54,11 @@ class Tail:
         """The last finished lines, oldest first, without their line ends."""
         self._settle()
         return self._kept
+
+    @property
+    def is_at_line_end(self) -> bool:
+        """Whether nothing came after the last line end, of which there is one."""
+        return bool(self._pieces) and self._pieces[-1].endswith(b"\n")
 
     def unfinished(self) -> Line:
         """What came after the last line end."""
@@ -106,30 +111,30 @@ class Tail:
 class Whole:
     """An answer that is one object: feed it what passes by; ask for its outline at the end."""
 
-    __slots__ = ("_outline", "_pending", "_pieces", "size")
+    __slots__ = ("_outline", "_pieces", "_spilt", "size")
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
-        self._pending = 0
         self._outline: Outline | None = None
+        self._spilt = 0
+        """Bytes no longer in `_pieces`."""
         self.size = 0
         """Bytes seen."""
 
     def feed(self, data: bytes) -> None:
         self._pieces.append(data)
-        self._pending += len(data)
         self.size += len(data)
-        if self._pending > SETTLE_BYTES:
+        if self.size - self._spilt > SETTLE_BYTES:
             self._outline = self._outline or Outline()
             self._spill(self._outline)
 
-    def outline(self) -> Outline:
+    def outline(self) -> Outline | Document:
         if self._outline is None:
-            return outline_of(b"".join(self._pieces))
+            return document_of(b"".join(self._pieces))
         self._spill(self._outline)
         return self._outline
 
     def _spill(self, outline: Outline) -> None:
         outline.feed(b"".join(self._pieces))
         self._pieces.clear()
-        self._pending = 0
+        self._spilt = self.size

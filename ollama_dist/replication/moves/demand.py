@@ -12,6 +12,9 @@ from ollama_dist.core.names import ModelKey
 FADE_S: Final = 600.0
 """After so long a request counts for 1/e."""
 
+FRESH_S: Final = 1.0
+"""What has faded in so long does not count: it is a sixth of a percent."""
+
 MODELS_MAX: Final = 256
 TOLD_MAX: Final = 32
 """Models a member tells of: those that are asked for most."""
@@ -37,11 +40,15 @@ class DemandMeter:
         """Faded number of requests, faded sum of their waiting, and when."""
 
     def note(self, model: ModelKey, wait_s: float, now: float) -> None:
-        count, waited, since = self._seen.pop(model, (0.0, 0.0, now))
-        fade = _fade(now - since)
+        count, waited, since = self._seen.get(model, (0.0, 0.0, 0.0))
+        if count and now - since < FRESH_S:
+            self._seen[model] = (count + 1.0, waited + wait_s, since)
+            return
+        self._seen.pop(model, None)
+        fade = _fade(now - since) if count else 0.0
         while len(self._seen) >= MODELS_MAX:
             del self._seen[next(iter(self._seen))]  # not asked for the longest
-        self._seen[model] = (count * fade + 1.0, waited * fade + max(0.0, wait_s), now)
+        self._seen[model] = (count * fade + 1.0, waited * fade + wait_s, now)
 
     def now(self, now: float) -> dict[ModelKey, Demand]:
         """Of each model, those asked for most first, as far as they still count for anything."""

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from ollama_dist.api.connections import HIGH_WATER_BYTES
 from ollama_dist.api.exchange import Exchange
+from ollama_dist.api.heads import Request
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.relay import relay
 from ollama_dist.api.routes import Route, Where
@@ -48,7 +49,7 @@ class Pieces:
 async def relaying(source: Pieces) -> AsyncIterator[int]:
     """The port where ``source`` is relayed."""
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(request: Request) -> web.StreamResponse:
         exchange = Exchange(request, ROUTE, RequestId("0" * 24), [])
         return await relay(exchange, source, status=200, headers=NDJSON)
 
@@ -86,7 +87,7 @@ async def test_little_waits_for_a_client_that_reads_nothing(tmp_path: Path, is_s
     shown = client.passes[0]
     most = 0
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(request: Request) -> web.StreamResponse:
         exchange = Exchange(request, ROUTE, RequestId("0" * 24), [])
         return await relay(exchange, Endless(), status=200, headers=NDJSON)
 

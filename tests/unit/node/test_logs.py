@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -19,9 +20,10 @@ from ollama_dist.node.logs import (
     RequestEnded,
     configure_logging,
     log_request,
-    request_context,
+    log_with,
 )
 from ollama_dist.node.setting_values import LogFormat, LogLevel, Secret
+from tests.support.wait import until
 
 JSON = LogSettings(log_format=LogFormat.JSON)
 TEXT = LogSettings()
@@ -73,8 +75,8 @@ async def test_the_request_is_in_every_line_of_it_and_of_the_tasks_it_starts() -
         log.info("worked", name=name)
 
     async def request(request_id: str) -> None:
-        with request_context(RequestId(request_id), route="/api/chat"):
-            await asyncio.create_task(work(request_id))
+        log_with(RequestId(request_id))
+        await asyncio.create_task(work(request_id))
 
     async with asyncio.TaskGroup() as group:
         group.create_task(request("a" * 24))
@@ -83,15 +85,18 @@ async def test_the_request_is_in_every_line_of_it_and_of_the_tasks_it_starts() -
     *inside, outside = lines_of(stream)
     assert len(inside) == 4
     assert all(line["request_id"] == line["name"] for line in inside)
-    assert all(line["route"] == "/api/chat" for line in inside)
     assert "request_id" not in outside
 
 
 def test_libraries_take_the_same_road() -> None:
     stream = io.StringIO()
     configure_logging(JSON, secrets=[Secret("open sesame")], stream=stream)
-    with request_context(RequestId("a" * 24)):
+
+    def say() -> None:
+        log_with(RequestId("a" * 24))
         logging.getLogger("some.library").warning("said %s", "open sesame", extra={"token": "t0ken"})
+
+    copy_context().run(say)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.warn("about to change", stacklevel=1)
@@ -202,6 +207,18 @@ def test_the_line_of_a_request_is_as_any_other(model: str) -> None:
     configure_logging(JSON, stream=(as_json := io.StringIO()))
     log_request(ended)
     assert lines_of(as_json)[0]["event"] == "request"
+
+
+async def test_lines_of_requests_are_written_together_and_before_what_comes_after() -> None:
+    configure_logging(TEXT, stream=(stream := io.StringIO()))
+    ended = RequestEnded(RequestId("a" * 24), "/api/chat", "tiny", "desk", 200, Result.OK, None, 0.25, 7)
+    log_request(ended)
+    log_request(ended)
+    assert stream.getvalue() == ""
+    LOG.info("later")
+    assert [line.split()[3] for line in stream.getvalue().splitlines()] == ["request", "request", "later"]
+    log_request(ended)
+    await until(lambda: stream.getvalue().count(" request ") == 3)
 
 
 def test_setting_up_twice_logs_once() -> None:

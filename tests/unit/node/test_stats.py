@@ -38,3 +38,13 @@ def test_names_that_callers_invent_do_not_fill_the_memory() -> None:
     models = stats.render()["models"]
     assert len(models) == MAX_NAMES + 1
     assert models[OTHERS] == MAX_NAMES
+
+
+def test_many_models_at_many_nodes_do_not_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ollama_dist.node.stats.MAX_ENDS", 50)
+    stats = Stats()
+    for number in range(100):
+        stats.count("/api/chat", f"m{number}", f"n{number}", outcome(Result.OK), is_fallback=False)
+    rendered = stats.render()
+    assert rendered["models"][OTHERS] == rendered["nodes"][OTHERS] == 50
+    assert (stats.served, rendered["routes"]) == (100, {"/api/chat": 100})

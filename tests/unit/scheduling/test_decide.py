@@ -47,6 +47,26 @@ def test_the_only_holder_gets_it() -> None:
     assert [each.node for each in decision.candidates] == [node_id(3)]
 
 
+def test_this_nodes_own_load_counts_as_it_is_known_now() -> None:
+    cluster = view(node(1, loaded=["tiny"]), node(2, loaded=["tiny"]))
+    here = decide(request(), cluster, Rates(), Ledger(), Conditions(), Random(1), own_load=0)
+    there = decide(request(), cluster, Rates(), Ledger(), Conditions(), Random(1), own_load=50)
+    assert (here.winner, there.winner) == (node_id(1), node_id(2))
+    assert there.expected is not None
+    assert there.expected.reason.startswith("loaded, 0 ahead")
+
+
+def test_what_follows_from_a_picture_is_worked_out_once_and_never_for_a_model_nobody_has() -> None:
+    cluster = view(node(1), node(2, ["tiny"]))
+    first, second = choose(cluster), choose(cluster)
+    assert first == second
+    assert len(cluster.worked_out) == 1
+    for number in range(10):
+        choose(cluster, replace(request(), model=key(f"invented-{number}")))
+    assert len(cluster.worked_out) == 1
+    assert winner(cluster.with_node(node(2))) == "n1"  # any engine: it has the words
+
+
 def test_a_loaded_model_beats_a_cold_one_unless_its_queue_is_long() -> None:
     cold = node(1, ["tiny"])
     assert winner(view(cold, node(2, loaded=["tiny"], in_flight=1))) == "n2"

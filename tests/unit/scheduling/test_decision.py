@@ -31,11 +31,10 @@ def record(number: int = 1) -> Record:
 
 def test_a_record_reads_as_promised() -> None:
     log = DecisionLog()
-    log.add(record())
-    outcome = Outcome(
+    log.add(ended := record())
+    ended.outcome = Outcome(
         200, Result.OK, (Attempt(node_id(1), Result.OK),), 0.251, 3.712, Usage(output_tokens=264)
     )
-    log.close(RequestId(f"{1:024x}"), outcome)
     found = log.get(f"{1:024x}")
     assert found is not None
     assert orjson.loads(orjson.dumps(found.render())) == {
@@ -73,5 +72,4 @@ def test_the_oldest_record_makes_room() -> None:
     for number in range(5):
         log.add(record(number))
     assert [int(each.request_id, 16) for each in log.newest()] == [4, 3, 2]
-    log.close(RequestId(f"{0:024x}"), Outcome(200, Result.OK, (), None, 1.0))
     assert log.get(f"{0:024x}") is None

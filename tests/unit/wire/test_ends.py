@@ -17,7 +17,7 @@ from ollama_dist.core.outcomes import Result, Usage
 from ollama_dist.core.requests import Intent
 from ollama_dist.wire.ends import End, EndWatch, Verdict
 from ollama_dist.wire.inspection import inspect
-from ollama_dist.wire.tail import SETTLE_BYTES
+from ollama_dist.wire.tail import SETTLE_BYTES, Tail
 from tests.support import recordings
 from tests.support.fake_ollama.book import Book
 from tests.support.fake_ollama.shapes import write
@@ -361,6 +361,7 @@ def test_a_last_line_of_megabytes_is_read_in_bounded_memory() -> None:
     body = lines(generated("x"), last)
     pieces = [body[at : at + 8192] for at in range(0, len(body), 8192)]
     watch = EndWatch(OLLAMA, stream=True)
+    assert isinstance(watch._tail, Tail)
     for piece in pieces:
         watch.feed(piece)
         assert watch._tail._pending <= SETTLE_BYTES

@@ -12,6 +12,8 @@ from ollama_dist.wire.outline import (
     KEPT_TAIL_BYTES,
     MAX_FACTS,
     Outline,
+    document_of,
+    is_container,
     outline_of,
 )
 from tests.support import recordings
@@ -122,6 +124,27 @@ def test_any_object_is_whole_when_all_of_it_came_and_not_before(value: dict[str,
     text = json.dumps(value, ensure_ascii=False).encode()
     assert read(text, longest).is_whole
     assert not read(text[:-1], longest).is_whole
+
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="."), min_size=1, max_size=5)
+nested = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**50), 2**50) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(names, nested, max_size=3))
+def test_a_document_tells_of_a_path_what_its_outline_would(value: dict[str, Any]) -> None:
+    text = json.dumps(value).encode()
+    document, outline = document_of(text), outline_of(text)
+    assert document.is_whole
+    assert document.facts == outline.facts
+    assert {path: document.fact(path) for path in outline.facts} == outline.facts
+    assert document.fact("no.such") is None
+    assert {name for name, inner in document.top.items() if is_container(inner)} >= {
+        name for name, inner in value.items() if isinstance(inner, list | dict)
+    }
 
 
 @given(st.lists(st.binary(max_size=20), max_size=5))

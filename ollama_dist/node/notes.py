@@ -1,0 +1,124 @@
+"""What is learned of requests: how fast places are, which of them fail, and what people ask about later."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from ollama_dist.core.errors import DistError
+from ollama_dist.core.ids import NodeId
+from ollama_dist.core.names import ModelKey
+from ollama_dist.core.outcomes import NO_USAGE, Attempt, Outcome, Result, Usage
+from ollama_dist.core.requests import InferenceRequest, Intent
+from ollama_dist.core.view import ClusterView, NodeView
+from ollama_dist.node.answers import AttemptFailed
+from ollama_dist.node.load import EngineLoad
+from ollama_dist.node.loads import Loads
+from ollama_dist.node.logs import RequestEnded, log_request
+from ollama_dist.node.served import Served
+from ollama_dist.node.stats import Stats
+from ollama_dist.scheduling.breaker import Breakers
+from ollama_dist.scheduling.decision import Decision, DecisionLog, Record
+from ollama_dist.scheduling.rates import NOTABLE_LOAD_S, Rates
+
+log = structlog.get_logger()
+
+CLIENT_LEFT: Final = 499
+"""What is noted as the status when nobody was left to be answered."""
+
+
+class Notes:
+    """Takes down what was decided, what failed and how each request ended.
+
+    ``asked`` hears of each request from a client: its model, and how long it was expected to wait for others.
+    """
+
+    def __init__(
+        self,
+        load: EngineLoad,
+        loads: Loads,
+        clock: Callable[[], float],
+        asked: Callable[[ModelKey, float], None],
+    ) -> None:
+        self._load = load
+        self._loads = loads
+        self._clock = clock
+        self._asked = asked
+        self.rates = Rates()
+        self.breakers = Breakers()
+        self.decisions = DecisionLog()
+        self.stats = Stats()
+
+    def decided(self, served: Served, decision: Decision, view: ClusterView) -> None:
+        """Where the request goes first."""
+        request = served.request
+        served.decision = decision
+        served.record = Record(
+            request.id, time.time(), request.model_text, request.route, decision, view.names
+        )
+        self.decisions.add(served.record)
+
+    def failed(self, served: Served, node: NodeView, failed: AttemptFailed) -> None:
+        """One place gave no answer."""
+        self.breakers.end(node.id, failed.result, self._clock())
+        served.attempts.append(Attempt(node.id, failed.result, str(failed)))
+        log.info("attempt_failed", node=node.name, result=failed.result, detail=str(failed))
+
+    def ended(self, served: Served, error: BaseException | None) -> None:
+        """The request is over; ``error`` is what ended it, if something did."""
+        request, node, answer, now = served.request, served.node, served.answer, self._clock()
+        result = served.result(is_read=error is None)
+        if answer is not None and node is not None and not served.is_refusal:
+            self.breakers.end(node.id, result, now)
+            served.attempts.append(Attempt(node.id, result))
+            if result is Result.OK:
+                self.learn(node, request, answer.usage, is_own=served.waited is not None)
+        if answer is not None:
+            status, usage = answer.status, answer.usage
+        else:
+            status, usage = error.status if isinstance(error, DistError) else CLIENT_LEFT, NO_USAGE
+        total_s = now - served.began
+        outcome = Outcome(status, result, tuple(served.attempts), served.first_byte_s, total_s, usage)
+        if served.record is not None:
+            served.record.outcome = outcome
+        if request.model is not None and request.intent in _WORK:
+            decision = served.decision
+            expected = decision.expected if decision is not None else None
+            self._asked(request.model, expected.wait_s if expected is not None else 0.0)
+        name = node.name if node is not None else ""
+        is_fallback = served.fallback_reason != ""
+        self.stats.count(request.route, request.model_text, name, outcome, is_fallback=is_fallback)
+        log_request(
+            RequestEnded(
+                request.id,
+                request.route,
+                request.model_text,
+                name,
+                status,
+                result,
+                served.first_byte_s,
+                total_s,
+                usage.output_tokens,
+            )
+        )
+
+    def learn(self, node: NodeView, request: InferenceRequest, usage: Usage, *, is_own: bool) -> None:
+        """An answer of ``node`` ended well; ``is_own`` is whether this node's engine gave it."""
+        model = request.model
+        if model is not None and (usage.output_tokens or usage.load_s > NOTABLE_LOAD_S):
+            installed = node.models.get(model)
+            self.rates.learn(node.id, model, installed.size if installed else 0, usage)
+        if is_own:
+            if usage.output_tokens:
+                self._load.learn(usage)
+            if request.intent is not Intent.UNLOAD:
+                self._loads.note(request)
+
+    def forget(self, node: NodeId) -> None:
+        """Drop what was learned of a node that is gone for good."""
+        self.rates.forget(node)
+        self.breakers.reset(node)
+
+
+_WORK: Final = frozenset({Intent.GENERATE, Intent.EMBED})
