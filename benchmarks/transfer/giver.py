@@ -8,9 +8,12 @@ from typing import cast
 import uvloop
 
 from benchmarks.transfer.security import server_context
-from ollama_dist.api.listener import Listener, bind
+from ollama_dist.api.bulk_giving import BulkGiving
+from ollama_dist.api.listener import bind
+from ollama_dist.api.node_listener import NodeListener
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_listener import Home, PeerListener
+from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import ClusterView
 from ollama_dist.replication.disk.giving import Giver
 from ollama_dist.replication.disk.pieces import PieceLists
@@ -32,8 +35,10 @@ class _Home:
 
 
 async def serve(port: int, store: Path, certificates: Path) -> None:
-    front = PeerListener(cast(Home, _Home(store)), Passthrough(), lambda _: None)
-    listener = Listener(front, bind("127.0.0.1", [port]), server_context(certificates))
+    home, tls = _Home(store), server_context(certificates)
+    front = PeerListener(cast(Home, home), Passthrough(), lambda _: None)
+    bulk = BulkGiving(lambda: home.giver, lambda _: NodeId("0" * 16), tls)
+    listener = NodeListener(front, bind("127.0.0.1", [port]), tls, bulk)
     await listener.start()
     print(listener.address[1], flush=True)
     await asyncio.Event().wait()

@@ -76,11 +76,15 @@ def _begin(exchange: Exchange, size: int) -> tuple[web.StreamResponse, int, int]
     response = StreamResponse(status=206 if wanted else 200)
     response.content_type = BYTES
     response.content_length = stop - start
-    response.headers["Accept-Ranges"] = "bytes"
-    if wanted:
-        response.headers["Content-Range"] = content_range(start, stop, size)
+    response.headers.update(range_headers(wanted, size))
     exchange.mark(response)
     return response, start, stop
+
+
+def range_headers(wanted: tuple[int, int] | None, size: int) -> dict[str, str]:
+    """What an answer with these bytes of ``size``, or with all, says of them."""
+    said = {"Accept-Ranges": "bytes"}
+    return said | ({"Content-Range": content_range(*wanted, size)} if wanted else {})
 
 
 async def _send(
