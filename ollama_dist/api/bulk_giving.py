@@ -9,7 +9,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -24,6 +24,7 @@ from ollama_dist.api.listener import KEEP_ALIVE_S
 from ollama_dist.core.errors import DistError, NotFound
 from ollama_dist.core.ids import NodeId, parse_digest
 from ollama_dist.replication.disk.giving import Giver
+from ollama_dist.replication.disk.store import BlobFile
 from ollama_dist.runtime.tasks import Tasks
 from ollama_dist.wire.ranges import read_range
 
@@ -113,11 +114,41 @@ class BulkGiving:
         if request.method != "GET" or not request.path.startswith(PATH):
             raise NotFound("there are only blobs here")
         giver = self._giver()
-        blob = await giver.blob(parse_digest(request.path.removeprefix(PATH)))
+        blob = await giver.source(parse_digest(request.path.removeprefix(PATH)))
         wanted = read_range(request.headers.get("range"), blob.size)
         start, stop = wanted or (0, blob.size)
         head = _head(206 if wanted else 200, BYTES, stop - start, range_headers(wanted, blob.size))
-        return _Answer(head, giver.give(blob, start, stop))
+        if isinstance(blob, BlobFile):
+            return _Answer(head, giver.give(blob, start, stop))
+        return _Answer(head, self._fed(giver.pass_on(blob, start, stop), asyncio.get_running_loop()))
+
+    def _fed(
+        self, parts: AsyncGenerator[bytes | memoryview, None], loop: asyncio.AbstractEventLoop
+    ) -> Iterator[bytes | memoryview]:
+        """What the event loop has, for a thread, part by part."""
+
+        async def have(came: "Future[bytes | memoryview]") -> None:
+            try:
+                came.set_result(await anext(parts, b""))
+            except DistError as error:
+                came.set_exception(error)
+            except BaseException:
+                came.cancel()
+                raise
+
+        def have_soon(came: "Future[bytes | memoryview]") -> None:
+            self._deciding.start(have(came), "bulk-part")
+
+        try:
+            while True:
+                came: Future[bytes | memoryview] = Future()
+                _tell(loop, have_soon, came)
+                if not (part := came.result(DECIDE_S)):
+                    return
+                yield part
+        finally:
+            with contextlib.suppress(OSError):
+                _tell(loop, lambda: self._deciding.start(parts.aclose(), "bulk-end"))
 
 
 class _Connection:
@@ -155,8 +186,8 @@ class _Connection:
             log.exception("bulk_connection_failed")
         finally:
             self._socket.close()
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._note_end)
+            with contextlib.suppress(OSError):
+                _tell(self._loop, self._note_end)
 
     def _note_end(self) -> None:
         self._late.cancel()
@@ -190,10 +221,7 @@ class _Connection:
     def _ask(self, certificate: bytes, request: _Request) -> _Answer:
         """What the loop has decided."""
         decided: Future[_Answer] = Future()
-        try:
-            self._loop.call_soon_threadsafe(self._decide, certificate, request, decided, self._late.cancel)
-        except RuntimeError as error:
-            raise OSError("the event loop is over") from error
+        _tell(self._loop, self._decide, certificate, request, decided, self._late.cancel)
         return decided.result(DECIDE_S)
 
     def _send(self, answer: _Answer) -> bool:
@@ -212,6 +240,14 @@ class _Connection:
                 log.warning("giving_broken_off", error=str(error))
                 return False
         return True
+
+
+def _tell(loop: asyncio.AbstractEventLoop, what: Callable[..., object], *of: object) -> None:
+    """Have the loop do it soon; raises `OSError` where there is none any more."""
+    try:
+        loop.call_soon_threadsafe(what, *of)
+    except RuntimeError as error:
+        raise OSError("the event loop is over") from error
 
 
 def _join(threads: list[threading.Thread]) -> None:

@@ -26,6 +26,7 @@ from ollama_dist.replication.disk.pieces import PieceLists
 from ollama_dist.replication.pace import Pace
 from ollama_dist.replication.pulls.turns import Turns
 from ollama_dist.replication.transfer.fetching import PeerSource, open_peers
+from ollama_dist.replication.transfer.sharing import Share
 from tests.support.members import KEY
 from tests.support.model_store import ModelStore
 from tests.support.views import node_id
@@ -116,6 +117,14 @@ class _FaultyGiver(Giver):
                 holder.sent += len(part)
                 yield holder.faults.spoil(part)
 
+    async def pass_on(self, *args: Any) -> Any:
+        async with contextlib.aclosing(super().pass_on(*args)) as parts:
+            async for part in parts:
+                if self._stalls():
+                    await asyncio.sleep(3600)
+                self._holder.sent += len(part)
+                yield self._holder.faults.spoil(bytes(part))
+
     def give(self, *args: Any) -> Iterator[Any]:
         holder = self._holder
         for part in super().give(*args):
@@ -148,10 +157,15 @@ async def holders(folder: Path, count: int, *, secured: bool = False) -> AsyncIt
 
 
 async def peer_source(
-    name: str, held_by: Sequence[Holder], identity: Digest | None = None, pace: Pace | None = None
+    name: str,
+    held_by: Sequence[Holder],
+    identity: Digest | None = None,
+    pace: Pace | None = None,
+    taker: Holder | None = None,
+    others: Sequence[Holder] = (),
 ) -> PeerSource:
-    """What a target would read the model from."""
-    targets = {holder.id: holder.target for holder in held_by}
+    """What a target would read the model from. ``taker`` shares what it has of it, and ``others`` do."""
+    targets = {holder.id: holder.target for holder in (*held_by, *others)}
     present = {holder.id: holder for holder in held_by}
     return await open_peers(
         parse_model_name(name),
@@ -159,4 +173,5 @@ async def peer_source(
         lambda: [node for node, holder in present.items() if holder.is_present],
         targets.get,
         pace,
+        Share(lambda: taker.id, taker.giver.offer, taker.store.coming) if taker is not None else None,
     )

@@ -8,15 +8,16 @@ import os
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
 from ollama_dist.core.errors import Busy, NotFound
 from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import ModelName
-from ollama_dist.replication.disk.pieces import PieceLists
-from ollama_dist.replication.disk.store import BlobFile, Store, StoreUnreadable
+from ollama_dist.replication.disk.line import Line
+from ollama_dist.replication.disk.pieces import PIECE, PieceLists
+from ollama_dist.replication.disk.store import BlobFile, BlobNotFound, Store, StoreUnreadable
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.pace import COARSE_BYTES, Pace
 from ollama_dist.runtime.tasks import end
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
 log = structlog.get_logger()
+
+
+class Partial(Protocol):
+    """What this node has of a blob that is on its way to it."""
+
+    size: int
+    """Of all of it."""
+
+    async def piece(self, index: int) -> bytes | memoryview:
+        """Right, as far as the lists of pieces tell. Raises `BlobNotFound` where it is not here, nor soon."""
+        ...
+
 
 READERS: Final = 256
 """Ranges given at once, each with a buffer of a step or two."""
@@ -57,6 +70,9 @@ class Giver:
         self._checks: dict[Digest, asyncio.Task[bool]] = {}
         self.corrupt: dict[Digest, BlobFile] = {}
         """Blobs whose bytes were found wrong; they are not given as long as the file is the same."""
+        self._partials: dict[Digest, list[Partial]] = {}
+        self.line = Line()
+        """Who takes what from here."""
         self.checked = 0
         """Bytes that were read to be compared with their digests."""
         self.given = 0
@@ -82,6 +98,26 @@ class Giver:
             raise BlobCorrupt(f"the bytes of sha256:{digest} are wrong here")
         self.corrupt.pop(digest, None)
         return blob
+
+    async def source(self, digest: Digest) -> BlobFile | Partial:
+        """`blob`, or what is here of it while it comes; raises as `blob` does."""
+        try:
+            return await self.blob(digest)
+        except (BlobNotFound, StoreUnreadable):
+            if partials := self._partials.get(digest):
+                return partials[-1]
+            raise
+
+    @contextlib.contextmanager
+    def offer(self, digest: Digest, partial: Partial) -> Iterator[None]:
+        """Give members what ``partial`` has, while inside."""
+        self._partials.setdefault(digest, []).append(partial)
+        try:
+            yield
+        finally:
+            self._partials[digest].remove(partial)
+            if not self._partials[digest]:
+                del self._partials[digest]
 
     async def hashes(self, blob: BlobFile, first: int, stop: int) -> bytes:
         """Of the pieces ``first`` to ``stop`` (excluded); raises `StoreUnreadable`."""
@@ -109,6 +145,24 @@ class Giver:
                     yield data
             finally:
                 file.close()
+        finally:
+            self._readers -= 1
+
+    async def pass_on(
+        self, partial: Partial, start: int, stop: int
+    ) -> AsyncGenerator[bytes | memoryview, None]:
+        """`read`, of what comes in; raises `Busy` and `BlobNotFound`."""
+        if self._readers >= READERS:
+            raise Busy("this node gives as many models away as it can")
+        self._readers += 1
+        try:
+            while start < stop:
+                index, at = divmod(start, PIECE)
+                part = memoryview(await partial.piece(index))[at : at + stop - start]
+                await self._pace.take(len(part))
+                start += len(part)
+                self._count(len(part))
+                yield part
         finally:
             self._readers -= 1
 

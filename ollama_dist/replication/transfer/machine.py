@@ -72,7 +72,7 @@ class Failure(Enum):
     GONE = auto()
     """It refused, broke off or answered nonsense; it may come back."""
     LACKS = auto()
-    """It does not have that blob, or knows that its bytes are wrong; of a taker: it does not have them yet."""
+    """It does not have that blob, or knows that its bytes are wrong. A taker does not have them yet."""
     STALLED = auto()
     """It lives, but sends nothing."""
     SLOW = auto()
