@@ -1,4 +1,7 @@
-"""``python -m benchmarks.transfer.giver PORT STORE CERTIFICATES``: a node's listener before a store."""
+"""``python -m benchmarks.transfer.giver PORT STORE CERTIFICATES``: a node's listener before a store.
+
+Says its port, and for each line that it is sent how many bytes it has given.
+"""
 
 import asyncio
 import sys
@@ -25,23 +28,30 @@ from ollama_dist.replication.pulls.turns import Turns
 class _Home:
     """As much of a node as is asked for models."""
 
-    def __init__(self, store: Path) -> None:
-        kept = OllamaStore(store)
+    def __init__(self, giver: Giver) -> None:
         self.turns = Turns()
-        self.giver = Giver(lambda: kept, PieceLists(store / "pieces"), Pace())
+        self.giver = giver
 
     def view(self) -> ClusterView:
         raise AssertionError("nobody is asked for turns here")
 
 
+def listener(giver: Giver, port: int, certificates: Path) -> NodeListener:
+    """A node's listener before ``giver``, not started."""
+    tls = server_context(certificates)
+    front = PeerListener(cast(Home, _Home(giver)), Passthrough(), lambda _: None)
+    bulk = BulkGiving(lambda: giver, lambda _: NodeId("0" * 16), tls)
+    return NodeListener(front, bind("127.0.0.1", [port]), tls, bulk)
+
+
 async def serve(port: int, store: Path, certificates: Path) -> None:
-    home, tls = _Home(store), server_context(certificates)
-    front = PeerListener(cast(Home, home), Passthrough(), lambda _: None)
-    bulk = BulkGiving(lambda: home.giver, lambda _: NodeId("0" * 16), tls)
-    listener = NodeListener(front, bind("127.0.0.1", [port]), tls, bulk)
-    await listener.start()
-    print(listener.address[1], flush=True)
-    await asyncio.Event().wait()
+    kept = OllamaStore(store)
+    giver = Giver(lambda: kept, PieceLists(store / "pieces"), Pace())
+    listening = listener(giver, port, certificates)
+    await listening.start()
+    print(listening.address[1], flush=True)
+    while await asyncio.to_thread(sys.stdin.readline):
+        print(giver.given, flush=True)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,9 @@ class Partial(Protocol):
 READERS: Final = 256
 """Ranges given at once, each with a buffer of a step or two."""
 
+PASSED_ON: Final = 12
+"""Ranges of what comes in that are given at once, each with a piece in memory, for three takers behind us."""
+
 _HASH_STEP: Final = 4 * 2**20
 
 
@@ -67,6 +70,7 @@ class Giver:
         self._pace = pace
         self._scrub_pace = scrub_pace or Pace()
         self._readers = 0
+        self._passing = 0
         self._checks: dict[Digest, asyncio.Task[bool]] = {}
         self.corrupt: dict[Digest, BlobFile] = {}
         """Blobs whose bytes were found wrong; they are not given as long as the file is the same."""
@@ -152,9 +156,9 @@ class Giver:
         self, partial: Partial, start: int, stop: int
     ) -> AsyncGenerator[bytes | memoryview, None]:
         """`read`, of what comes in; raises `Busy` and `BlobNotFound`."""
-        if self._readers >= READERS:
-            raise Busy("this node gives as many models away as it can")
-        self._readers += 1
+        if self._passing >= PASSED_ON:
+            raise Busy("this node passes on as much as it can")
+        self._passing += 1
         try:
             while start < stop:
                 index, at = divmod(start, PIECE)
@@ -164,7 +168,7 @@ class Giver:
                 self._count(len(part))
                 yield part
         finally:
-            self._readers -= 1
+            self._passing -= 1
 
     def give(self, blob: BlobFile, start: int, stop: int) -> Iterator[memoryview]:
         """`read`, for a thread: each part lasts until the next is asked for. Raises `StoreUnreadable`."""

@@ -47,6 +47,9 @@ ASK_AGAIN_S: Final = 1.0
 REFUSALS: Final = 2
 """So many takers lack a piece, and only holders are asked for it."""
 
+LAGS: Final = 8
+"""So many pieces that a taker lacks, one after the other, and it is not asked for any for `ASK_AGAIN_S`."""
+
 _SAMPLE_S: Final = 0.25
 _WEIGHT: Final = 0.4
 
@@ -110,6 +113,8 @@ class _Source:
     bytes_per_s: float = 0.0
     bad: int = 0
     failures: int = 0
+    refusals: int = 0
+    """Of a taker, since it last gave something."""
     rests_until: float = float("-inf")
     lacks: set[Digest] = field(default_factory=set)
     quarantined: str = ""
@@ -159,7 +164,7 @@ class Transfer:
         self._heard_at = now
         known = self._sources[source]
         known.gave_at = now
-        known.failures = 0
+        known.failures = known.refusals = 0
         known.sample_bytes += count
         if now - known.sample_from >= _SAMPLE_S:
             self._sample(known, now)
@@ -209,6 +214,10 @@ class Transfer:
         if failure is Failure.LACKS:
             if source in self._present:
                 known.lacks.add(piece.digest)
+            else:
+                known.refusals += 1
+                if known.refusals % LAGS == 0:
+                    known.rests_until = now + ASK_AGAIN_S
         elif (
             failure is not Failure.SLOW and now >= known.rests_until
         ):  # the many pieces that fail with one connection count as one

@@ -27,8 +27,9 @@ log = structlog.get_logger()
 WORTH_PIECES: Final = 16
 """Smaller blobs are had from who holds them."""
 
+FIRST_STAND_S: Final = 0.05
 STAND_S: Final = 1.0
-"""Between two words that this node takes a blob."""
+"""Between two words that this node takes a blob: sooner at first, when others may be beginning as well."""
 
 JOIN_S: Final = 0.5
 """How long a first reader waits to hear who else takes it."""
@@ -116,13 +117,15 @@ class Sharing:
         self._leaving.close()
 
     async def _stand(self, share: Share, digest: Digest, heard: asyncio.Event) -> None:
+        pause = FIRST_STAND_S
         while True:
             holders = self._transfer.candidates(digest, asyncio.get_running_loop().time())[:ASKED]
             said = await asyncio.gather(*(self._ask(share, node, digest) for node in holders))
             ahead = sorted({each for line in said for each in line}, reverse=True)
             self._transfer.set_line(digest, list(dict.fromkeys(node for _, node in ahead)))
             heard.set()
-            await asyncio.sleep(STAND_S)
+            await asyncio.sleep(pause)
+            pause = min(STAND_S, 2 * pause)
 
     async def _ask(self, share: Share, node: NodeId, digest: Digest) -> list[tuple[int, NodeId]]:
         own = self._since_ms, share.me()
