@@ -237,7 +237,8 @@ class _Connection:
                     self._socket.sendall(part)
                     part = next(parts, b"")
             except DistError as error:
-                log.warning("giving_broken_off", error=str(error))
+                tell = log.info if isinstance(error, NotFound) else log.warning  # not yet here is not wrong
+                tell("giving_broken_off", error=str(error))
                 return False
         return True
 

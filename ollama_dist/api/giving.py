@@ -12,7 +12,7 @@ from aiohttp import web
 
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.responses import StreamResponse
-from ollama_dist.core.errors import BadRequest, DistError, Forbidden
+from ollama_dist.core.errors import BadRequest, DistError, Forbidden, NotFound
 from ollama_dist.core.ids import parse_digest, parse_node_id
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.replication.disk.giving import Giver
@@ -118,7 +118,8 @@ async def _send(
                     await response.write(part)
                 part = await anext(parts, b"")
         except (DistError, TimeoutError) as error:
-            log.warning("giving_broken_off", path=exchange.request.path, error=str(error) or "nobody reads")
+            tell = log.info if isinstance(error, NotFound) else log.warning  # not yet here is not wrong
+            tell("giving_broken_off", path=exchange.request.path, error=str(error) or "nobody reads")
             if exchange.request.transport is not None:
                 exchange.request.transport.abort()
             return response

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -42,6 +42,12 @@ KEPT: Final = 8
 
 SOON: Final = 16
 """Pieces behind one that is on its way are worth waiting for."""
+
+UNWRITTEN: Final = 64
+"""So many pieces may have been handed over to an Ollama and lie in its buffers, or in ours before it."""
+
+WRITTEN_S: Final = 0.1
+"""Between two looks whether it has written one."""
 
 WAIT_S: Final = 2.0
 """How long; who asks gives up a little earlier."""
@@ -154,6 +160,7 @@ class Offer:
         self._coming: dict[int, asyncio.Future[memoryview]] = {}
         self._kept: OrderedDict[int, memoryview] = OrderedDict()
         self._handed = bytearray(piece_count(size))
+        self._lately: deque[int] = deque(maxlen=UNWRITTEN)
         self._moved = asyncio.Event()
 
     def expect(self, index: int, landed: "asyncio.Future[memoryview]") -> None:
@@ -162,6 +169,7 @@ class Offer:
 
     def handed_over(self, index: int, data: memoryview) -> None:
         self._handed[index] = 1
+        self._lately.append(index)
         self._kept[index] = data
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
@@ -174,34 +182,40 @@ class Offer:
         """Waits for one that is here soon. Raises `BlobNotFound` for others."""
         try:
             async with asyncio.timeout(WAIT_S):
-                while True:
-                    if (kept := self._kept.get(index)) is not None:
-                        return kept
-                    if (landed := self._coming.get(index)) is not None:
-                        if (data := await _landed(landed)) is not None:
-                            return data
-                    elif self._handed[index]:
-                        return await self._read_again(index)
-                    if not any(0 <= index - held <= SOON for held in self._coming):
-                        break
-                    await self._moved.wait()
+                found = await self._find(index)
         except TimeoutError:
-            pass
-        raise BlobNotFound(f"piece {index} of sha256:{self.digest} has not come yet")
+            found = None
+        if found is None:
+            raise BlobNotFound(f"piece {index} of sha256:{self.digest} is not here, nor soon")
+        return found
 
-    async def _read_again(self, index: int) -> bytes:
-        """From where the engine has written it, if it has by now."""
-        path, piece = self._lies_at(self.digest), Piece(self.digest, index)
-        if path is not None:
-            try:
-                expected = await self._expected(piece)
-                data = await asyncio.to_thread(_read, path, index, piece_size(self.size, index), expected)
-            except (OSError, UpstreamFailed) as error:
-                log.debug("piece_not_read_again", path=str(path), error=str(error))
-            else:
-                if data is not None:
+    async def _find(self, index: int) -> bytes | memoryview | None:
+        while True:
+            if (kept := self._kept.get(index)) is not None:
+                return kept
+            if (landed := self._coming.get(index)) is not None:
+                if (data := await _landed(landed)) is not None:
                     return data
-        raise BlobNotFound(f"piece {index} of sha256:{self.digest} is not kept here")
+            elif self._handed[index]:
+                if (written := await self._read_again(index)) is not None or index not in self._lately:
+                    return written
+                await asyncio.sleep(WRITTEN_S)
+            elif any(0 < index - coming <= SOON for coming in self._coming):
+                await self._moved.wait()
+            else:
+                return None
+
+    async def _read_again(self, index: int) -> bytes | None:
+        """From where the engine writes it; None where it has not, or where that may not be read."""
+        path, piece = self._lies_at(self.digest), Piece(self.digest, index)
+        if path is None:
+            return None
+        try:
+            expected = await self._expected(piece)
+            return await asyncio.to_thread(_read, path, index, piece_size(self.size, index), expected)
+        except (OSError, UpstreamFailed) as error:
+            log.debug("piece_not_read_again", path=str(path), error=str(error))
+            return None
 
     def _move(self) -> None:
         self._moved.set()
