@@ -50,6 +50,9 @@ REFUSALS: Final = 2
 LAGS: Final = 8
 """So many pieces that a taker lacks, one after the other, and it is not asked for any for `ASK_AGAIN_S`."""
 
+FORGET_S: Final = 10.0
+"""A taker that was slow gets another chance after so long: it may have been waiting itself."""
+
 _SAMPLE_S: Final = 0.25
 _WEIGHT: Final = 0.4
 
@@ -268,6 +271,9 @@ class Transfer:
 
         It counts as failed, and what came of it as had.
         """
+        for known in [self._sources[source] for line in self._line.values() for source in line]:
+            if not known.in_flight and now - known.gave_at > FORGET_S:
+                known.bytes_per_s = 0.0
         broken = []
         for piece, wanted in self._wanted.items():
             flight = wanted.flight
