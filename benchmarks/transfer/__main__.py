@@ -55,7 +55,13 @@ def main(words: Sequence[str] | None = None) -> int:
         found: dict[str, Any] = {"mib": wish.mib, "load_before": load, "ways": rows}
         port = stack.enter_context(giver(folder, "store"))
         if wish.fan_out:
-            found["fan_out"] = {str(count): _fan_out(folder, port, count) for count in FAN_OUT}
+            found["fan_out"] = {
+                f"one to {count} at once{', each from the holder' if alone else ''}": _fan_out(
+                    folder, port, count, alone=alone
+                )
+                for count in FAN_OUT
+                for alone in ((True, False) if count > 1 else (True,))
+            }
         if wish.large:
             make_holes(folder / "large", wish.large * 10**9)
             found["large"] = _taken(folder, stack.enter_context(giver(folder, "large")), [])
@@ -147,25 +153,65 @@ def _taken(folder: Path, port: int, more: list[str]) -> Row:
     }
 
 
-def _fan_out(folder: Path, port: int, count: int) -> Row:
-    """From one to so many at once, told to begin when all are there; all are done after ``seconds``."""
-    takers = [_taker(folder, port, ["--wait"]) for _ in range(count)]
+def _fan_out(folder: Path, port: int, count: int, *, alone: bool) -> Row:
+    """From one to so many at once, told to begin when all are there; all are done after ``seconds``.
+
+    ``alone``: each has all of it from the one that holds it, else they pass on what they have.
+    """
+    ports = [_free_port() for _ in range(count)]
+    takers = [_taker(folder, port, ["--wait", *_sharing(folder, each, ports, alone=alone)]) for each in ports]
     for taker in takers:
-        assert taker.stdout is not None
-        taker.stdout.readline()
-    before, began = cpu_s(GIVERS[port]), time.monotonic()
+        _heard(taker, "ready".__eq__)
+    before, given, began = cpu_s(GIVERS[port]), _given(port), time.monotonic()
     for taker in takers:
-        assert taker.stdin is not None
-        taker.stdin.write("\n")
-        taker.stdin.flush()
+        _tell(taker)
+    for taker in takers if not alone else ():
+        _heard(taker, "done".__eq__)
+    seconds = time.monotonic() - began
+    for taker in takers if not alone else ():
+        _tell(taker)
     said = [json.loads(taker.communicate()[0].splitlines()[-1]) for taker in takers]
-    gigabytes = sum(each["bytes"] for each in said) / 1e9
+    seconds = seconds if not alone else max(each["seconds"] for each in said)
+    for each in ports:
+        (folder / f"kept-{each}").unlink()
+    size = said[0]["bytes"]
+    giving, taking = cpu_s(GIVERS[port]) - before, sum(each["cpu_s"] for each in said)
     return {
-        "seconds": time.monotonic() - began,
-        "taking_cpu_s_per_gb": sum(each["cpu_s"] for each in said) / gigabytes,
-        "giving_cpu_s_per_gb": (cpu_s(GIVERS[port]) - before) / gigabytes,
+        "seconds": seconds,
+        "taking_cpu_s_per_gb": taking / (count * size / 1e9),
+        "giving_cpu_s_per_gb": giving / (count * size / 1e9),
         "taking_mib": max(each["memory"] for each in said) / MIB,
+        "copies": (_given(port) - given) / size,
+        "floor_s": (giving + taking) / (os.cpu_count() or 1),
     }
+
+
+def _sharing(folder: Path, own: int, ports: Sequence[int], *, alone: bool) -> list[str]:
+    others = [str(port) for port in ports if port != own]
+    keep = ["--keep", str(folder / f"kept-{own}")]
+    return keep if alone else [*keep, "--listen", str(own), "--others", *others]
+
+
+def _heard(process: subprocess.Popen[str], is_it: Callable[[str], bool]) -> str:
+    """The next line that is what is waited for, and none of its log."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if is_it(line.strip()):
+            return line.strip()
+    raise RuntimeError("it ended without a word")
+
+
+def _tell(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def _given(port: int) -> int:
+    """Bytes that the one at ``port`` has given by now."""
+    process = COUNTED[port]
+    _tell(process)
+    return int(_heard(process, str.isdecimal))
 
 
 def _taker(folder: Path, port: int, more: list[str]) -> subprocess.Popen[str]:
@@ -193,16 +239,19 @@ def _curled(folder: Path, port: int, path: str, size: int) -> Row:
 GIVERS: Final[dict[int, list[int]]] = {}
 """The processes behind each port."""
 
+COUNTED: Final[dict[int, subprocess.Popen[str]]] = {}
+"""Those of them that say how much they gave."""
+
 
 @contextmanager
 def giver(folder: Path, store: str) -> Iterator[int]:
     """A node's listener before a store; its port."""
     words = [sys.executable, "-m", "benchmarks.transfer.giver", "0", str(folder / store), str(folder)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             port = int(process.stdout.readline())
-            GIVERS[port] = [process.pid]
+            GIVERS[port], COUNTED[port] = [process.pid], process
             yield port
         finally:
             process.terminate()
@@ -282,6 +331,8 @@ _COLUMNS: Final = {
     "taking_cpu_s_per_gb": "CPU s per GB, taking",
     "giving_cpu_s_per_gb": "CPU s per GB, giving",
     "taking_mib": "MiB above idle, taking",
+    "copies": "copies the holder gave",
+    "floor_s": "s, all CPU on all cores",
 }
 
 
@@ -291,7 +342,7 @@ def markdown(found: dict[str, Any]) -> str:
     rows = dict(found["ways"])
     if "large" in found:
         rows["a large one, 16 ranges"] = found["large"]
-    rows |= {f"one to {count} at once": row for count, row in found.get("fan_out", {}).items()}
+    rows |= found.get("fan_out", {})
     for name, row in rows.items():
         cells = [f"{row[figure]:.2f}" if figure in row else "" for figure in _COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -1,4 +1,7 @@
-"""``python -m benchmarks.transfer.giver PORT STORE CERTIFICATES``: a node's listener before a store."""
+"""``python -m benchmarks.transfer.giver PORT STORE CERTIFICATES``: a node's listener before a store.
+
+Says its port, and for each line that it is sent how many bytes it has given.
+"""
 
 import asyncio
 import sys
@@ -8,9 +11,12 @@ from typing import cast
 import uvloop
 
 from benchmarks.transfer.security import server_context
-from ollama_dist.api.listener import Listener, bind
+from ollama_dist.api.bulk_giving import BulkGiving
+from ollama_dist.api.listener import bind
+from ollama_dist.api.node_listener import NodeListener
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_listener import Home, PeerListener
+from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import ClusterView
 from ollama_dist.replication.disk.giving import Giver
 from ollama_dist.replication.disk.pieces import PieceLists
@@ -22,21 +28,30 @@ from ollama_dist.replication.pulls.turns import Turns
 class _Home:
     """As much of a node as is asked for models."""
 
-    def __init__(self, store: Path) -> None:
-        kept = OllamaStore(store)
+    def __init__(self, giver: Giver) -> None:
         self.turns = Turns()
-        self.giver = Giver(lambda: kept, PieceLists(store / "pieces"), Pace())
+        self.giver = giver
 
     def view(self) -> ClusterView:
         raise AssertionError("nobody is asked for turns here")
 
 
+def listener(giver: Giver, port: int, certificates: Path) -> NodeListener:
+    """A node's listener before ``giver``, not started."""
+    tls = server_context(certificates)
+    front = PeerListener(cast(Home, _Home(giver)), Passthrough(), lambda _: None)
+    bulk = BulkGiving(lambda: giver, lambda _: NodeId("0" * 16), tls)
+    return NodeListener(front, bind("127.0.0.1", [port]), tls, bulk)
+
+
 async def serve(port: int, store: Path, certificates: Path) -> None:
-    front = PeerListener(cast(Home, _Home(store)), Passthrough(), lambda _: None)
-    listener = Listener(front, bind("127.0.0.1", [port]), server_context(certificates))
-    await listener.start()
-    print(listener.address[1], flush=True)
-    await asyncio.Event().wait()
+    kept = OllamaStore(store)
+    giver = Giver(lambda: kept, PieceLists(store / "pieces"), Pace())
+    listening = listener(giver, port, certificates)
+    await listening.start()
+    print(listening.address[1], flush=True)
+    while await asyncio.to_thread(sys.stdin.readline):
+        print(giver.given, flush=True)
 
 
 if __name__ == "__main__":

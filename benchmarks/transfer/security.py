@@ -5,10 +5,12 @@ import ssl
 from pathlib import Path
 
 from ollama_dist.backends.target import Security
+from ollama_dist.wire.hello import BULK
 
 
 def server_context(folder: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols([BULK])
     return _with_own(context, folder)
 
 
@@ -19,7 +21,9 @@ def security(folder: Path) -> Security:
     def verify(_: asyncio.Transport) -> None:
         """Its certificate was looked at by then."""
 
-    return Security(context, "localhost", verify)
+    bulk = _with_own(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), folder)
+    bulk.set_alpn_protocols([BULK])
+    return Security(context, "localhost", verify, bulk)
 
 
 def _with_own(context: ssl.SSLContext, folder: Path) -> ssl.SSLContext:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import re
+import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
@@ -10,11 +12,12 @@ from aiohttp import web
 
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.responses import StreamResponse
-from ollama_dist.core.errors import BadRequest, DistError
-from ollama_dist.core.ids import parse_digest
+from ollama_dist.core.errors import BadRequest, DistError, Forbidden, NotFound
+from ollama_dist.core.ids import parse_digest, parse_node_id
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.replication.disk.giving import Giver
 from ollama_dist.replication.disk.pieces import HASH_BYTES, piece_count
+from ollama_dist.replication.disk.store import BlobFile
 from ollama_dist.wire.ranges import content_range, read_range
 
 log = structlog.get_logger()
@@ -51,17 +54,32 @@ class Giving:
             raise BadRequest(f"a range of hashes begins and ends at multiples of {HASH_BYTES}")
         first, last = start // HASH_BYTES, stop // HASH_BYTES
 
-        async def parts() -> AsyncGenerator[bytes, None]:
+        async def parts() -> AsyncGenerator[bytes | memoryview, None]:
             for at in range(first, last, LIST_STEP):
                 yield await self._giver().hashes(blob, at, min(at + LIST_STEP, last))
 
         return await _send(exchange, response, parts())
 
     async def replication_blob(self, exchange: Exchange) -> web.StreamResponse:
-        """The bytes of a blob."""
-        blob = await self._giver().blob(parse_digest(exchange.params["digest"]))
+        """The bytes of a blob, or what of it has come here by now."""
+        giver = self._giver()
+        blob = await giver.source(parse_digest(exchange.params["digest"]))
         response, start, stop = _begin(exchange, blob.size)
-        return await _send(exchange, response, self._giver().read(blob, start, stop))
+        if isinstance(blob, BlobFile):
+            return await _send(exchange, response, giver.read(blob, start, stop))
+        return await _send(exchange, response, giver.pass_on(blob, start, stop))
+
+    async def replication_line(self, exchange: Exchange) -> web.StreamResponse:
+        """Note that ``?node=`` takes a blob ``?since=`` a time (ms), and say who does and began before."""
+        digest = parse_digest(exchange.params["digest"])
+        node = parse_node_id(exchange.request.query.get("node", ""))
+        since = exchange.request.query.get("since", "")
+        if not re.fullmatch("[0-9]{1,15}", since):
+            raise BadRequest("since is a time in milliseconds")
+        if exchange.tenant not in ("", node):
+            raise Forbidden("each member stands in line for itself")
+        ahead = self._giver().line.stand(digest, node, int(since), time.monotonic())
+        return exchange.reply_json({"ahead": ahead})
 
     async def replication_check(self, exchange: Exchange) -> web.StreamResponse:
         """Whether a blob is what its digest says, all of it read for that."""
@@ -76,15 +94,19 @@ def _begin(exchange: Exchange, size: int) -> tuple[web.StreamResponse, int, int]
     response = StreamResponse(status=206 if wanted else 200)
     response.content_type = BYTES
     response.content_length = stop - start
-    response.headers["Accept-Ranges"] = "bytes"
-    if wanted:
-        response.headers["Content-Range"] = content_range(start, stop, size)
+    response.headers.update(range_headers(wanted, size))
     exchange.mark(response)
     return response, start, stop
 
 
+def range_headers(wanted: tuple[int, int] | None, size: int) -> dict[str, str]:
+    """What an answer with these bytes of ``size``, or with all, says of them."""
+    said = {"Accept-Ranges": "bytes"}
+    return said | ({"Content-Range": content_range(*wanted, size)} if wanted else {})
+
+
 async def _send(
-    exchange: Exchange, response: web.StreamResponse, parts: AsyncGenerator[bytes, None]
+    exchange: Exchange, response: web.StreamResponse, parts: AsyncGenerator[bytes | memoryview, None]
 ) -> web.StreamResponse:
     """Answer with ``parts``. What keeps the first from being had is raised; later the answer breaks off."""
     async with contextlib.aclosing(parts):
@@ -96,7 +118,8 @@ async def _send(
                     await response.write(part)
                 part = await anext(parts, b"")
         except (DistError, TimeoutError) as error:
-            log.warning("giving_broken_off", path=exchange.request.path, error=str(error) or "nobody reads")
+            tell = log.info if isinstance(error, NotFound) else log.warning  # not yet here is not wrong
+            tell("giving_broken_off", path=exchange.request.path, error=str(error) or "nobody reads")
             if exchange.request.transport is not None:
                 exchange.request.transport.abort()
             return response

@@ -184,6 +184,7 @@ REPLICATION_ROUTES: Final = (
     _ours("GET", "/replication/pieces/{digest}", "replication_pieces", Scope.MODELS_READ),
     _ours("GET", "/replication/blobs/{digest}", "replication_blob", Scope.MODELS_READ),
     _ours("POST", "/replication/checks/{digest}", "replication_check", Scope.MODELS_READ),
+    _ours("POST", "/replication/lines/{digest}", "replication_line", Scope.MODELS_READ),
     _ours("POST", "/replication/loans", "replication_loan", Scope.MODELS_READ),
     _ours("POST", "/replication/turns/{digest}", "replication_turn", Scope.MODELS_READ),
 )

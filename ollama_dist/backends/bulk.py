@@ -156,9 +156,8 @@ class Line:
     def _secure(self, plain: socket.socket) -> None:
         assert self._security is not None
         name = self._security.server_name
-        wrapped = self._security.context.wrap_socket(
-            plain, server_hostname=name, do_handshake_on_connect=False
-        )
+        context = self._security.bulk or self._security.context
+        wrapped = context.wrap_socket(plain, server_hostname=name, do_handshake_on_connect=False)
         self._socket = wrapped
         wrapped.do_handshake()
         try:

@@ -40,6 +40,8 @@ class Security:
     context: ssl.SSLContext
     server_name: str
     verify: Callable[[asyncio.Transport], None]
+    bulk: ssl.SSLContext | None = None
+    """Instead of ``context``, for connections that are for bytes of models alone."""
 
 
 class Target:

@@ -18,8 +18,10 @@ from aiohttp import web
 from ollama_dist import __version__
 from ollama_dist.admin.operator import Operator
 from ollama_dist.api.auth import ClientPolicy
+from ollama_dist.api.bulk_giving import BulkGiving
 from ollama_dist.api.connections import Gate
 from ollama_dist.api.listener import Listener, bind
+from ollama_dist.api.node_listener import NodeListener
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.server import peer_front, plain_front, public_front
 from ollama_dist.core.ids import NodeId
@@ -151,6 +153,7 @@ class _Relay:
     def __init__(
         self, node: Node, cluster: GossipCluster, passthrough: Passthrough, membership: Listen
     ) -> None:
+        self._node = node
         self._front = peer_front(node, passthrough, self._admit)
         self._cluster = cluster
         self._membership = membership
@@ -168,7 +171,9 @@ class _Relay:
 
     async def start(self) -> None:
         assert self._socket is not None
-        self._listener = Listener(self._front, self._socket, self._cluster.credentials.server_context())
+        tls = self._cluster.credentials.server_context()
+        bulk = BulkGiving(lambda: self._node.giver, self._admit_by, tls)
+        self._listener = NodeListener(self._front, self._socket, tls, bulk)
         await self._listener.start()
 
     async def stop(self) -> None:
@@ -186,7 +191,10 @@ class _Relay:
         """The member on the other side; raises `Unauthorized` unless it is one now, whenever it connected."""
         if request.transport is None:
             return None
-        return self._cluster.credentials.admit(peer_certificate(request.transport))
+        return self._admit_by(peer_certificate(request.transport))
+
+    def _admit_by(self, certificate: bytes) -> NodeId:
+        return self._cluster.credentials.admit(certificate)
 
 
 class _RuntimeFile:

@@ -19,6 +19,7 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.identity import Identity
 from ollama_dist.gossip.keys import Authority, epoch_name
 from ollama_dist.gossip.tls import client_context, grpc_pair, peer_id, server_context
+from ollama_dist.wire.hello import BULK
 
 HTTP2: Final = "h2"
 
@@ -33,6 +34,8 @@ class Pass:
     identity: Identity
     membership: ssl.SSLContext
     relay: ssl.SSLContext
+    bulk: ssl.SSLContext
+    """For bytes of models alone."""
     admit: Callable[[bytes], NodeId]
 
     @property
@@ -97,8 +100,8 @@ class Credentials:
         """For a listener that stays: each handshake is by what is valid at that moment."""
 
         def choose(connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
-            newest = epoch_name(self.newest.epoch)
-            connection.context = self._servers.get(name or newest, self._servers[newest])
+            servers = self._servers  # replaced as a whole, the newest comes first: threads ask as well
+            connection.context = servers.get(name or "") or next(iter(servers.values()))
 
         front = self._server(self.newest)
         front.sni_callback = choose
@@ -136,8 +139,9 @@ class Credentials:
             identity,
             client_context(identity, [HTTP2], self._authorities),
             client_context(identity, (), self._authorities),
+            client_context(identity, [BULK], self._authorities),
             self.admit,
         )
 
     def _server(self, identity: Identity) -> ssl.SSLContext:
-        return server_context(identity, (), self._authorities)
+        return server_context(identity, [BULK], self._authorities)

@@ -180,7 +180,7 @@ def secured_by(pass_to: Callable[[NodeId], Pass]) -> Callable[[NodeId], Security
     def secure(node: NodeId) -> Security:
         shown = pass_to(node)
         if node not in known or known[node][0] is not shown:
-            known[node] = shown, Security(shown.relay, shown.server_name, _leads_to(node, shown))
+            known[node] = shown, Security(shown.relay, shown.server_name, _leads_to(node, shown), shown.bulk)
         return known[node][1]
 
     return secure

@@ -29,6 +29,7 @@ from ollama_dist.replication.pulls.mirror import Mirror, MirrorSettings
 from ollama_dist.replication.pulls.pulling import Installer, Pulling
 from ollama_dist.replication.pulls.turns import Turns
 from ollama_dist.replication.pulls.upstream import Upstream
+from ollama_dist.replication.transfer.sharing import Share
 from ollama_dist.runtime.tasks import background, end
 
 log = structlog.get_logger()
@@ -85,7 +86,8 @@ class Mover:
         self._upstream = Upstream()
         self._task: asyncio.Task[None] | None = None
         self._lender = Lender(self._passing, self._registry, state_dir / LENT_FOLDER, settings.disk_reserve)
-        members = Members(view, reach, keeper.pace_in)
+        share = Share(lambda: view().self_id, keeper.giver.offer, self._where_it_comes)
+        members = Members(view, reach, keeper.pace_in, share)
         self.copier: InstallingCopier = (
             make_copier(members.open, self._make_room)
             if make_copier is not None
@@ -150,6 +152,10 @@ class Mover:
                 self._lender.note_use()
             await self._lender.sweep()
             await asyncio.sleep(TIDY_S)
+
+    def _where_it_comes(self, digest: Digest) -> Path | None:
+        store = self._keeper.store
+        return store.coming(digest) if store is not None else None
 
     async def _make_room(self, manifest: Manifest) -> None:
         store = self._keeper.store

@@ -1,6 +1,8 @@
 """How fast bytes of models may travel: a cap that is kept whoever asks, and lower while tokens are served."""
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -33,6 +35,7 @@ class Pace:
     def __init__(self, limit: Callable[[], float] = lambda: 0.0) -> None:
         self._limit = limit
         self._free_at = float("-inf")
+        self._lock = threading.Lock()
 
     @property
     def step(self) -> int:
@@ -51,8 +54,18 @@ class Pace:
 
     async def take(self, size: int) -> None:
         """Wait for the turn of ``size`` bytes."""
-        now = asyncio.get_running_loop().time()
-        wait = self.wait_s(now)
-        self.spend(size, now)
-        if wait > 0:
+        if (wait := self._turn(size)) > 0:
             await asyncio.sleep(wait)
+
+    def take_in_thread(self, size: int) -> None:
+        """The same, for a thread: which may take turns with the event loop."""
+        if (wait := self._turn(size)) > 0:
+            time.sleep(wait)
+
+    def _turn(self, size: int) -> float:
+        """Spend ``size`` bytes; how long to wait before."""
+        with self._lock:
+            now = time.monotonic()
+            wait = self.wait_s(now)
+            self.spend(size, now)
+            return wait

@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 from ollama_dist.backends.llamacpp.tiny import write_tiny_model
+from ollama_dist.replication.disk.gguf_store import PARTIAL
 from ollama_dist.replication.disk.pieces import PIECE
-from ollama_dist.replication.intake.gguf_copying import PARTIAL
 from ollama_dist.replication.transfer.fetching import AHEAD, HELD_PIECES
 from tests.support.model_store import noise
 from tests.support.real_nodes import RealNode, RealNodes, eventually

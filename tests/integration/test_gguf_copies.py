@@ -15,9 +15,9 @@ from ollama_dist.core.errors import ModelNotFound
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName, parse_model_name
 from ollama_dist.replication.disk.gguf_manifest import Unsuitable
-from ollama_dist.replication.disk.gguf_store import GgufStore
+from ollama_dist.replication.disk.gguf_store import PARTIAL, GgufStore
 from ollama_dist.replication.disk.pieces import PIECE
-from ollama_dist.replication.intake.gguf_copying import KEPT_S, PARTIAL, CopyFailed, GgufCopier
+from ollama_dist.replication.intake.gguf_copying import KEPT_S, CopyFailed, GgufCopier
 from ollama_dist.replication.intake.ollama_calls import DiskFull
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.sources import BlobLost, Progress

@@ -28,6 +28,8 @@ from ollama_dist.runtime.private_files import write_private
 
 BLOBS: Final = ".blobs"
 MANIFESTS: Final = ".manifests"
+PARTIAL: Final = ".partial"
+"""Folder of files on their way; one that was left is gone on with."""
 
 
 class GgufStore:
@@ -69,6 +71,9 @@ class GgufStore:
             if model.weights == digest:
                 return BlobFile.at(digest, model.path)
         return BlobFile.at(digest, self._root / BLOBS / digest)
+
+    def coming(self, digest: Digest) -> Path:
+        return self._root / PARTIAL / digest
 
     def blobs(self) -> list[Digest]:
         files = {model.weights for model in self._installed().values()}

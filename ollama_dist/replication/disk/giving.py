@@ -1,21 +1,25 @@
 """What this node gives other members: the manifests and blobs of its own models, as they are on its disk."""
 
 import asyncio
+import contextlib
 import hashlib
+import io
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, BinaryIO, Final
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
 from ollama_dist.core.errors import Busy, NotFound
 from ollama_dist.core.ids import Digest
 from ollama_dist.core.names import ModelName
-from ollama_dist.replication.disk.pieces import PieceLists
-from ollama_dist.replication.disk.store import BlobFile, Store, StoreUnreadable
+from ollama_dist.replication.disk.line import Line
+from ollama_dist.replication.disk.pieces import PIECE, PieceLists
+from ollama_dist.replication.disk.store import BlobFile, BlobNotFound, Store, StoreUnreadable
 from ollama_dist.replication.manifest import Manifest
-from ollama_dist.replication.pace import Pace
+from ollama_dist.replication.pace import COARSE_BYTES, Pace
 from ollama_dist.runtime.tasks import end
 
 if TYPE_CHECKING:
@@ -23,8 +27,23 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+
+class Partial(Protocol):
+    """What this node has of a blob that is on its way to it."""
+
+    size: int
+    """Of all of it."""
+
+    async def piece(self, index: int) -> bytes | memoryview:
+        """Right, as far as the lists of pieces tell. Raises `BlobNotFound` where it is not here, nor soon."""
+        ...
+
+
 READERS: Final = 256
 """Ranges given at once, each with a buffer of a step or two."""
+
+PASSED_ON: Final = 12
+"""Ranges of what comes in that are given at once, each with a piece in memory, for three takers behind us."""
 
 _HASH_STEP: Final = 4 * 2**20
 
@@ -51,13 +70,18 @@ class Giver:
         self._pace = pace
         self._scrub_pace = scrub_pace or Pace()
         self._readers = 0
+        self._passing = 0
         self._checks: dict[Digest, asyncio.Task[bool]] = {}
         self.corrupt: dict[Digest, BlobFile] = {}
         """Blobs whose bytes were found wrong; they are not given as long as the file is the same."""
+        self._partials: dict[Digest, list[Partial]] = {}
+        self.line = Line()
+        """Who takes what from here."""
         self.checked = 0
         """Bytes that were read to be compared with their digests."""
         self.given = 0
         """Bytes of blobs given since the start."""
+        self._counting = threading.Lock()
 
     @property
     def store(self) -> Store:
@@ -78,6 +102,26 @@ class Giver:
             raise BlobCorrupt(f"the bytes of sha256:{digest} are wrong here")
         self.corrupt.pop(digest, None)
         return blob
+
+    async def source(self, digest: Digest) -> BlobFile | Partial:
+        """`blob`, or what is here of it while it comes; raises as `blob` does."""
+        try:
+            return await self.blob(digest)
+        except (BlobNotFound, StoreUnreadable):
+            if partials := self._partials.get(digest):
+                return partials[-1]
+            raise
+
+    @contextlib.contextmanager
+    def offer(self, digest: Digest, partial: Partial) -> Iterator[None]:
+        """Give members what ``partial`` has, while inside."""
+        self._partials.setdefault(digest, []).append(partial)
+        try:
+            yield
+        finally:
+            self._partials[digest].remove(partial)
+            if not self._partials[digest]:
+                del self._partials[digest]
 
     async def hashes(self, blob: BlobFile, first: int, stop: int) -> bytes:
         """Of the pieces ``first`` to ``stop`` (excluded); raises `StoreUnreadable`."""
@@ -101,12 +145,46 @@ class Giver:
                     if data is None:
                         data = await asyncio.to_thread(_read, file, blob, start, step)
                     start += step
-                    self.given += step
+                    self._count(step)
                     yield data
             finally:
                 file.close()
         finally:
             self._readers -= 1
+
+    async def pass_on(
+        self, partial: Partial, start: int, stop: int
+    ) -> AsyncGenerator[bytes | memoryview, None]:
+        """`read`, of what comes in; raises `Busy` and `BlobNotFound`."""
+        if self._passing >= PASSED_ON:
+            raise Busy("this node passes on as much as it can")
+        self._passing += 1
+        try:
+            while start < stop:
+                index, at = divmod(start, PIECE)
+                part = memoryview(await partial.piece(index))[at : at + stop - start]
+                await self._pace.take(len(part))
+                start += len(part)
+                self._count(len(part))
+                yield part
+        finally:
+            self._passing -= 1
+
+    def give(self, blob: BlobFile, start: int, stop: int) -> Iterator[memoryview]:
+        """`read`, for a thread: each part lasts until the next is asked for. Raises `StoreUnreadable`."""
+        room = memoryview(bytearray(min(COARSE_BYTES, stop - start)))
+        with _open(blob) as file:
+            while start < stop:
+                part = room[: min(self._pace.step, stop - start)]
+                self._pace.take_in_thread(len(part))
+                _read_into(file, blob, start, part)
+                start += len(part)
+                self._count(len(part))
+                yield part
+
+    def _count(self, size: int) -> None:
+        with self._counting:
+            self.given += size
 
     async def check(self, digest: Digest, *, at_leisure: bool = False) -> bool:
         """Whether the blob is what its digest says, read as a whole; asked twice at once, it is read once.
@@ -150,19 +228,17 @@ class Giver:
         return is_right
 
 
-def _open(blob: BlobFile) -> BinaryIO:
-    try:
+def _open(blob: BlobFile) -> io.FileIO:
+    with _telling(blob):
         return blob.path.open("rb", buffering=0)
-    except OSError as error:
-        raise StoreUnreadable(f"{blob.path} cannot be read: {error.strerror}") from error
 
 
-def _hash_on(sha256: "Hash", file: BinaryIO, blob: BlobFile, start: int, size: int) -> "Hash":
+def _hash_on(sha256: "Hash", file: io.FileIO, blob: BlobFile, start: int, size: int) -> "Hash":
     sha256.update(_read(file, blob, start, size))
     return sha256
 
 
-def _read_cached(file: BinaryIO, start: int, size: int) -> bytes | None:
+def _read_cached(file: io.FileIO, start: int, size: int) -> bytes | None:
     """The bytes if they can be had without waiting for a disk, which only Linux tells; else None.
 
     Handing a read to a thread costs more than the read of what is in memory.
@@ -177,12 +253,29 @@ def _read_cached(file: BinaryIO, start: int, size: int) -> bytes | None:
     return bytes(buffer) if count == size else None
 
 
-def _read(file: BinaryIO, blob: BlobFile, start: int, size: int) -> bytes:
-    try:
+def _read(file: io.FileIO, blob: BlobFile, start: int, size: int) -> bytes:
+    with _telling(blob):
         file.seek(start)
         data = file.read(size)
+    _check_whole(blob, len(data), size)
+    return data
+
+
+def _read_into(file: io.FileIO, blob: BlobFile, start: int, room: memoryview) -> None:
+    with _telling(blob):
+        file.seek(start)
+        count = file.readinto(room)
+    _check_whole(blob, count, len(room))
+
+
+@contextlib.contextmanager
+def _telling(blob: BlobFile) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StoreUnreadable(f"{blob.path} cannot be read: {error.strerror}") from error
-    if len(data) != size:
+
+
+def _check_whole(blob: BlobFile, count: int | None, size: int) -> None:
+    if count != size:
         raise StoreUnreadable(f"{blob.path} is shorter than it was")
-    return data

@@ -78,6 +78,10 @@ class Store(Protocol):
         """Raises `BlobNotFound` or `StoreUnreadable`."""
         ...
 
+    def coming(self, digest: Digest) -> Path:
+        """Where a blob lies while it comes, as far as it has."""
+        ...
+
     def blobs(self) -> list[Digest]:
         """Every blob that is here; raises `StoreUnreadable`."""
         ...
@@ -120,6 +124,10 @@ class OllamaStore:
 
     def blob(self, digest: Digest) -> BlobFile:
         return BlobFile.at(digest, self._root / "blobs" / f"sha256-{digest}")
+
+    def coming(self, digest: Digest) -> Path:
+        """Ollama's downloader writes each part where it belongs in this file."""
+        return self._root / "blobs" / f"sha256-{digest}-partial"
 
     def blobs(self) -> list[Digest]:
         return [

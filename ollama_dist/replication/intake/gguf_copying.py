@@ -19,7 +19,7 @@ from ollama_dist.core.errors import DistError, ModelNotFound
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName
 from ollama_dist.replication.disk.gguf_manifest import notes_of, path_of, weights_of
-from ollama_dist.replication.disk.gguf_store import GgufStore
+from ollama_dist.replication.disk.gguf_store import PARTIAL, GgufStore
 from ollama_dist.replication.intake.copying import ModelSource, OnLine, OpenSource, install_metered
 from ollama_dist.replication.intake.feeding import let_go
 from ollama_dist.replication.intake.ollama_calls import DiskFull, PullLine
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
 log = structlog.get_logger()
-
-PARTIAL: Final = ".partial"
-"""Folder of files on their way; one that was left is gone on with."""
 
 KEPT_S: Final = 7 * 86_400.0
 """How long a file on its way is kept that nobody goes on with."""
@@ -99,7 +96,7 @@ class GgufCopier:
         lock = self._locks.setdefault(weights.digest, asyncio.Lock())
         async with lock:
             await self._tidy(weights.digest)
-            partial = self._root / PARTIAL / weights.digest
+            partial = self._store.coming(weights.digest)
             if not await asyncio.to_thread(_reuse, self._same(weights), partial, weights.size):
                 await self._make_room(manifest)
             with _room_told():

@@ -14,6 +14,7 @@ from ollama_dist.replication.intake.loans import borrow
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.pace import Pace
 from ollama_dist.replication.transfer.fetching import PeerSource, open_peers
+from ollama_dist.replication.transfer.sharing import Share
 
 log = structlog.get_logger()
 
@@ -22,11 +23,16 @@ class Members:
     """``view`` is what this node sees, ``reach`` where a member is asked, ``pace`` how fast bytes come."""
 
     def __init__(
-        self, view: Callable[[], ClusterView], reach: Callable[[NodeId], Target | None], pace: Pace
+        self,
+        view: Callable[[], ClusterView],
+        reach: Callable[[NodeId], Target | None],
+        pace: Pace,
+        share: Share | None = None,
     ) -> None:
         self.view = view
         self.reach = reach
         self._pace = pace
+        self._share = share
 
     def holders(self, manifest: Manifest) -> list[NodeId]:
         """Who has exactly this model, under whatever name."""
@@ -70,7 +76,7 @@ class Members:
 
     def source(self, manifest: Manifest, holders: Callable[[], Collection[NodeId]]) -> PeerSource:
         """The bytes of a model that is known already; close it in the end."""
-        return PeerSource(manifest, holders, self.reach, self._pace)
+        return PeerSource(manifest, holders, self.reach, self._pace, self._share)
 
     @asynccontextmanager
     async def open(
@@ -78,7 +84,9 @@ class Members:
     ) -> AsyncIterator[PeerSource]:
         """See `OpenSource`."""
         await self.borrow(name, holders)
-        source = await open_peers(name, identity, lambda: self._living(holders), self.reach, self._pace)
+        source = await open_peers(
+            name, identity, lambda: self._living(holders), self.reach, self._pace, self._share
+        )
         try:
             yield source
         finally:

@@ -8,8 +8,8 @@ import orjson
 
 from ollama_dist.backends.fetch import fetch
 from ollama_dist.backends.target import Target
-from ollama_dist.core.errors import UpstreamFailed
-from ollama_dist.core.ids import Digest, NodeId
+from ollama_dist.core.errors import BadRequest, UpstreamFailed
+from ollama_dist.core.ids import Digest, NodeId, parse_node_id
 from ollama_dist.core.names import ModelName
 from ollama_dist.replication.disk.pieces import HASH_BYTES
 from ollama_dist.replication.manifest import MANIFEST_LIMIT, Manifest, read_manifest
@@ -18,6 +18,9 @@ MANIFEST_S: Final = 3.0
 LIST_S: Final = 5.0
 CHECK_S: Final = 600.0
 """For reading a whole blob at its source."""
+
+LINE_S: Final = 2.0
+LINE_LIMIT: Final = 64 * 1024
 
 LACKS: Final = (404, 410, 416)
 """Statuses of a source that does not have what it was asked for, or has it wrong."""
@@ -64,6 +67,19 @@ async def ask_hashes(target: Target, digest: Digest, first: int, stop: int) -> l
     if len(answer.body) != wanted:
         raise UpstreamFailed("its list of pieces has another length than it should")
     return [answer.body[at : at + HASH_BYTES] for at in range(0, wanted, HASH_BYTES)]
+
+
+async def ask_line(target: Target, digest: Digest, me: NodeId, since_ms: int) -> list[tuple[int, NodeId]]:
+    """Tell that this node takes a blob; who else does and began before. Raises `UpstreamFailed`."""
+    path = f"/replication/lines/sha256:{digest}?node={me}&since={since_ms}"
+    answer = await fetch(target, "POST", path, timeout=LINE_S, limit=LINE_LIMIT)
+    if answer.status != 200:
+        raise refusal(answer.status, _said(answer.body))
+    try:
+        ahead = orjson.loads(answer.body)["ahead"]
+        return [(int(since), parse_node_id(node)) for since, node in ahead]
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, BadRequest):
+        raise UpstreamFailed("it does not say who stands in line") from None
 
 
 async def ask_check(target: Target, digest: Digest) -> bool:

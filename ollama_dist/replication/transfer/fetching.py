@@ -22,6 +22,7 @@ from ollama_dist.replication.sources import BlobLost
 from ollama_dist.replication.transfer.asking import Lacking, Reach, ask_manifest, reached, refusal
 from ollama_dist.replication.transfer.lists import Lists
 from ollama_dist.replication.transfer.machine import IN_FLIGHT, RUN, Ask, Failure, Piece, Transfer
+from ollama_dist.replication.transfer.sharing import Share, Sharing
 from ollama_dist.runtime.tasks import Tasks, background, end
 
 log = structlog.get_logger()
@@ -96,6 +97,7 @@ async def open_peers(
     holders: Callable[[], Collection[NodeId]],
     reach: Reach,
     pace: Pace | None = None,
+    share: Share | None = None,
 ) -> "PeerSource":
     """A source of the model ``name`` as the ``holders`` of the moment have it; close it in the end.
 
@@ -119,7 +121,7 @@ async def open_peers(
                 silent.append(node)
             else:
                 if identity is None or manifest.identity == identity:
-                    return PeerSource(manifest, holders, reach, pace)
+                    return PeerSource(manifest, holders, reach, pace, share)
                 complaints[node] = "has another content under this name"
         asked = silent
     reasons = "; ".join(f"{node}: {said}" for node, said in complaints.items())
@@ -135,6 +137,7 @@ class PeerSource:
         holders: Callable[[], Collection[NodeId]],
         reach: Reach,
         pace: Pace | None = None,
+        share: Share | None = None,
     ) -> None:
         self._manifest = manifest
         self._holders = holders
@@ -152,6 +155,7 @@ class PeerSource:
         self._tanks = Tanks(PIECE, HELD_PIECES)
         self._filling: dict[Piece, _Filling] = {}
         self._lists = Lists(manifest, self._transfer, reach, self._tasks)
+        self._sharing = Sharing(manifest, self._transfer, reach, share, self._lists.expected, self._tasks)
         self._watch = background(self._look(), "transfer-watch")
         self.fetched = 0
         """Bytes of pieces that came in, wrong ones included."""
@@ -183,6 +187,7 @@ class PeerSource:
     async def close(self) -> None:
         if self._pumping is not None:
             self._pumping.cancel()
+        self._sharing.close()
         await end(self._watch)
         await self._tasks.stop()
         await self._lines.close()
@@ -196,6 +201,7 @@ class PeerSource:
             raise BlobLost(f"no such bytes in this model: {start} to {stop} of sha256:{digest}")
         if start == stop:
             return
+        await self._sharing.join(digest)
         ahead = deque(Piece(digest, index) for index in range(start // PIECE, -(-stop // PIECE)))
         held: deque[Piece] = deque()
         self._readers += 1
@@ -210,6 +216,7 @@ class PeerSource:
                 data = await asyncio.shield(self._arrivals[held[0]].landed)
                 begin = held[0].index * PIECE
                 yield data[max(0, start - begin) : stop - begin]
+                self._sharing.handed_over(held[0], data)
                 self._release(held.popleft())
         finally:
             self._readers -= 1
@@ -230,6 +237,7 @@ class PeerSource:
         if arrival is None:
             arrival = self._arrivals[piece] = _Arrival(piece_size(size, piece.index))
             self._transfer.want(piece, arrival.size, self._clock())
+            self._sharing.expect(piece, arrival.landed)
         arrival.readers += 1
 
     def _release(self, piece: Piece) -> None:
@@ -239,6 +247,7 @@ class PeerSource:
         arrival.readers -= 1
         if arrival.readers == 0:
             del self._arrivals[piece]
+            self._sharing.let_go(piece)
             if (filling := self._filling.pop(piece, None)) is not None:
                 self._note(filling)
             elif arrival.data is not None:

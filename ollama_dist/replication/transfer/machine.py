@@ -2,9 +2,13 @@
 
 Pieces are asked for in the order in which they became wanted, each of the source that is expected to have
 given it first. What a source that failed has given of a piece is kept; the next one gives the rest.
+
+Members that take the same blob stand in line, and ask the nearest one ahead of them that is not much slower
+than others: so a piece goes from hand to hand, and who holds the blob gives it once or twice, however many
+take it. The rarest pieces are those nobody in line has; of these alone a holder is asked.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
@@ -37,6 +41,18 @@ LONGEST_PAUSE_S: Final = 8.0
 GIVE_UP_S: Final = 30.0
 """Without a byte from anybody: it is lost."""
 
+ASK_AGAIN_S: Final = 1.0
+"""How long a taker is not asked again for a piece that it does not have."""
+
+REFUSALS: Final = 2
+"""So many takers lack a piece, and only holders are asked for it."""
+
+LAGS: Final = 8
+"""So many pieces that a taker lacks, one after the other, and it is not asked for any for `ASK_AGAIN_S`."""
+
+FORGET_S: Final = 10.0
+"""A taker that was slow gets another chance after so long: it may have been waiting itself."""
+
 _SAMPLE_S: Final = 0.25
 _WEIGHT: Final = 0.4
 
@@ -62,7 +78,7 @@ class Failure(Enum):
     GONE = auto()
     """It refused, broke off or answered nonsense; it may come back."""
     LACKS = auto()
-    """It does not have that blob, or knows that its bytes are wrong."""
+    """It does not have that blob, or knows that its bytes are wrong. A taker does not have them yet."""
     STALLED = auto()
     """It lives, but sends nothing."""
     SLOW = auto()
@@ -90,6 +106,8 @@ class _Wanted:
     """Who has given it wrong: asked again for it only where there is nobody else."""
     alone: bool = False
     """Wrong when it came from several: it must come from one now, so that we know whose fault it is."""
+    refused: dict[NodeId, float] = field(default_factory=dict)
+    """Takers that lack it, and until when they are not asked again."""
 
 
 @dataclass(slots=True)
@@ -98,6 +116,8 @@ class _Source:
     bytes_per_s: float = 0.0
     bad: int = 0
     failures: int = 0
+    refusals: int = 0
+    """Of a taker, since it last gave something."""
     rests_until: float = float("-inf")
     lacks: set[Digest] = field(default_factory=set)
     quarantined: str = ""
@@ -112,6 +132,7 @@ class Transfer:
     def __init__(self, now: float) -> None:
         self._sources: dict[NodeId, _Source] = {}
         self._present: frozenset[NodeId] = frozenset()
+        self._line: dict[Digest, tuple[NodeId, ...]] = {}
         self._wanted: dict[Piece, _Wanted] = {}
         self._heard_at = now
         self._in_flight = 0
@@ -122,6 +143,12 @@ class Transfer:
         """Who may be asked from now on; what was learnt of those who come back is remembered."""
         self._present = frozenset(sources)
         for source in self._present:
+            self._sources.setdefault(source, _Source())
+
+    def set_line(self, digest: Digest, ahead: Sequence[NodeId]) -> None:
+        """Who takes the same blob and is ahead of us, the nearest first: they may have what we want."""
+        self._line[digest] = tuple(source for source in ahead if source not in self._present)
+        for source in ahead:
             self._sources.setdefault(source, _Source())
 
     def want(self, piece: Piece, size: int, now: float) -> None:
@@ -140,7 +167,7 @@ class Transfer:
         self._heard_at = now
         known = self._sources[source]
         known.gave_at = now
-        known.failures = 0
+        known.failures = known.refusals = 0
         known.sample_bytes += count
         if now - known.sample_from >= _SAMPLE_S:
             self._sample(known, now)
@@ -184,9 +211,16 @@ class Transfer:
             self._land(wanted)
             if wanted.alone:
                 wanted.have, wanted.givers = 0, set()
+            if failure is Failure.LACKS:
+                wanted.refused[source] = now + ASK_AGAIN_S
         known = self._sources[source]
         if failure is Failure.LACKS:
-            known.lacks.add(piece.digest)
+            if source in self._present:
+                known.lacks.add(piece.digest)
+            else:
+                known.refusals += 1
+                if known.refusals % LAGS == 0:
+                    known.rests_until = now + ASK_AGAIN_S
         elif (
             failure is not Failure.SLOW and now >= known.rests_until
         ):  # the many pieces that fail with one connection count as one
@@ -237,6 +271,9 @@ class Transfer:
 
         It counts as failed, and what came of it as had.
         """
+        for known in [self._sources[source] for line in self._line.values() for source in line]:
+            if not known.in_flight and now - known.gave_at > FORGET_S:
+                known.bytes_per_s = 0.0
         broken = []
         for piece, wanted in self._wanted.items():
             flight = wanted.flight
@@ -258,7 +295,7 @@ class Transfer:
         if now - self._heard_at > GIVE_UP_S:
             return f"no source has given a byte for {GIVE_UP_S:.0f} s"
         reasons = [self._sources[source].quarantined or "lacks it" for source in sorted(self._present)]
-        if reasons and not any(self._may_give(source, piece.digest) for source in self._present):
+        if reasons and not any(self._may_give(source, piece.digest) for source in self._asked(piece.digest)):
             return f"no source is left: {'; '.join(reasons)}"
         return ""
 
@@ -275,8 +312,8 @@ class Transfer:
         return now - self._heard_at if self._wanted else 0.0
 
     def candidates(self, digest: Digest, now: float) -> list[NodeId]:
-        """Who may be asked about a blob now, the fastest first."""
-        usable = self._usable(Piece(digest, 0), now)
+        """Which holders may be asked about a blob now, the fastest first."""
+        usable = self._holders(self._usable(Piece(digest, -1), now))
         return sorted(usable, key=lambda source: (-self._sources[source].bytes_per_s, source))
 
     @property
@@ -305,6 +342,9 @@ class Transfer:
         if wanted.flight is not None or wanted.have or wanted.wrong or known.in_flight >= IN_FLIGHT:
             return False
         usable = self._usable(piece, now)
+        if (taker := self._ahead(piece, usable)) is not None or flight.source not in self._present:
+            return taker == flight.source
+        usable = self._holders(usable)
         size, run = wanted.size, (flight.pieces + 1) * wanted.size
         here_s = self._ready_in(flight.source, size, size, usable)
         return all(here_s <= self._ready_in(s, size, run, usable) for s in usable if s != flight.source)
@@ -323,14 +363,38 @@ class Transfer:
 
     def _may_give(self, source: NodeId, digest: Digest) -> bool:
         known = self._sources[source]
-        return source in self._present and not known.quarantined and digest not in known.lacks
+        return source in self._asked(digest) and not known.quarantined and digest not in known.lacks
+
+    def _asked(self, digest: Digest) -> tuple[NodeId, ...]:
+        """Who has all of a blob, and those ahead of us who may have a part of it."""
+        return (*sorted(self._present), *self._line.get(digest, ()))
+
+    def _holders(self, usable: list[NodeId]) -> list[NodeId]:
+        return [source for source in usable if source in self._present]
 
     def _usable(self, piece: Piece, now: float) -> list[NodeId]:
+        wanted = self._wanted.get(piece)
+        refused = wanted.refused if wanted is not None else {}
         return [
             source
-            for source in sorted(self._present)
-            if self._may_give(source, piece.digest) and self._sources[source].rests_until <= now
+            for source in self._asked(piece.digest)
+            if self._may_give(source, piece.digest)
+            and self._sources[source].rests_until <= now
+            and refused.get(source, now) <= now
         ]
+
+    def _ahead(self, piece: Piece, usable: list[NodeId]) -> NodeId | None:
+        """The nearest taker ahead that is not much slower than another source; None where there is none."""
+        wanted = self._wanted[piece]
+        if len(wanted.refused) >= REFUSALS:
+            return None
+        fastest = max((self._sources[source].bytes_per_s for source in usable), default=0.0)
+        for source in self._line.get(piece.digest, ()):
+            known = self._sources[source]
+            is_slow = known.bytes_per_s and known.bytes_per_s * MUCH_SOONER < fastest
+            if source in usable and not is_slow and source not in wanted.wrong:
+                return source
+        return None
 
     def _choose(self, piece: Piece, wanted: _Wanted, now: float) -> NodeId | None:
         """The source that would have given it first; one that was never tried counts as the fastest."""
@@ -338,6 +402,9 @@ class Transfer:
         usable = [source for source in usable if source not in wanted.wrong] or usable
         if not usable:
             return None
+        if (taker := self._ahead(piece, usable)) is not None:
+            return taker
+        usable = self._holders(usable) or usable
         rest = wanted.size - wanted.have
         return min(usable, key=lambda source: (self._ready_in(source, wanted.size, rest, usable), source))
 

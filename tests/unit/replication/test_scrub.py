@@ -74,7 +74,7 @@ async def test_what_was_checked_is_remembered_over_a_restart_for_a_week(tmp_path
 async def test_a_check_under_way_ends_with_its_owner(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.giver = Giver(lambda: world.store, world.lists, Pace(), Pace(lambda: 1.0))
-    world.store.put(noise(2 * PIECE))
+    world.store.put(noise(5 * PIECE))  # more than is read at once, so that it waits for its turn
     before = asyncio.all_tasks()
     scrubber = world.scrubber()
     scrubber.start()

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.replication.transfer.machine import (
+    FORGET_S,
     GIVE_UP_S,
     IN_FLIGHT,
+    LAGS,
     LONE_STALL_S,
     STALL_S,
     Ask,
@@ -282,3 +284,66 @@ def test_a_run_that_stalls_is_broken_off_as_a_whole_and_keeps_what_came() -> Non
         Ask(B, piece(2), 0),
         Ask(B, piece(3), 0),
     ]
+
+
+def in_line(*ahead: NodeId, wanted: int = 1) -> Transfer:
+    machine = transfer(B, wanted=wanted)
+    machine.set_line(BLOB, ahead)
+    return machine
+
+
+def test_the_nearest_taker_ahead_is_asked_before_who_holds_it() -> None:
+    machine = in_line(NodeId("y"), A, wanted=8)
+    assert {ask.source for ask in asks(machine, now=0.0)} == {NodeId("y")}
+
+
+def test_what_a_taker_lacks_is_had_from_the_next_and_then_from_who_holds_it() -> None:
+    machine = in_line(NodeId("y"), A)
+    for source in (NodeId("y"), A):
+        [ask] = asks(machine, now=0.0)
+        assert ask.source == source
+        machine.failed(ask.piece, source, Failure.LACKS, now=0.0)
+    assert asks(machine, now=0.0) == [Ask(B, piece(0), 0)]
+    assert machine.candidates(BLOB, now=0.0) == [B]
+    assert machine.lost(piece(0), now=0.0) == ""
+
+
+def test_a_taker_that_lacks_one_after_the_other_is_asked_for_nothing_for_a_while() -> None:
+    machine = in_line(A, wanted=LAGS + 1)
+    for ask in asks(machine, now=0.0)[:LAGS]:
+        machine.failed(ask.piece, A, Failure.LACKS, now=0.0)
+    machine.unwant(piece(LAGS))
+    for index in range(LAGS + 1, LAGS + 4):
+        machine.want(piece(index), SIZE, now=0.1)
+    assert {ask.source for ask in asks(machine, now=0.1)} == {B}
+    machine.want(piece(LAGS + 5), SIZE, now=1.5)
+    assert [ask.source for ask in asks(machine, now=1.5)] == [A]
+
+
+def test_a_taker_that_was_slow_is_tried_again_later() -> None:
+    machine = in_line(A)
+    machine.received(asks(machine, now=0.0)[0].piece, A, 10, now=1.0)
+    machine.failed(piece(0), A, Failure.GONE, now=1.0)
+    assert asks(machine, now=1.0) == [Ask(B, piece(0), 10)]
+    machine.received(piece(0), B, SIZE - 10, now=1.3)
+    machine.good(piece(0))
+    machine.want(piece(1), SIZE, now=3.0)
+    machine.overdue(now=3.0)
+    assert asks(machine, now=3.0) == [Ask(B, piece(1), 0)]
+    machine.good(piece(1))
+    machine.want(piece(2), SIZE, now=1.1 + FORGET_S)
+    machine.overdue(now=1.1 + FORGET_S)
+    assert asks(machine, now=1.1 + FORGET_S) == [Ask(A, piece(2), 0)]
+
+
+def test_a_taker_of_one_blob_is_not_asked_for_another() -> None:
+    machine, other = in_line(A), Piece(Digest("e" * 64), 0)
+    machine.want(other, SIZE, now=0.0)
+    assert {ask.piece: ask.source for ask in asks(machine, now=0.0)} == {piece(0): A, other: B}
+
+
+def test_where_no_holder_is_left_takers_give_what_they_have() -> None:
+    machine = in_line(A)
+    machine.set_sources([])
+    assert asks(machine, now=0.0) == [Ask(A, piece(0), 0)]
+    assert machine.lost(piece(0), now=1.0) == ""
