@@ -1,5 +1,6 @@
 """What the parts of the state machine share: the table, the clockwork, open calls, and what is to be done."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -74,6 +75,7 @@ class Context:
         self.health = LocalHealth(self.config.local_health_max)
         self._token = 0
         self._open: set[tuple[NodeId, Kind]] = set()
+        self._open_for: Counter[Purpose] = Counter()
 
     # Figures that depend on how many we are
 
@@ -99,6 +101,13 @@ class Context:
         """Living members but ourselves."""
         return [row for row in self.members.living() if row.id != self.me]
 
+    def some(self, rows: list[Row], count: int) -> list[Row]:
+        """So many of ``rows`` by chance, of those that answer where these are enough to choose from."""
+        near = [row for row in rows if row.answers]
+        if len(near) >= self.config.near_least:
+            rows = near
+        return self.rng.sample(rows, min(count, len(rows)))
+
     # Effects
 
     def count(self, what: str) -> None:
@@ -110,6 +119,10 @@ class Context:
     def is_open(self, peer: NodeId, kind: Kind) -> bool:
         return (peer, kind) in self._open
 
+    def open_count(self, purpose: Purpose) -> int:
+        """Calls to members for that purpose that have not ended."""
+        return self._open_for[purpose]
+
     def call(self, row: Row, envelope: Envelope, deadline: float, purpose: Purpose, probe: int = 0) -> bool:
         """Call a member; False when a call of that kind to it is open already: nothing is queued."""
         key = (row.id, envelope.kind)
@@ -117,6 +130,7 @@ class Context:
             self.count("call_busy")
             return False
         self._open.add(key)
+        self._open_for[purpose] += 1
         pending = Pending(envelope.kind, row.id, purpose, self.now, probe)
         self.effects.append(
             Call(self._next(pending), envelope.kind, row.id, row.addresses, envelope, deadline)
@@ -133,6 +147,7 @@ class Context:
         pending = self.pending.pop(token, None)
         if pending is not None and pending.peer is not None:
             self._open.discard((pending.peer, pending.kind))
+            self._open_for[pending.purpose] -= 1
         return pending
 
     def _next(self, pending: Pending) -> int:

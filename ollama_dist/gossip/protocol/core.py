@@ -80,6 +80,8 @@ class Membership:
         self._context.now = now
         if number == self._wake_number:
             self._woken_for = None
+            if (due := self._context.alarms.next()) is not None:
+                self._context.health.rang(now - due)
             while (alarm := self._context.alarms.pop_due(now)) is not None:
                 self._ring(alarm)
         return self._done()
@@ -121,6 +123,8 @@ class Membership:
         before = self._context.members.fingerprint
         self._hear(sender, envelope)
         row = self._context.members.get(sender)
+        if row is not None:
+            row.answers = True
         self._use_reply(pending, row, envelope, brought_news=self._context.members.fingerprint != before)
         self._context.answers.clear()  # a reply is never answered
         if row is not None and row.is_living:
@@ -132,6 +136,8 @@ class Membership:
         self._context.now = now
         pending = self._context.close(token)
         if pending is not None:
+            if pending.peer is not None and (row := self._context.members.get(pending.peer)) is not None:
+                row.answers = False
             match pending.purpose:
                 case Purpose.JOIN:
                     self._joining.failed(pending)
@@ -262,7 +268,12 @@ class Membership:
     @property
     def local_health(self) -> int:
         """How ill this member thinks itself: 0 is well."""
-        return self._context.health.score
+        return self._context.health.factor - 1
+
+    @property
+    def slowness(self) -> int:
+        """How many times longer than usual this process should give everything: 1 where it is in time."""
+        return self._context.health.slowness
 
     @property
     def period(self) -> float:

@@ -257,7 +257,7 @@ class Exchange:
         """See to it that news goes out, if there is any."""
         context = self._context
         if (len(context.rumours) or self._spread_ticks) and not context.alarms.is_set("gossip"):
-            context.alarms.set("gossip", context.now + context.config.gossip_interval / 4)
+            context.alarms.set("gossip", context.now + self._gossip_pause / 4)
 
     def gossip(self) -> None:
         """Tell a few random members."""
@@ -266,12 +266,21 @@ class Exchange:
         own, alive = self._own.row, Rank.ALIVE
         living = context.members.living()
         others = [row for row in living if row.standing.rank is alive and row is not own] or context.others()
-        for row in context.rng.sample(others, min(context.config.gossip_fanout, len(others))):
+        room = max(0, context.config.gossip_open_max - context.open_count(Purpose.GOSSIP))
+        for row in context.some(others, min(context.config.gossip_fanout, room)):
             if not context.is_open(row.id, Kind.GOSSIP):
                 deadline = context.now + context.config.sync_timeout
                 context.call(row, self.envelope(Kind.GOSSIP, row), deadline, Purpose.GOSSIP)
         if others and (len(context.rumours) or self._spread_ticks):
-            context.alarms.set("gossip", context.now + context.config.gossip_interval)
+            context.alarms.set("gossip", context.now + self._gossip_pause)
+
+    @property
+    def _gossip_pause(self) -> float:
+        return self._context.config.gossip_interval * self._context.health.slowness
+
+    @property
+    def _sync_pause(self) -> float:
+        return self._context.config.sync_pause(self._context.size) * self._context.health.slowness
 
     # Synchronising
 
@@ -288,8 +297,7 @@ class Exchange:
             return
         self._wanted[member] = None
         if not context.alarms.is_set("sync"):
-            pause = context.config.sync_pause(context.size)
-            context.alarms.set("sync", max(context.now, self._synced_at + pause))
+            context.alarms.set("sync", max(context.now, self._synced_at + self._sync_pause))
 
     def ask_anew(self, row: Row) -> None:
         """What it told us is old by now: ask, though nothing seems to differ."""
@@ -301,7 +309,8 @@ class Exchange:
         """Ask the one that waits longest and still differs."""
         context = self._context
         while self._wanted:
-            member = next(iter(self._wanted))
+            near = (each for each in self._wanted if (r := context.members.get(each)) is not None and r.answers)
+            member = next(near, None) or next(iter(self._wanted))
             del self._wanted[member]
             row = context.members.get(member)
             if row is None or not row.is_living or row.fingerprint == context.members.fingerprint:
@@ -313,7 +322,7 @@ class Exchange:
                 self._synced_at = context.now
                 break
         if self._wanted:
-            context.alarms.set("sync", context.now + context.config.sync_pause(context.size))
+            context.alarms.set("sync", context.now + self._sync_pause)
 
     def synced(self, row: Row, *, brought_news: bool) -> None:
         """A synchronisation with ``row`` ended; one that brings nothing is not repeated for nothing."""

@@ -39,6 +39,8 @@ class Row:
     """It was shut out: what others say of it counts for nothing until it comes itself, and is let in."""
     is_forgotten: bool = False
     """Shown to nobody any more; kept so that old news of it is known for what it is."""
+    answers: bool = False
+    """Whether it answered our last call: then there is a connection to it, and the next call takes no new one."""
     reach: bool = True
     """Whether we can talk to it ourselves; it may live all the same."""
     rtt: float | None = None
