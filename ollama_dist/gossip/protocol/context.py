@@ -66,13 +66,15 @@ class Context:
     pending: dict[int, Pending] = field(default_factory=dict)
     declare_from: float = float("-inf")
     """Before this time nobody is declared dead: we stood still ourselves and look around first (rule 8)."""
+    stood_until: float = float("-inf")
+    """When we last ran again after a stop: how long answers took before says nothing."""
     missed_heard_at: float = float("-inf")
     """When somebody who was suspect or gone last spoke to us itself: what kept it from us (a partition?) may
     be over for others as well. Questions put before prove nothing any more (rule 9)."""
 
     def __post_init__(self) -> None:
         self.rumours = Rumours(self.me)
-        self.health = LocalHealth(self.config.local_health_max)
+        self.health = LocalHealth(self.config.local_health_max, self.config.probe_timeout_least)
         self._token = 0
         self._open: set[tuple[NodeId, Kind]] = set()
         self._open_for: Counter[Purpose] = Counter()
@@ -102,11 +104,13 @@ class Context:
         return [row for row in self.members.living() if row.id != self.me]
 
     def some(self, rows: list[Row], count: int) -> list[Row]:
-        """So many of ``rows`` by chance, of those that answer where these are enough to choose from."""
+        """So many of ``rows`` by chance, of those that answer where these are enough to choose from; while they
+        are not, one stranger among them."""
         near = [row for row in rows if row.answers]
-        if len(near) >= self.config.near_least:
-            rows = near
-        return self.rng.sample(rows, min(count, len(rows)))
+        chosen: list[Row] = []
+        if count and len(near) < min(len(rows), self.config.near_least):
+            chosen.append(self.rng.choice([row for row in rows if not row.answers]))
+        return chosen + self.rng.sample(near, min(count - len(chosen), len(near)))
 
     # Effects
 

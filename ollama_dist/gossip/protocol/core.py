@@ -125,6 +125,8 @@ class Membership:
         row = self._context.members.get(sender)
         if row is not None:
             row.answers = True
+        if pending.kind is not Kind.PING_REQ and pending.sent_at >= self._context.stood_until:
+            self._context.health.answered(now - pending.sent_at)
         self._use_reply(pending, row, envelope, brought_news=self._context.members.fingerprint != before)
         self._context.answers.clear()  # a reply is never answered
         if row is not None and row.is_living:
@@ -136,7 +138,8 @@ class Membership:
         self._context.now = now
         pending = self._context.close(token)
         if pending is not None:
-            if pending.peer is not None and (row := self._context.members.get(pending.peer)) is not None:
+            row = self._context.members.get(pending.peer) if pending.peer is not None else None
+            if row is not None and failure is not Failure.TIMEOUT:
                 row.answers = False
             match pending.purpose:
                 case Purpose.JOIN:
@@ -205,6 +208,7 @@ class Membership:
         """The process did not run for ``gap`` seconds: judge nobody by what was missed (rule 8)."""
         self._context.now = now
         self._context.health.worse()
+        self._context.stood_until = now
         self._context.declare_from = now + self._context.config.sync_timeout
         self._detector.void_probes()
         self._beliefs.stood_still(gap)
