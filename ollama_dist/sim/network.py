@@ -345,6 +345,7 @@ class VirtualNetwork:
             self.do(node, happen(), given)
 
     def _wake(self, node: VirtualNode, time: float, number: int) -> None:
+        time += self.links.late(node.name, self.rng)
         self._later(node, time, lambda: node.core.tick(self.now, number), TICK)
 
     def _message(

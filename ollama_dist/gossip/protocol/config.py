@@ -15,6 +15,9 @@ class Rules:
     refutation: bool = True
     """Who is accused contradicts with a higher incarnation."""
 
+    pace: bool = True
+    """Whose alarms ring late, or who waits long for answers, judges more slowly and does less."""
+
     ask_once: bool = True
     """Nobody is declared dead before it was asked directly, in vain (rule 3)."""
 
@@ -67,8 +70,8 @@ class GossipConfig:
     """While there is news, so many members are told every interval."""
 
     near_least: int = 8
-    """With so many that answer, news and help are asked of these alone: others take a new connection, which costs
-    as much as ten calls. More: news spreads more evenly while a cluster comes together, at that cost."""
+    """Where so many answer, these alone are told news and asked to help: others take a new connection, which
+    costs as much as several calls. More: news spreads more evenly while a cluster comes together."""
 
     gossip_open_max: int = 6
     """Nobody else is told news while so many calls with some are unanswered: answers that stay away say that

@@ -74,7 +74,10 @@ class Context:
 
     def __post_init__(self) -> None:
         self.rumours = Rumours(self.me)
-        self.health = LocalHealth(self.config.local_health_max, self.config.probe_timeout_least)
+        config = self.config
+        self.health = LocalHealth(
+            config.local_health_max, config.probe_timeout_least, paces=config.rules.pace
+        )
         self._token = 0
         self._open: set[tuple[NodeId, Kind]] = set()
         self._open_for: Counter[Purpose] = Counter()
@@ -104,8 +107,8 @@ class Context:
         return [row for row in self.members.living() if row.id != self.me]
 
     def some(self, rows: list[Row], count: int) -> list[Row]:
-        """So many of ``rows`` by chance, of those that answer where these are enough to choose from; while they
-        are not, one stranger among them."""
+        """So many of ``rows`` by chance, of those that answer. Where these are few one stranger is among them,
+        and nobody else: who has just come does not connect to all at once."""
         near = [row for row in rows if row.answers]
         chosen: list[Row] = []
         if count and len(near) < min(len(rows), self.config.near_least):

@@ -269,10 +269,13 @@ class Exchange:
         room = max(0, context.config.gossip_open_max - context.open_count(Purpose.GOSSIP))
         for row in context.some(others, min(context.config.gossip_fanout, room)):
             if not context.is_open(row.id, Kind.GOSSIP):
-                deadline = context.now + context.config.sync_timeout
-                context.call(row, self.envelope(Kind.GOSSIP, row), deadline, Purpose.GOSSIP)
+                context.call(row, self.envelope(Kind.GOSSIP, row), self._deadline, Purpose.GOSSIP)
         if others and (len(context.rumours) or self._spread_ticks):
             context.alarms.set("gossip", context.now + self._gossip_pause)
+
+    @property
+    def _deadline(self) -> float:
+        return self._context.now + self._context.config.sync_timeout * self._context.health.slowness
 
     @property
     def _gossip_pause(self) -> float:
@@ -305,20 +308,24 @@ class Exchange:
         self._in_vain.pop(row.id, None)
         self.want(row.id)
 
+    def _most_wanted(self) -> NodeId:
+        """Of those that answer the one that waits longest, else of all."""
+        rows = map(self._context.members.get, self._wanted)
+        near = (row.id for row in rows if row is not None and row.answers)
+        return next(near, None) or next(iter(self._wanted))
+
     def sync(self) -> None:
         """Ask the one that waits longest and still differs."""
         context = self._context
         while self._wanted:
-            near = (each for each in self._wanted if (r := context.members.get(each)) is not None and r.answers)
-            member = next(near, None) or next(iter(self._wanted))
+            member = self._most_wanted()
             del self._wanted[member]
             row = context.members.get(member)
             if row is None or not row.is_living or row.fingerprint == context.members.fingerprint:
                 continue
             if self._in_vain.get(member) == (context.members.fingerprint, row.fingerprint):
                 continue
-            deadline = context.now + context.config.sync_timeout
-            if context.call(row, self.envelope(Kind.SYNC, row), deadline, Purpose.SYNC):
+            if context.call(row, self.envelope(Kind.SYNC, row), self._deadline, Purpose.SYNC):
                 self._synced_at = context.now
                 break
         if self._wanted:

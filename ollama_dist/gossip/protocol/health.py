@@ -23,11 +23,13 @@ DEVIATIONS: Final = 4
 class LocalHealth:
     """A score from 0 (well) up to a bound; timeouts and periods are multiplied by one more than it.
 
-    ``patience``: how long an answer is waited for by a member that is well, in seconds.
+    ``patience``: how long an answer is waited for by a member that is well, in seconds. ``paces``: whether
+    lateness counts.
     """
 
-    def __init__(self, bound: int, patience: float) -> None:
+    def __init__(self, bound: int, patience: float, *, paces: bool = True) -> None:
         self._bound = bound
+        self._most_slowness = bound if paces else 0
         self._patience = patience
         self._late = 0.0
         self._took: float | None = None
@@ -43,7 +45,7 @@ class LocalHealth:
     def slowness(self) -> int:
         """By which it does less: 1 where alarms ring and answers come in time."""
         steps = max(LATE_STEPS * self._late, self.answers_within) / self._patience
-        return 1 + min(self._bound, int(steps))
+        return 1 + min(self._most_slowness, int(steps))
 
     @property
     def answers_within(self) -> float:

@@ -40,7 +40,7 @@ class Row:
     is_forgotten: bool = False
     """Shown to nobody any more; kept so that old news of it is known for what it is."""
     answers: bool = False
-    """Whether it answered our last call: then there is a connection to it, and the next call takes no new one."""
+    """Whether a call of ours was answered, and none refused since: there is a connection to it already."""
     reach: bool = True
     """Whether we can talk to it ourselves; it may live all the same."""
     rtt: float | None = None
