@@ -170,13 +170,12 @@ class Invariants:
         opinion.failed = given.peer if given.kind is Input.FAILED else None
         if given.token:
             self._ended(node, opinion, given)
-        self._write_down(node, [effect for effect in effects if isinstance(effect, Event)])
-        changed: dict[NodeId, None] = {node.id: None}
+        events = [effect for effect in effects if isinstance(effect, Event)]
+        self._write_down(node, events)
+        for event in events:
+            self._told(node, opinion, event)
         for effect in effects:
             match effect:
-                case Event():
-                    changed[effect.member] = None
-                    self._told(node, opinion, effect)
                 case Call():
                     self._called(node, opinion, effect)
                 case Respond(request):
@@ -187,7 +186,9 @@ class Invariants:
             self._look(node, opinion, [row.id for row in node.core.inside.members])
             self._pruned(node, opinion)
         elif opinion.is_watched:
-            self._look(node, opinion, changed)
+            self._look(node, opinion, dict.fromkeys((node.id, *(event.member for event in events))))
+        else:
+            self._look(node, opinion, (node.id,))  # what it writes others may read at once
 
     def sent(self, node: VirtualNode, envelope: Envelope) -> None:
         self._messages += 1
@@ -305,10 +306,12 @@ class Invariants:
             self.kinds_seen.update(kinds)
             self._met = kinds.count(EventKind.JOINED)
             at = f"{self._now!r} {node.name}"
-            lines = [f"{at} {event.kind} {event.member}\n" for event in events]
+            lines = [" ".join((at, event.kind, event.member)) + "\n" for event in events]
             self._history.update("".join(lines).encode())
 
     def _told(self, node: VirtualNode, opinion: _Opinion, event: Event) -> None:
+        if event.kind is EventKind.UPDATED and opinion.words.get(event.member) is ALIVE:
+            return  # so it is with nearly all
         if event.kind not in _WORDS or event.member == node.id:
             return
         now = self._now
@@ -392,8 +395,8 @@ class Invariants:
     def _bounded(self, node: VirtualNode, what: str, size: int, limit: int) -> None:
         if size > self.most.get(what, 0):
             self.most[what] = size
-        if size > limit:
-            self._violated(9, node, f"{size} {what}")
+            if size > limit:
+                self._violated(9, node, f"{size} {what}")
 
     def _most(self, what: str, size: int) -> None:
         self.most[what] = max(self.most.get(what, 0), size)

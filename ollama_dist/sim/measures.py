@@ -269,6 +269,8 @@ class Measures:
 
     def _learns(self, node: VirtualNode, member: NodeId) -> None:
         """Something about the member changed at the node: perhaps what it was waited for."""
+        if not (member in self._loads or member in self._writes or member in self._claims):
+            return
         row = node.core.inside.members.get(member)
         if row is None:
             return

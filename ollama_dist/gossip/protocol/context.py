@@ -59,6 +59,8 @@ class Context:
     verify: Verify
     now: float = 0.0
     effects: list[Effect] = field(default_factory=list)
+    joined: list[NodeId] = field(default_factory=list)
+    """Who is told of as new among them."""
     answers: list[Claim] = field(default_factory=list)
     """Newer news for whoever sent the message at hand: goes into the reply (rule 6)."""
     members: Members = field(default_factory=Members)
@@ -122,6 +124,8 @@ class Context:
 
     def event(self, kind: EventKind, member: NodeId, detail: str = "") -> None:
         self.effects.append(Event(kind, member, detail))
+        if kind is EventKind.JOINED:
+            self.joined.append(member)
 
     def is_open(self, peer: NodeId, kind: Kind) -> bool:
         return (peer, kind) in self._open

@@ -359,13 +359,15 @@ class Membership:
             self._beliefs.hear(claim, teller=sender)
         if envelope.target_claim is not None:
             self._beliefs.hear(envelope.target_claim, teller=sender)
-        told = next((entry for entry in envelope.digest if entry.subject == self._context.me), None)
-        if told is not None:
-            self._exchange.look_for_lies(told)
+        for entry in envelope.digest:
+            if entry[0] == self._context.me:
+                self._exchange.look_for_lies(entry)
+                break
+        take_state = self._exchange.take_state
         for delta in envelope.deltas:
             for claim in delta.claims:
                 self._beliefs.hear(claim, teller=sender, by_sync=True)
-            self._exchange.take_state(delta)
+            take_state(delta)
 
     def _hear_claim(self, claim: Claim, row: Row | None, sender: NodeId) -> None:
         if claim.contact is None and claim.rank is Rank.ALIVE:
@@ -470,9 +472,10 @@ class Membership:
     def _done(self) -> list[Effect]:
         """The effects of the input just handled, and the wish to be woken if that has changed."""
         context = self._context
-        for effect in context.effects:
-            if isinstance(effect, Event) and effect.kind is EventKind.JOINED and effect.member != context.me:
-                self._detector.add(effect.member)
+        for member in context.joined:
+            if member != context.me:
+                self._detector.add(member)
+        context.joined.clear()
         self._own.persist_if_changed()
         if self._own.is_announced:
             self._exchange.wake()
