@@ -172,8 +172,10 @@ class Invariants:
             self._ended(node, opinion, given)
         events = [effect for effect in effects if isinstance(effect, Event)]
         self._write_down(node, events)
+        words = opinion.words
         for event in events:
-            self._told(node, opinion, event)
+            if event.kind is not EventKind.UPDATED or words.get(event.member) is not ALIVE:
+                self._told(node, opinion, event)  # else it may well be, and leads nowhere
         for effect in effects:
             match effect:
                 case Call():
@@ -310,8 +312,6 @@ class Invariants:
             self._history.update("".join(lines).encode())
 
     def _told(self, node: VirtualNode, opinion: _Opinion, event: Event) -> None:
-        if event.kind is EventKind.UPDATED and opinion.words.get(event.member) is ALIVE:
-            return  # so it is with nearly all
         if event.kind not in _WORDS or event.member == node.id:
             return
         now = self._now

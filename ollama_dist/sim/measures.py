@@ -199,7 +199,9 @@ class Measures:
                         self._suspects(node, effect.member)
                     case EventKind.DEAD | EventKind.LEFT:
                         self._buries(node, effect.member, is_death=effect.kind is EventKind.DEAD)
-                self._learns(node, effect.member)
+                member = effect.member
+                if member in self._loads or member in self._writes or member in self._claims:
+                    self._learns(node, member)
 
     # Errors of judgement
 
@@ -269,8 +271,6 @@ class Measures:
 
     def _learns(self, node: VirtualNode, member: NodeId) -> None:
         """Something about the member changed at the node: perhaps what it was waited for."""
-        if not (member in self._loads or member in self._writes or member in self._claims):
-            return
         row = node.core.inside.members.get(member)
         if row is None:
             return

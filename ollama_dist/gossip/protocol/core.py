@@ -304,11 +304,12 @@ class Membership:
 
     def _view(self, row: Row) -> MemberView:
         me = self._context.me
+        reaches_us = me not in unreachable_of(row)
         return MemberView(
             id=row.id,
             state=row.state,
             is_self=row.id == me,
-            reachable=row.reach and me not in unreachable_of(row),
+            reachable=row.reach and reaches_us,
             since=row.since,
             reason=row.reason,
             addresses=row.addresses,
@@ -322,7 +323,7 @@ class Membership:
             cold=row.cold.view(),
             cold_version=row.cold.version,
             reach=row.reach,
-            reaches_us=me not in unreachable_of(row),
+            reaches_us=reaches_us,
             accuser=(row.accusation.accuser or "") if row.accusation else "",
             protocol=row.signed.contact.versions if row.signed.contact else (0, 0),
         )

@@ -145,7 +145,7 @@ class Exchange:
     def _load_delta(self, row: Row) -> MemberDelta:
         assert row.hot is not None
         hot = Hot(row.hot.version, row.hot.data, self._context.now - row.hot_at)
-        return MemberDelta(row.id, row.standing.generation, hot=hot)
+        return MemberDelta(row.id, row.standing[0], (), hot)
 
     # Digests and deltas
 
@@ -177,7 +177,11 @@ class Exchange:
         for row in lacking:
             if budget < CLAIM_OVERHEAD:
                 break
-            delta, cost = self._delta(row, known.get(row.id), budget)
+            entry = known.get(row.id)
+            if entry is not None and row.hot is not None and _is_load_alone(row.digest(), entry):
+                delta, cost = self._load_delta(row), CLAIM_OVERHEAD + len(row.hot.data) + 8
+            else:
+                delta, cost = self._delta(row, entry, budget)
             if cost > budget:
                 continue
             budget -= cost
@@ -214,6 +218,9 @@ class Exchange:
         if delta.cold is None and told is not None and row.hot is not None and told[0] <= row.hot[0]:
             return  # so it is with most loads that ride along, and they are many
         if not row.is_living or delta.generation != row.standing.generation:
+            return
+        if delta.cold is None and told is not None and told[0] < VERSION_LIMIT and row is not self._own.row:
+            self.take_load(row, told)
             return
         hot, cold, gc = _versions(delta)
         if max(hot, cold, gc) >= VERSION_LIMIT:
@@ -353,13 +360,17 @@ def _versions(delta: MemberDelta) -> tuple[int, int, int]:
 def _has_news(row: Row, entry: DigestEntry | None) -> bool:
     if entry is None:
         return row.is_living
-    if row.standing.life > (entry.generation, entry.incarnation):
-        return True
-    if row.standing.life < (entry.generation, entry.incarnation):
-        return False
-    if entry.is_gone != (not row.is_living):
-        return True
-    if not row.is_living:
-        return False
-    has_load = row.hot is not None and row.hot.version > entry.hot
-    return has_load or (row.cold.gc, row.cold.version) > (entry.gc, entry.cold)
+    _, generation, incarnation, is_gone, hot, cold, gc = row.digest()
+    _, their_generation, their_incarnation, they_say_gone, their_hot, their_cold, their_gc = entry
+    if generation != their_generation:
+        return generation > their_generation
+    if incarnation != their_incarnation:
+        return incarnation > their_incarnation
+    if is_gone or they_say_gone:
+        return is_gone != they_say_gone
+    return hot > their_hot or (gc, cold) > (their_gc, their_cold)
+
+
+def _is_load_alone(mine: DigestEntry, theirs: DigestEntry) -> bool:
+    """Whether nothing but the load differs: so it is with nearly all."""
+    return mine[:4] == theirs[:4] and mine[5:] == theirs[5:]
