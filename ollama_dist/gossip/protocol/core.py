@@ -18,7 +18,6 @@ from ollama_dist.gossip.protocol.context import Context, Pending, Purpose, Verif
 from ollama_dist.gossip.protocol.detector import Detector
 from ollama_dist.gossip.protocol.effects import (
     Effect,
-    Event,
     EventKind,
     Failure,
     Gone,

@@ -6,7 +6,6 @@ from typing import Final
 
 from ollama_dist.core.ids import NodeId
 
-
 KEPT: Final = 64
 """So many are remembered at least. In a large cluster more are fresh, but a few of the newest ride along, and
 hardly any of these is out of date already."""
