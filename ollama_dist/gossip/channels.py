@@ -59,14 +59,21 @@ _BROKEN: Final = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnec
 class Channels:
     """Calls to peers. At most one connection is open, or being made, to each.
 
-    ``lost`` is told of a peer whose connection broke while nothing was being asked of it.
+    ``lost`` is told of a peer whose connection broke while nothing was being asked of it. ``slowness``: how
+    many times longer than usual things may take now, since this process is short of time itself.
     """
 
     def __init__(
-        self, credentials: Credentials, lost: Callable[[NodeId], None], *, limit: int = MAX_CHANNELS
+        self,
+        credentials: Credentials,
+        lost: Callable[[NodeId], None],
+        *,
+        limit: int = MAX_CHANNELS,
+        slowness: Callable[[], int] = lambda: 1,
     ) -> None:
         self._credentials = credentials
         self._lost = lost
+        self._slowness = slowness
         self._limit = limit
         self._channels: OrderedDict[NodeId, _Channel] = OrderedDict()
         self._opening: dict[NodeId, asyncio.Task[_Channel | CallFailed]] = {}
@@ -146,7 +153,7 @@ class Channels:
             reply = await channel.call(method, payload, timeout)
         except CallFailed as failure:
             channel.quiet = channel.quiet + 1 if failure.kind is Failure.TIMEOUT else 0
-            is_stuck = channel.quiet >= QUIET_CALLS or failure.kind is Failure.UNREACHABLE
+            is_stuck = channel.quiet >= QUIET_CALLS * self._slowness() or failure.kind is Failure.UNREACHABLE
             if (is_stuck or failure.is_stale) and self._channels.get(channel.peer) is channel:
                 await self._drop(channel.peer)
             raise
@@ -180,7 +187,8 @@ class Channels:
         working = self._working.get(peer)
         ordered = sorted(addresses, key=lambda address: address != working)
         try:
-            met, shown = await self._showing(lambda each: meet_peer(peer, ordered, each, CONNECT_S))
+            timeout = CONNECT_S * self._slowness()
+            met, shown = await self._showing(lambda each: meet_peer(peer, ordered, each, timeout))
             return await self._keep(met, shown)
         except CallFailed as failure:
             return failure

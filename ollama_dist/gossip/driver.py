@@ -97,7 +97,7 @@ class Driver:
         self._settings = settings
         self._core: Membership | None = None
         self._counters: Counter[str] = Counter()
-        self._channels = Channels(credentials, self.hint)
+        self._channels = Channels(credentials, self.hint, slowness=self._slowness)
         self._server = Server(credentials, self._answer, self._count, services)
         self._store = Store(settings.memory) if settings.memory is not None else None
         self._memory = Memory()
@@ -278,6 +278,9 @@ class Driver:
     def _gap(self, now: float) -> float:
         """For how long nothing ran here although something was to be done."""
         return now - max(self._wake_at, self._last_input)
+
+    def _slowness(self) -> int:
+        return self._core.slowness if self._core is not None else 1
 
     def _tick(self, number: int) -> None:
         ringing = self._wake

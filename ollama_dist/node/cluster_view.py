@@ -5,7 +5,15 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ollama_dist.core.ids import NodeId
-from ollama_dist.core.view import ClusterView, EngineState, MemberState, NodeView, Standing
+from ollama_dist.core.view import (
+    ClusterView,
+    Engine,
+    EngineState,
+    MemberState,
+    NodeView,
+    Resources,
+    Standing,
+)
 from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.announce import Cold, Hot, decode_cold, decode_hot, engine_of, resources_of
 
@@ -15,10 +23,14 @@ UNHEARD: Final = Hot(engine_state=EngineState.STARTING)
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
-    """A peer's slow state, decoded once per version."""
+    """What a peer told of itself, decoded once: it is looked at every second, and seldom changes."""
 
     version: tuple[int, int]
     cold: Cold
+    load: bytes
+    hot: Hot
+    engine: Engine
+    resources: Resources
 
 
 class ViewStore:
@@ -45,8 +57,8 @@ class ViewStore:
         self._current = ClusterView(self._current.cluster_id, me.id, named).after(self._current)
 
     def _node(self, view: MemberView, now: float, wall: float) -> NodeView:
-        cold = self._cold(view)
-        hot = decode_hot(view.hot) or (Hot() if view.hot or not view.cold else UNHEARD)
+        heard = self._hear(view)
+        cold, hot = heard.cold, heard.hot
         known = self._current.nodes.get(view.id)
         same = known is not None and known.models == cold.models
         host, _, _ = view.addresses[0].rpartition(":") if view.addresses else ("", "", "")
@@ -60,9 +72,9 @@ class ViewStore:
             address=view.addresses[0] if view.addresses else "",
             relay=(host.strip("[]"), cold.relay_port) if host and cold.relay_port else None,
             version=cold.version,
-            engine=engine_of(cold, hot),
+            engine=heard.engine,
             load=hot.load,
-            resources=resources_of(cold, hot),
+            resources=heard.resources,
             models=known.models if known is not None and same else cold.models,
             loaded=cold.loaded,
             rtt_s=view.rtt,
@@ -81,15 +93,21 @@ class ViewStore:
             ),
         )
 
-    def _cold(self, view: MemberView) -> Cold:
+    def _hear(self, view: MemberView) -> _Heard:
         version = (view.generation, view.cold_version)
         heard = self._heard.get(view.id)
-        if heard is None or heard.version != version:
+        if heard is not None and (heard.version, heard.load) == (version, view.hot):
+            return heard
+        if heard is not None and heard.version == version:
+            cold = heard.cold
+        else:
             cold = decode_cold(view.cold)
             if not cold.name and heard is not None:  # started again, and has not said yet who it is
                 cold = replace(cold, name=heard.cold.name)
-            heard = self._heard[view.id] = _Heard(version, cold)
-        return heard.cold
+        hot = decode_hot(view.hot) or (Hot() if view.hot or not view.cold else UNHEARD)
+        heard = _Heard(version, cold, view.hot, hot, engine_of(cold, hot), resources_of(cold, hot))
+        self._heard[view.id] = heard
+        return heard
 
 
 def _with_unique_names(

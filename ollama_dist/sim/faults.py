@@ -208,7 +208,7 @@ class Starve(Fault):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slow(Fault):
     name = "slow"
-    says = "all from and to a node takes `delay` seconds longer, on average"
+    says = "all from and to a node takes `delay` seconds longer, on average, and its alarms ring so late"
     delay: float = 0.1
 
     def strike(self, world: World) -> None:

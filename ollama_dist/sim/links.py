@@ -61,7 +61,7 @@ class Links:
     sides: dict[str, int] = field(default_factory=dict)
     """In a partition: on which side each node is. Who is named nowhere is on side 0."""
     slow: dict[str, float] = field(default_factory=dict)
-    """Seconds that everything from and to a node takes longer, on average."""
+    """Seconds that everything from and to a node takes longer, on average, and that its alarms are late."""
     late_until: dict[Pair, float] = field(default_factory=dict)
     """Connections that stand still: what is sent over them arrives at that time, not before."""
 
@@ -86,11 +86,17 @@ class Links:
         """Seconds from sending to arriving."""
         delay = self.latency.sample(rng)
         if self.slow:
-            extra = self.slow.get(sender, 0.0) + self.slow.get(receiver, 0.0)
-            delay += rng.expovariate(1 / extra) if extra else 0.0
+            delay += self._extra(self.slow.get(sender, 0.0) + self.slow.get(receiver, 0.0), rng)
         if self.late_until:
             delay = max(delay, self.late_until.get((sender, receiver), 0.0) - now)
         return delay
+
+    def late(self, node: str, rng: Random) -> float:
+        """Seconds by which an alarm of ``node`` rings late."""
+        return self._extra(self.slow.get(node, 0.0), rng) if self.slow else 0.0
+
+    def _extra(self, average: float, rng: Random) -> float:
+        return rng.expovariate(1 / average) if average else 0.0
 
     def heal(self) -> None:
         """Every way is open again; loss and latency stay as they are."""

@@ -199,7 +199,9 @@ class Measures:
                         self._suspects(node, effect.member)
                     case EventKind.DEAD | EventKind.LEFT:
                         self._buries(node, effect.member, is_death=effect.kind is EventKind.DEAD)
-                self._learns(node, effect.member)
+                member = effect.member
+                if member in self._loads or member in self._writes or member in self._claims:
+                    self._learns(node, member)
 
     # Errors of judgement
 

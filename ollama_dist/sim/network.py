@@ -293,8 +293,13 @@ class VirtualNetwork:
 
     def do(self, node: VirtualNode, effects: list[Effect], given: Given = OWN) -> None:
         """Carry out what ``node``'s state machine answered to an input."""
+        is_copy = False
         for effect in effects:
             match effect:
+                case Event():
+                    is_copy |= effect.kind is EventKind.CLONE
+                    if self._keeps_events:
+                        node.events.append((self.now, effect))
                 case WakeAt(time, number):
                     self._wake(node, time, number)
                 case Call():
@@ -303,16 +308,13 @@ class VirtualNetwork:
                     self._told(node, envelope)
                     if answer := self._requests.pop(request, None):
                         answer(envelope)
-                case Event():
-                    if self._keeps_events:
-                        node.events.append((self.now, effect))
                 case Persist(generation, peers, _):
                     node.generation, node.peers = generation, peers
                 case Count(what):
                     node.counts[what] = node.counts.get(what, 0) + 1
         for observer in self.observers:
             observer.handled(node, given, effects)
-        if any(isinstance(effect, Event) and effect.kind is EventKind.CLONE for effect in effects):
+        if is_copy:
             self.crash(node)  # as the driver does: who is a copy stays outside
 
     def deliver(self, sender: NodeId, receiver: VirtualNode, envelope: Envelope) -> None:
@@ -345,6 +347,7 @@ class VirtualNetwork:
             self.do(node, happen(), given)
 
     def _wake(self, node: VirtualNode, time: float, number: int) -> None:
+        time += self.links.late(node.name, self.rng)
         self._later(node, time, lambda: node.core.tick(self.now, number), TICK)
 
     def _message(

@@ -16,6 +16,7 @@ RULES: Final[Mapping[str, str]] = {
     "slow-suspicion": "a suspicion takes longer while nobody else confirms it",
     "refutation": "the accused contradicts with a higher incarnation",
     "health": "who misses answers judges more slowly",
+    "pace": "whose alarms ring late, or who waits long for answers, judges more slowly and does less",
     "stall-guard": "who stood still blames nobody for what it missed",
     "ask-once": "the accused is asked directly before it is declared dead",
     "hearsay": "a death told by others only makes us look ourselves",

@@ -165,6 +165,8 @@ def _introduce(network: VirtualNetwork, nodes: list[VirtualNode]) -> None:
         teller = nodes[0] if node is not nodes[0] else nodes[-1]
         effects = node.core.message(network.now, 0, teller.id, Envelope(Kind.GOSSIP, None, deltas=deltas))
         node.core.inside.rumours = Rumours(node.id)
+        for row in node.core.inside.members:
+            row.answers = True
         network.do(node, [effect for effect in effects if isinstance(effect, WakeAt | Persist)])
 
 

@@ -15,6 +15,9 @@ class Rules:
     refutation: bool = True
     """Who is accused contradicts with a higher incarnation."""
 
+    pace: bool = True
+    """Whose alarms ring late, or who waits long for answers, judges more slowly and does less."""
+
     ask_once: bool = True
     """Nobody is declared dead before it was asked directly, in vain (rule 3)."""
 
@@ -54,12 +57,25 @@ class GossipConfig:
     confirmations: int = 2
     """Other members that must suspect too before a suspicion runs at its shortest."""
 
+    asks_open_max: int = 16
+    """Suspects that are asked at a time, by a member that is well; of one that is ill only a part of it (as
+    many as this divided by how much slower it judges). More: of many that vanish together the last is known
+    to be dead sooner."""
+
     local_health_max: int = 8
     """How much a judge who misses things himself slows down: period and timeout grow by (1 + his score)."""
 
     gossip_interval: float = 0.2
     gossip_fanout: int = 3
     """While there is news, so many members are told every interval."""
+
+    near_least: int = 8
+    """Where so many answer, these alone are told news and asked to help: others take a new connection, which
+    costs as much as several calls. More: news spreads more evenly while a cluster comes together."""
+
+    gossip_open_max: int = 6
+    """Nobody else is told news while so many calls with some are unanswered: answers that stay away say that
+    somebody, this member perhaps, cannot keep up. More: news spreads better where calls get lost."""
 
     retransmit_mult: int = 4
     """Each piece of news is sent this many times log10 of the size by every member that learns it."""

@@ -1,5 +1,6 @@
 """What the parts of the state machine share: the table, the clockwork, open calls, and what is to be done."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -58,6 +59,8 @@ class Context:
     verify: Verify
     now: float = 0.0
     effects: list[Effect] = field(default_factory=list)
+    joined: list[NodeId] = field(default_factory=list)
+    """Who is told of as new among them."""
     answers: list[Claim] = field(default_factory=list)
     """Newer news for whoever sent the message at hand: goes into the reply (rule 6)."""
     members: Members = field(default_factory=Members)
@@ -65,15 +68,21 @@ class Context:
     pending: dict[int, Pending] = field(default_factory=dict)
     declare_from: float = float("-inf")
     """Before this time nobody is declared dead: we stood still ourselves and look around first (rule 8)."""
+    stood_until: float = float("-inf")
+    """When we last ran again after a stop: how long answers took before says nothing."""
     missed_heard_at: float = float("-inf")
     """When somebody who was suspect or gone last spoke to us itself: what kept it from us (a partition?) may
     be over for others as well. Questions put before prove nothing any more (rule 9)."""
 
     def __post_init__(self) -> None:
         self.rumours = Rumours(self.me)
-        self.health = LocalHealth(self.config.local_health_max)
+        config = self.config
+        self.health = LocalHealth(
+            config.local_health_max, config.probe_timeout_least, paces=config.rules.pace
+        )
         self._token = 0
         self._open: set[tuple[NodeId, Kind]] = set()
+        self._open_for: Counter[Purpose] = Counter()
 
     # Figures that depend on how many we are
 
@@ -99,6 +108,15 @@ class Context:
         """Living members but ourselves."""
         return [row for row in self.members.living() if row.id != self.me]
 
+    def some(self, rows: list[Row], count: int) -> list[Row]:
+        """So many of ``rows`` by chance, of those that answer. Where these are few, one stranger is among them,
+        not more: who has just come does not connect to all at once."""
+        near = [row for row in rows if row.answers]
+        chosen: list[Row] = []
+        if count and len(near) < min(len(rows), self.config.near_least):
+            chosen.append(self.rng.choice([row for row in rows if not row.answers]))
+        return chosen + self.rng.sample(near, min(count - len(chosen), len(near)))
+
     # Effects
 
     def count(self, what: str) -> None:
@@ -106,9 +124,15 @@ class Context:
 
     def event(self, kind: EventKind, member: NodeId, detail: str = "") -> None:
         self.effects.append(Event(kind, member, detail))
+        if kind is EventKind.JOINED:
+            self.joined.append(member)
 
     def is_open(self, peer: NodeId, kind: Kind) -> bool:
         return (peer, kind) in self._open
+
+    def open_count(self, purpose: Purpose) -> int:
+        """Calls to members for that purpose that have not ended."""
+        return self._open_for[purpose]
 
     def call(self, row: Row, envelope: Envelope, deadline: float, purpose: Purpose, probe: int = 0) -> bool:
         """Call a member; False when a call of that kind to it is open already: nothing is queued."""
@@ -117,6 +141,7 @@ class Context:
             self.count("call_busy")
             return False
         self._open.add(key)
+        self._open_for[purpose] += 1
         pending = Pending(envelope.kind, row.id, purpose, self.now, probe)
         self.effects.append(
             Call(self._next(pending), envelope.kind, row.id, row.addresses, envelope, deadline)
@@ -133,6 +158,7 @@ class Context:
         pending = self.pending.pop(token, None)
         if pending is not None and pending.peer is not None:
             self._open.discard((pending.peer, pending.kind))
+            self._open_for[pending.purpose] -= 1
         return pending
 
     def _next(self, pending: Pending) -> int:

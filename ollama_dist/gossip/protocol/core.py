@@ -18,7 +18,6 @@ from ollama_dist.gossip.protocol.context import Context, Pending, Purpose, Verif
 from ollama_dist.gossip.protocol.detector import Detector
 from ollama_dist.gossip.protocol.effects import (
     Effect,
-    Event,
     EventKind,
     Failure,
     Gone,
@@ -80,6 +79,8 @@ class Membership:
         self._context.now = now
         if number == self._wake_number:
             self._woken_for = None
+            if (due := self._context.alarms.next()) is not None:
+                self._context.health.rang(now - due)
             while (alarm := self._context.alarms.pop_due(now)) is not None:
                 self._ring(alarm)
         return self._done()
@@ -121,6 +122,10 @@ class Membership:
         before = self._context.members.fingerprint
         self._hear(sender, envelope)
         row = self._context.members.get(sender)
+        if row is not None:
+            row.answers = True
+        if pending.kind is not Kind.PING_REQ and pending.sent_at >= self._context.stood_until:
+            self._context.health.answered(now - pending.sent_at)
         self._use_reply(pending, row, envelope, brought_news=self._context.members.fingerprint != before)
         self._context.answers.clear()  # a reply is never answered
         if row is not None and row.is_living:
@@ -132,6 +137,9 @@ class Membership:
         self._context.now = now
         pending = self._context.close(token)
         if pending is not None:
+            row = self._context.members.get(pending.peer) if pending.peer is not None else None
+            if row is not None and failure is not Failure.TIMEOUT:
+                row.answers = False
             match pending.purpose:
                 case Purpose.JOIN:
                     self._joining.failed(pending)
@@ -199,6 +207,7 @@ class Membership:
         """The process did not run for ``gap`` seconds: judge nobody by what was missed (rule 8)."""
         self._context.now = now
         self._context.health.worse()
+        self._context.stood_until = now
         self._context.declare_from = now + self._context.config.sync_timeout
         self._detector.void_probes()
         self._beliefs.stood_still(gap)
@@ -262,7 +271,12 @@ class Membership:
     @property
     def local_health(self) -> int:
         """How ill this member thinks itself: 0 is well."""
-        return self._context.health.score
+        return self._context.health.factor - 1
+
+    @property
+    def slowness(self) -> int:
+        """How many times longer than usual this process should give everything: 1 where it is in time."""
+        return self._context.health.slowness
 
     @property
     def period(self) -> float:
@@ -289,11 +303,12 @@ class Membership:
 
     def _view(self, row: Row) -> MemberView:
         me = self._context.me
+        reaches_us = me not in unreachable_of(row)
         return MemberView(
             id=row.id,
             state=row.state,
             is_self=row.id == me,
-            reachable=row.reach and me not in unreachable_of(row),
+            reachable=row.reach and reaches_us,
             since=row.since,
             reason=row.reason,
             addresses=row.addresses,
@@ -307,7 +322,7 @@ class Membership:
             cold=row.cold.view(),
             cold_version=row.cold.version,
             reach=row.reach,
-            reaches_us=me not in unreachable_of(row),
+            reaches_us=reaches_us,
             accuser=(row.accusation.accuser or "") if row.accusation else "",
             protocol=row.signed.contact.versions if row.signed.contact else (0, 0),
         )
@@ -344,13 +359,15 @@ class Membership:
             self._beliefs.hear(claim, teller=sender)
         if envelope.target_claim is not None:
             self._beliefs.hear(envelope.target_claim, teller=sender)
-        told = next((entry for entry in envelope.digest if entry.subject == self._context.me), None)
-        if told is not None:
-            self._exchange.look_for_lies(told)
+        for entry in envelope.digest:
+            if entry[0] == self._context.me:
+                self._exchange.look_for_lies(entry)
+                break
+        take_state = self._exchange.take_state
         for delta in envelope.deltas:
             for claim in delta.claims:
                 self._beliefs.hear(claim, teller=sender, by_sync=True)
-            self._exchange.take_state(delta)
+            take_state(delta)
 
     def _hear_claim(self, claim: Claim, row: Row | None, sender: NodeId) -> None:
         if claim.contact is None and claim.rank is Rank.ALIVE:
@@ -455,9 +472,10 @@ class Membership:
     def _done(self) -> list[Effect]:
         """The effects of the input just handled, and the wish to be woken if that has changed."""
         context = self._context
-        for effect in context.effects:
-            if isinstance(effect, Event) and effect.kind is EventKind.JOINED and effect.member != context.me:
-                self._detector.add(effect.member)
+        for member in context.joined:
+            if member != context.me:
+                self._detector.add(member)
+        context.joined.clear()
         self._own.persist_if_changed()
         if self._own.is_announced:
             self._exchange.wake()

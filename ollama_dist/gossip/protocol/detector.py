@@ -158,7 +158,7 @@ class Detector:
         if target is None:
             return
         able = [row for row in context.others() if row.id != probe.target and row.standing.rank is Rank.ALIVE]
-        for helper in context.rng.sample(able, min(context.config.helpers, len(able))):
+        for helper in context.some(able, context.config.helpers):
             envelope = self._exchange.envelope(Kind.PING_REQ, helper, target=target.id)
             if context.call(helper, envelope, probe.ends, Purpose.PROBE, number):
                 probe.open_calls += 1
@@ -204,10 +204,13 @@ class Detector:
         context = self._context
         if row.suspicion is None:
             return
-        if self._ping(row, context.now + row.suspicion.patience, Purpose.ASK):
+        factor = context.health.factor
+        if context.open_count(Purpose.ASK) >= max(1, context.config.asks_open_max // factor):
+            context.alarms.set(("ask", row.id), context.now + context.patience)
+        elif self._ping(row, context.now + row.suspicion.patience, Purpose.ASK):
             row.suspicion.asks(context.now)
         else:  # it is being pinged for another reason: as soon as that is over
-            context.alarms.set(("ask", row.id), context.now + context.probe_timeout / 4)
+            context.alarms.set(("ask", row.id), context.now + context.patience / 4)
 
     def _greet_the_dead(self) -> None:
         """Ping one of the dead, with chance dead/(alive + 1): so the halves of a broken cluster find back."""

@@ -145,7 +145,7 @@ class Exchange:
     def _load_delta(self, row: Row) -> MemberDelta:
         assert row.hot is not None
         hot = Hot(row.hot.version, row.hot.data, self._context.now - row.hot_at)
-        return MemberDelta(row.id, row.standing.generation, hot=hot)
+        return MemberDelta(row.id, row.standing[0], (), hot)
 
     # Digests and deltas
 
@@ -177,7 +177,11 @@ class Exchange:
         for row in lacking:
             if budget < CLAIM_OVERHEAD:
                 break
-            delta, cost = self._delta(row, known.get(row.id), budget)
+            entry = known.get(row.id)
+            if entry is not None and row.hot is not None and _is_load_alone(row.digest(), entry):
+                delta, cost = self._load_delta(row), CLAIM_OVERHEAD + len(row.hot.data) + 8
+            else:
+                delta, cost = self._delta(row, entry, budget)
             if cost > budget:
                 continue
             budget -= cost
@@ -214,6 +218,9 @@ class Exchange:
         if delta.cold is None and told is not None and row.hot is not None and told[0] <= row.hot[0]:
             return  # so it is with most loads that ride along, and they are many
         if not row.is_living or delta.generation != row.standing.generation:
+            return
+        if delta.cold is None and told is not None and told[0] < VERSION_LIMIT and row is not self._own.row:
+            self.take_load(row, told)
             return
         hot, cold, gc = _versions(delta)
         if max(hot, cold, gc) >= VERSION_LIMIT:
@@ -257,7 +264,7 @@ class Exchange:
         """See to it that news goes out, if there is any."""
         context = self._context
         if (len(context.rumours) or self._spread_ticks) and not context.alarms.is_set("gossip"):
-            context.alarms.set("gossip", context.now + context.config.gossip_interval / 4)
+            context.alarms.set("gossip", context.now + self._gossip_pause / 4)
 
     def gossip(self) -> None:
         """Tell a few random members."""
@@ -266,12 +273,24 @@ class Exchange:
         own, alive = self._own.row, Rank.ALIVE
         living = context.members.living()
         others = [row for row in living if row.standing.rank is alive and row is not own] or context.others()
-        for row in context.rng.sample(others, min(context.config.gossip_fanout, len(others))):
+        room = max(0, context.config.gossip_open_max - context.open_count(Purpose.GOSSIP))
+        for row in context.some(others, min(context.config.gossip_fanout, room)):
             if not context.is_open(row.id, Kind.GOSSIP):
-                deadline = context.now + context.config.sync_timeout
-                context.call(row, self.envelope(Kind.GOSSIP, row), deadline, Purpose.GOSSIP)
+                context.call(row, self.envelope(Kind.GOSSIP, row), self._deadline, Purpose.GOSSIP)
         if others and (len(context.rumours) or self._spread_ticks):
-            context.alarms.set("gossip", context.now + context.config.gossip_interval)
+            context.alarms.set("gossip", context.now + self._gossip_pause)
+
+    @property
+    def _deadline(self) -> float:
+        return self._context.now + self._context.config.sync_timeout * self._context.health.slowness
+
+    @property
+    def _gossip_pause(self) -> float:
+        return self._context.config.gossip_interval * self._context.health.slowness
+
+    @property
+    def _sync_pause(self) -> float:
+        return self._context.config.sync_pause(self._context.size) * self._context.health.slowness
 
     # Synchronising
 
@@ -288,8 +307,7 @@ class Exchange:
             return
         self._wanted[member] = None
         if not context.alarms.is_set("sync"):
-            pause = context.config.sync_pause(context.size)
-            context.alarms.set("sync", max(context.now, self._synced_at + pause))
+            context.alarms.set("sync", max(context.now, self._synced_at + self._sync_pause))
 
     def ask_anew(self, row: Row) -> None:
         """What it told us is old by now: ask, though nothing seems to differ."""
@@ -297,23 +315,28 @@ class Exchange:
         self._in_vain.pop(row.id, None)
         self.want(row.id)
 
+    def _most_wanted(self) -> NodeId:
+        """Of those that answer the one that waits longest, else of all."""
+        rows = map(self._context.members.get, self._wanted)
+        near = (row.id for row in rows if row is not None and row.answers)
+        return next(near, None) or next(iter(self._wanted))
+
     def sync(self) -> None:
         """Ask the one that waits longest and still differs."""
         context = self._context
         while self._wanted:
-            member = next(iter(self._wanted))
+            member = self._most_wanted()
             del self._wanted[member]
             row = context.members.get(member)
             if row is None or not row.is_living or row.fingerprint == context.members.fingerprint:
                 continue
             if self._in_vain.get(member) == (context.members.fingerprint, row.fingerprint):
                 continue
-            deadline = context.now + context.config.sync_timeout
-            if context.call(row, self.envelope(Kind.SYNC, row), deadline, Purpose.SYNC):
+            if context.call(row, self.envelope(Kind.SYNC, row), self._deadline, Purpose.SYNC):
                 self._synced_at = context.now
                 break
         if self._wanted:
-            context.alarms.set("sync", context.now + context.config.sync_pause(context.size))
+            context.alarms.set("sync", context.now + self._sync_pause)
 
     def synced(self, row: Row, *, brought_news: bool) -> None:
         """A synchronisation with ``row`` ended; one that brings nothing is not repeated for nothing."""
@@ -337,13 +360,17 @@ def _versions(delta: MemberDelta) -> tuple[int, int, int]:
 def _has_news(row: Row, entry: DigestEntry | None) -> bool:
     if entry is None:
         return row.is_living
-    if row.standing.life > (entry.generation, entry.incarnation):
-        return True
-    if row.standing.life < (entry.generation, entry.incarnation):
-        return False
-    if entry.is_gone != (not row.is_living):
-        return True
-    if not row.is_living:
-        return False
-    has_load = row.hot is not None and row.hot.version > entry.hot
-    return has_load or (row.cold.gc, row.cold.version) > (entry.gc, entry.cold)
+    _, generation, incarnation, is_gone, hot, cold, gc = row.digest()
+    _, their_generation, their_incarnation, they_say_gone, their_hot, their_cold, their_gc = entry
+    if generation != their_generation:
+        return generation > their_generation
+    if incarnation != their_incarnation:
+        return incarnation > their_incarnation
+    if is_gone or they_say_gone:
+        return is_gone != they_say_gone
+    return hot > their_hot or (gc, cold) > (their_gc, their_cold)
+
+
+def _is_load_alone(mine: DigestEntry, theirs: DigestEntry) -> bool:
+    """Whether nothing but the load differs: so it is with nearly all."""
+    return mine[:4] == theirs[:4] and mine[5:] == theirs[5:]

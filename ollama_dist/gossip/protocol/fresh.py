@@ -2,8 +2,13 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from typing import Final
 
 from ollama_dist.core.ids import NodeId
+
+KEPT: Final = 64
+"""So many are remembered at least. In a large cluster more are fresh, but a few of the newest ride along, and
+hardly any of these is out of date already."""
 
 
 class FreshLoads:
@@ -13,7 +18,12 @@ class FreshLoads:
         self._told: list[tuple[float, NodeId]] = []
 
     def add(self, time: float, member: NodeId) -> None:
-        insort(self._told, (time, member))
+        told = self._told
+        if len(told) >= KEPT and time < told[-KEPT][0]:
+            return
+        insort(told, (time, member))
+        if len(told) > 2 * KEPT:
+            del told[:KEPT]
 
     def newest(self, after: float) -> Iterator[tuple[float, NodeId]]:
         """Who published ``after`` that time, the newest first; what is older is forgotten."""

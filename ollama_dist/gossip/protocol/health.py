@@ -1,19 +1,73 @@
-"""How well this member itself is doing (Lifeguard section IV-A): who misses things should judge slowly."""
+"""How well this member itself is doing (Lifeguard section IV-A): who misses things should judge slowly.
+
+Lifeguard concludes that from what others do: no answer, no word from helpers, accusations. Where machines are
+short of time it is seen sooner by alarms that ring late and by answers that take long, and then a member must
+do less, too, not only judge more slowly: news told at the usual pace would keep everybody late for good.
+"""
+
+from typing import Final
+
+LATE_WEIGHT: Final = 0.4
+"""Part that the newest alarm has in the average lateness: what lasts counts, one stop is for rule 8."""
+
+LATE_STEPS: Final = 5
+"""Alarms that are so late that this many of them would take as long as a probe has time make a member as ill
+as one missed answer does. A loop that is well rings within a few milliseconds."""
+
+ANSWER_WEIGHT: Final = 1 / 8
+DEVIATION_WEIGHT: Final = 1 / 4
+DEVIATIONS: Final = 4
+"""How long an answer may take, from how long answers took: as TCP does (RFC 6298, section 2)."""
 
 
 class LocalHealth:
-    """A score from 0 (well) up to a bound; timeouts and periods are multiplied by one more than it."""
+    """A score from 0 (well) up to a bound; timeouts and periods are multiplied by one more than it.
 
-    def __init__(self, bound: int) -> None:
+    ``patience``: how long an answer is waited for by a member that is well, in seconds. ``paces``: whether
+    lateness counts.
+    """
+
+    def __init__(self, bound: int, patience: float, *, paces: bool = True) -> None:
         self._bound = bound
+        self._most_slowness = bound if paces else 0
+        self._patience = patience
+        self._late = 0.0
+        self._took: float | None = None
+        self._deviation = 0.0
         self.score = 0
 
     @property
     def factor(self) -> int:
-        return 1 + self.score
+        """By which this member judges more slowly."""
+        return max(1 + self.score, self.slowness)
+
+    @property
+    def slowness(self) -> int:
+        """By which it does less: 1 where alarms ring and answers come in time."""
+        steps = max(LATE_STEPS * self._late, self.answers_within) / self._patience
+        return 1 + min(self._most_slowness, int(steps))
+
+    @property
+    def answers_within(self) -> float:
+        """By when nearly all answers of late have come, in seconds."""
+        return (self._took or 0.0) + DEVIATIONS * self._deviation
 
     def worse(self, by: int = 1) -> None:
         self.score = min(self._bound, self.score + by)
 
     def better(self) -> None:
         self.score = max(0, self.score - 1)
+
+    def rang(self, late: float) -> None:
+        """An alarm rang so many seconds late."""
+        most = self._patience * (self._bound + 1) / LATE_STEPS
+        self._late += LATE_WEIGHT * (min(max(late, 0.0), most) - self._late)
+
+    def answered(self, took: float) -> None:
+        """Somebody's answer took so many seconds."""
+        took = min(took, self._patience * (self._bound + 1))
+        if self._took is None:
+            self._took, self._deviation = took, took / 2
+            return
+        self._deviation += DEVIATION_WEIGHT * (abs(took - self._took) - self._deviation)
+        self._took += ANSWER_WEIGHT * (took - self._took)

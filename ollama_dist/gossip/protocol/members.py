@@ -39,6 +39,8 @@ class Row:
     """It was shut out: what others say of it counts for nothing until it comes itself, and is let in."""
     is_forgotten: bool = False
     """Shown to nobody any more; kept so that old news of it is known for what it is."""
+    answers: bool = False
+    """Whether a call of ours was answered, and none refused since: there is a connection to it already."""
     reach: bool = True
     """Whether we can talk to it ourselves; it may live all the same."""
     rtt: float | None = None
@@ -113,14 +115,10 @@ class Row:
 
     def digest(self) -> DigestEntry:
         if self._digest is None:
+            generation, incarnation, rank = self.standing
+            hot, cold = self.hot[0] if self.hot else 0, self.cold
             self._digest = DigestEntry(
-                subject=self.id,
-                generation=self.standing.generation,
-                incarnation=self.standing.incarnation,
-                is_gone=not self.is_living,
-                hot=self.hot.version if self.hot else 0,
-                cold=self.cold.version,
-                gc=self.cold.gc,
+                self.id, generation, incarnation, rank >= 2, hot, cold.version, cold.gc
             )
         return self._digest
 
@@ -134,6 +132,8 @@ class Members:
 
     def __init__(self) -> None:
         self._rows: dict[NodeId, Row] = {}
+        self.get = self._rows.get
+        """The row of a member, if there is one: asked most of all, so it is the dictionary's own."""
         self._living: dict[NodeId, Row] = {}
         self._hashes: dict[NodeId, int] = {}
         self.fingerprint = 0
@@ -147,9 +147,6 @@ class Members:
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def get(self, member: NodeId) -> Row | None:
-        return self._rows.get(member)
 
     def living(self) -> list[Row]:
         return list(self._living.values())

@@ -27,6 +27,7 @@ REACH_MAX: Final = 16
 FORGOTTEN_KEY: Final = "~forgot"
 """And under this one which of the dead it was told to forget, by id and life."""
 FORGOTTEN_MAX: Final = 64
+_NOBODY: Final[frozenset[NodeId]] = frozenset()
 _FORGOTTEN_CHARS: Final = 16 + 16 + 8
 _OUTLIVABLE: Final = GENERATION_LIMIT - GENERATION_STEP
 
@@ -211,7 +212,10 @@ class Own:
 
 def unreachable_of(row: Row) -> frozenset[NodeId]:
     """Whom a member says it cannot talk to."""
-    text = (row.cold.get(REACH_KEY) or b"").decode("ascii", "replace")
+    value = row.cold.get(REACH_KEY)
+    if value is None:
+        return _NOBODY
+    text = value.decode("ascii", "replace")
     return frozenset(NodeId(text[start : start + 16]) for start in range(0, len(text), 16))
 
 

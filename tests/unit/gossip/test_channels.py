@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from tests.support.wait import until
 
 
 @asynccontextmanager
-async def channels_of(identity: Identity, **how: int) -> AsyncIterator[tuple[Channels, list[NodeId]]]:
+async def channels_of(identity: Identity, **how: Any) -> AsyncIterator[tuple[Channels, list[NodeId]]]:
     lost: list[NodeId] = []
     channels = Channels(Credentials(identity), lost.append, **how)
     try:
@@ -73,6 +74,19 @@ async def test_a_silent_peer_is_a_timeout_and_after_two_the_connection_is_replac
         peer.answer = peer.echo
         assert await ask(channels, peer) == b"?"
         assert lost == []
+
+
+async def test_a_peer_may_be_silent_for_longer_where_this_process_is_slow_itself(tmp_path: Path) -> None:
+    async with (
+        answering(member(tmp_path, "peer")) as peer,
+        channels_of(member(tmp_path, "me"), slowness=lambda: 2) as (channels, _),
+    ):
+        await ask(channels, peer)
+        peer.answer = peer.silence
+        for still_there in (1, 1, 1, 0):
+            with pytest.raises(CallFailed):
+                await ask(channels, peer, timeout=0.1)
+            assert len(channels) == still_there
 
 
 async def test_an_answer_in_between_keeps_the_connection(tmp_path: Path) -> None:

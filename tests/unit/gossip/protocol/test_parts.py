@@ -266,13 +266,56 @@ def test_writing_the_same_again_is_no_news() -> None:
 
 
 def test_health_stays_between_well_and_its_bound() -> None:
-    health = LocalHealth(3)
+    health = LocalHealth(3, patience=0.25)
     health.better()
     assert health.factor == 1
     health.worse(9)
     assert health.factor == 4
     health.better()
     assert health.factor == 3
+
+
+def test_alarms_that_are_late_now_and_then_are_no_illness_but_those_that_always_are() -> None:
+    health = LocalHealth(8, patience=0.25)
+    for _ in range(50):
+        health.rang(0.02)
+    assert health.factor == health.slowness == 1
+    health.rang(30.0)
+    assert health.slowness <= 5, "one stop is for the stall guard"
+    for _ in range(9):
+        health.rang(0.001)
+    assert health.slowness == 1
+    for _ in range(50):
+        health.rang(0.11)
+    assert health.slowness == 3
+    assert health.factor == 3
+    for _ in range(50):
+        health.rang(30.0)
+    assert health.slowness == 9
+
+
+def test_answers_may_take_as_long_as_they_did_lately_and_four_deviations() -> None:
+    health = LocalHealth(8, patience=0.25)
+    for _ in range(200):
+        health.answered(0.004)
+    assert health.answers_within == pytest.approx(0.004)
+    assert health.slowness == 1
+    for _ in range(200):
+        health.answered(0.6)
+    assert health.answers_within == pytest.approx(0.6, rel=0.01)
+    assert health.slowness == 3
+    health.worse(4)
+    assert (health.slowness, health.factor) == (3, 5), "the greater one"
+    health.answered(60.0)
+    assert health.slowness == 9
+
+
+def test_with_the_rule_switched_off_lateness_is_nothing() -> None:
+    health = LocalHealth(8, patience=0.25, paces=False)
+    for _ in range(50):
+        health.rang(1.0)
+        health.answered(1.0)
+    assert health.factor == health.slowness == 1
 
 
 # Alarms
