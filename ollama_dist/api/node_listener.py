@@ -81,7 +81,7 @@ class NodeListener(Listener):
                 return
             server = self._runner.server
             assert server is not None
-            await asyncio.get_running_loop().connect_accepted_socket(server, connection, ssl=self._tls)
+            await asyncio.get_running_loop().connect_accepted_socket(server, connection)
         except (TimeoutError, OSError) as error:
             log.info("no_handshake", error=str(error) or "no word in time")
             connection.close()

@@ -91,8 +91,10 @@ class Passthrough:
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, TimeoutError, BadRequest) as error:
-            if isinstance(data, PacedBody) and data.trouble is not None:
-                raise data.trouble from error
+            if isinstance(data, PacedBody):
+                data.drop()
+                if data.trouble is not None:
+                    raise data.trouble from error
             log.info("engine_refused", path=path, error=str(error))
             refused = UpstreamRefused("this node's engine does not answer")
             refused.is_sent = not isinstance(error, aiohttp.ClientConnectorError)
@@ -111,6 +113,8 @@ class Passthrough:
             )
         finally:
             response.close()
+            if isinstance(data, PacedBody):
+                data.drop()
 
     async def fetch(self, origin: str, path: str, *, timeout: float) -> tuple[int, bytes]:
         """Status and body of a GET, bounded in time. Raises `UpstreamRefused`."""

@@ -1,0 +1,214 @@
+"""Long bodies on their way to an engine: whole, paced, and ended by whichever side ends first."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from ollama_dist.api import bodies
+from ollama_dist.api.bodies import DIVERTED_BYTES
+from ollama_dist.api.exchange import Exchange
+from ollama_dist.api.listener import Listener, bind
+from ollama_dist.api.passthrough import Passthrough
+from ollama_dist.api.routes import OLLAMA_ROUTES
+from ollama_dist.core.errors import DistError
+from ollama_dist.core.ids import RequestId
+from tests.support.scripted_server import Script, serving
+from tests.support.wait import until
+
+ROUTE = next(
+    route for route in OLLAMA_ROUTES if route.path == "/api/blobs/{digest}" and route.method == "POST"
+)
+BODY = b"".join(b"%07d\n" % number for number in range(400_000))
+CREATED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
+
+
+class Front:
+    """A listener whose every request goes to the engine; ``ended`` has how each handler did."""
+
+    def __init__(self, engine: int) -> None:
+        self._origin = f"http://127.0.0.1:{engine}"
+        self._passthrough = Passthrough()
+        self.listener = Listener(self._handle, bind("127.0.0.1", [0]))
+        self.ended: list[str] = []
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        exchange = Exchange(request, ROUTE, RequestId("0" * 24), [])
+        try:
+            answer = await self._passthrough.send(exchange, self._origin, "/x", None)
+        except DistError as error:
+            self.ended.append(type(error).__name__)
+            return exchange.failure(error)
+        except BaseException as error:
+            self.ended.append(type(error).__name__)
+            raise
+        self.ended.append("answered")
+        return answer
+
+    @property
+    def held(self) -> int:
+        """Bytes of bodies that wait here to be sent on."""
+        connections = self.listener._server.connections
+        return sum(each.rest._held for each in connections if getattr(each, "rest", None) is not None)  # type: ignore[attr-defined]
+
+    async def stop(self) -> None:
+        await self.listener.stop()
+        await self._passthrough.close()
+
+
+@contextlib.asynccontextmanager
+async def fronted(engine: Script) -> AsyncIterator[Front]:
+    async with serving(engine) as port:
+        front = Front(port)
+        await front.listener.start()
+        try:
+            yield front
+        finally:
+            await front.stop()
+
+
+@contextlib.asynccontextmanager
+async def client(front: Front) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.listener.address[1])
+    try:
+        async with asyncio.timeout(30.0):
+            yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+def head(length: int, more: str = "") -> bytes:
+    return f"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{more}\r\n".encode()
+
+
+def keeper(into: list[bytes]) -> Script:
+    """An engine that keeps the bodies it gets and answers each."""
+
+    async def keep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = await reader.readuntil(b"\r\n\r\n")
+        [length] = [line for line in said.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        into.append(await reader.readexactly(int(length.partition(b":")[2])))
+        writer.write(CREATED)
+        await writer.drain()
+        into.append(await reader.read())
+
+    return keep
+
+
+@pytest.mark.parametrize("step", [1_000, 65_536, 3_000_000])
+async def test_a_long_body_arrives_whole_and_is_the_last_on_its_connection(step: int) -> None:
+    got: list[bytes] = []
+    async with fronted(keeper(got)) as front, client(front) as (reader, writer):
+        sent = BODY if step > 1_000 else BODY[: DIVERTED_BYTES + 5]
+        writer.write(head(len(sent)) + sent[:10])
+        for start in range(10, len(sent), step):
+            writer.write(sent[start : start + step])
+            await writer.drain()
+        writer.write(b"POST /more HTTP/1.1\r\n\r\n")
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 201 ")
+        assert b"connection: close" in answer.lower()
+        assert answer.count(b"HTTP/1.1") == 1
+        await until(lambda: len(got) == 2, what="the end of the engine's connection")
+        assert got == [sent, b""]
+        assert front.ended == ["answered"]
+
+
+async def test_a_short_body_leaves_its_connection_open() -> None:
+    got: list[bytes] = []
+    async with fronted(keeper(got)) as front, client(front) as (reader, writer):
+        for number in range(2):
+            writer.write(head(6) + b"abc")
+            await asyncio.sleep(0.01)
+            writer.write(b"def")
+            answer = await reader.readuntil(b"\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 201 ")
+            assert b"close" not in answer.lower()
+            assert got[2 * number] == b"abcdef"
+            await until(lambda number=number: len(got) == 2 * number + 2, what="the engine's end")  # type: ignore[misc]
+
+
+async def test_who_waits_to_be_told_to_go_on_is_told() -> None:
+    got: list[bytes] = []
+    async with fronted(keeper(got)) as front, client(front) as (reader, writer):
+        writer.write(head(len(BODY), "Expect: 100-continue\r\n"))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(BODY)
+        assert (await reader.read()).startswith(b"HTTP/1.1 201 ")
+        assert got[0] == BODY
+
+
+async def test_little_waits_for_an_engine_that_reads_nothing() -> None:
+    reads = asyncio.Event()
+    got: list[bytes] = []
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reads.wait()
+        await keeper(got)(reader, writer)
+
+    async with fronted(slow) as front, client(front) as (reader, writer):
+        sent = BODY * 10
+        writer.write(head(len(sent)) + sent)
+        most = 0
+        for _ in range(50):
+            await asyncio.sleep(0.01)
+            most = max(most, front.held)
+        assert 0 < most <= 3 * bodies._HELD_BYTES
+        reads.set()
+        assert (await reader.read()).startswith(b"HTTP/1.1 201 ")
+        assert got[0] == sent
+
+
+async def test_an_early_answer_reaches_a_client_that_sends_on() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(100_000)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno")
+        await writer.drain()
+        await reader.read()
+
+    async with fronted(refuse) as front, client(front) as (reader, writer):
+        writer.write(head(len(BODY) * 2) + BODY)
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.endswith(b"no")
+
+
+async def test_an_engine_that_dies_is_a_refusal() -> None:
+    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(100_000)
+        writer.transport.abort()
+
+    async with fronted(die) as front, client(front) as (reader, writer):
+        writer.write(head(len(BODY) * 2) + BODY)
+        assert (await reader.read()).startswith(b"HTTP/1.1 502 ")
+        assert front.ended == ["UpstreamRefused"]
+
+
+async def test_a_client_that_leaves_takes_its_upload_along() -> None:
+    ends: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            ends.append(await reader.read())
+        ends.append(b"end")
+
+    async with fronted(listen) as front:
+        async with client(front) as (_, writer):
+            writer.write(head(len(BODY) * 2) + BODY)
+            await until(lambda: bool(front.listener._server.connections), what="the connection")
+            await asyncio.sleep(0.1)
+        await until(lambda: bool(front.ended), what="the handler's end")
+        assert front.ended == ["CancelledError"]
+        await until(lambda: ends[-1:] == [b"end"], what="the engine to hear of it")
+
+
+async def test_a_long_body_that_dribbles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(bodies, "SLOWEST_BYTES_PER_S", 10**9)
+    got: list[bytes] = []
+    async with fronted(keeper(got)) as front, client(front) as (reader, writer):
+        writer.write(head(len(BODY)) + BODY[:1000])
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+        assert front.ended == ["TooSlow"]
