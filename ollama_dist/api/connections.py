@@ -42,20 +42,21 @@ class Gate:
         self._most = most
         self._most_per_address = most_per_address
         self._open: Counter[str] = Counter()
-        self._total = 0
+        self.inside = 0
+        """Connections in all."""
 
     def enter(self, address: str) -> bool:
         """Whether one more may come in; it is counted until it leaves."""
-        if self._total >= self._most:
+        if self.inside >= self._most:
             return False
         if self._open[address] >= self._most_per_address and not _is_here(address):
             return False
         self._open[address] += 1
-        self._total += 1
+        self.inside += 1
         return True
 
     def leave(self, address: str) -> None:
-        self._total -= 1
+        self.inside -= 1
         self._open[address] -= 1
         if not self._open[address]:
             del self._open[address]

@@ -55,7 +55,7 @@ async def until_reach(node: RealNode, other: str, *, reachable: bool) -> None:
     async def ways() -> bool:
         return all((await reach(node, other)).values())
 
-    await eventually(ways, lambda found: found is reachable, 20, f"{node.name} reaches {other}: {reachable}")
+    await eventually(ways, lambda found: found is reachable, 60, f"{node.name} reaches {other}: {reachable}")
 
 
 async def winners(node: RealNode, times: int = 8) -> set[str]:

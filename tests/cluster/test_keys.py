@@ -73,13 +73,13 @@ async def test_keys_are_added_and_revoked_while_the_node_runs(nodes: RealNodes) 
     async def status() -> int:
         return (await desk.post("/api/chat", CHAT, **shown))[0]
 
-    await eventually(status, lambda answer: answer == 200, 5, "the new key's being known")
+    await eventually(status, lambda answer: answer == 200, 20, "the new key's being known")
     code, printed = await desk.cli("key", "list")
     assert code == 0
     assert "phone" in printed
     assert found[1] not in printed
     assert (await desk.cli("key", "revoke", "phone"))[0] == 0
-    await eventually(status, lambda answer: answer == 403, 5, "the old key's being refused")
+    await eventually(status, lambda answer: answer == 403, 20, "the old key's being refused")
     assert (await desk.cli("key", "revoke", "phone"))[0] != 0
 
 
@@ -93,7 +93,7 @@ async def test_a_key_gets_its_share_and_is_told_when_there_is_more(nodes: RealNo
     async def status() -> int:
         return (await desk.post("/api/chat", CHAT, **shown))[0]
 
-    await eventually(status, lambda answer: answer == 200, 5, "the new key's being known")
+    await eventually(status, lambda answer: answer == 200, 20, "the new key's being known")
     while (await desk.post("/api/chat", CHAT, **shown))[0] == 200:
         pass  # what ten silent seconds are worth: two
     code, headers, body = await desk.post("/v1/chat/completions", CHAT, **shown)

@@ -6,13 +6,16 @@ from pathlib import Path
 from ollama_dist.backends.llamacpp.tiny import write_tiny_model
 from ollama_dist.replication.disk.pieces import PIECE
 from ollama_dist.replication.intake.gguf_copying import PARTIAL
-from ollama_dist.replication.transfer.fetching import AHEAD
+from ollama_dist.replication.transfer.fetching import AHEAD, HELD_PIECES
 from tests.support.model_store import noise
 from tests.support.real_nodes import RealNode, RealNodes, eventually
 
 SIZE = 128 * PIECE
 RATE = 40_000_000
 """Bytes a second: slow enough to be killed midway."""
+
+PARTS = 16
+"""Of a blob that an Ollama fetches at once."""
 
 
 class Copying:
@@ -110,3 +113,37 @@ async def test_the_only_giver_may_be_killed_and_come_back(nodes: RealNodes, tmp_
     await copying.until_whole()
 
     assert await copying.given("desk") <= SIZE - written + (AHEAD + 1) * PIECE
+
+
+async def test_a_target_that_is_killed_before_its_ollama_goes_on_where_it_was(nodes: RealNodes) -> None:
+    """The Ollama behind it keeps the parts it has; its connections to the node that died are gone."""
+    weights = noise(SIZE)
+    await nodes.joined({"desk": []})
+    desk = nodes["desk"]
+    desk.ollama.catalogue.install("big", "tiny", weights)
+    await desk.until_routable(desk=1)
+    attic = await nodes.add("attic", [], "--no-mdns", "--join", desk.seed, "--transfer-rate", str(RATE))
+    puller = attic.ollama.catalogue.puller
+    assert puller is not None
+    puller.timing.part_bytes = 4 * PIECE
+    for node in nodes:
+        await node.until_routable(desk=1, attic=0)
+    token = {"Authorization": f"Bearer {desk.admin_token}"}
+    wish = {"model": "big", "to": "attic", "keep_source": True}
+    assert (await desk.post("/api/distributed/migrate", wish, **token))[0] == 202
+
+    async def given() -> int:
+        return int((await desk.get("/admin/stats", **token))["replication"]["given_bytes"])
+
+    await eventually(given, lambda size: size >= 0.7 * SIZE, 30, "most of it being given")
+    await attic.kill()
+    before = await given()
+    await attic.start()
+    for node in nodes:
+        await node.until_routable(30, desk=1, attic=1)
+
+    assert attic.ollama.store is not None
+    [blob] = [path for path in attic.ollama.store.folder.glob("blobs/*") if path.stat().st_size == SIZE]
+    assert await asyncio.to_thread(blob.read_bytes) == weights
+    # Again comes what was on its way, and a piece for each of the parts that an Ollama fetches at once.
+    assert before < SIZE < await given() <= SIZE + (HELD_PIECES + PARTS) * PIECE

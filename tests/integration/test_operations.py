@@ -47,10 +47,21 @@ async def ask(
 async def finished(node: JoinedNode, operation: str) -> dict[str, Any]:
     """How an operation ended, read as a stream."""
     url = f"{node.url}/api/distributed/operations/{operation}?stream=true"
-    async with aiohttp.ClientSession() as session, asyncio.timeout(10), session.get(url) as answer:
+    async with aiohttp.ClientSession() as session, asyncio.timeout(30), session.get(url) as answer:
         assert answer.status == 200, await answer.text()
         lines = [json.loads(line) async for line in answer.content]
     return dict(lines[-1]["operation"])
+
+
+async def noted(node: JoinedNode, operation: str) -> dict[str, Any]:
+    """The only step of an operation, once it says why it does not go on."""
+    async with asyncio.timeout(30):
+        while True:
+            _, said = await ask(node, "GET", f"operations/{operation}")
+            [step] = said["operation"]["steps"]
+            if step["note"]:
+                return dict(step)
+            await asyncio.sleep(0.02)
 
 
 def has(node: JoinedNode, name: str) -> bool:
@@ -177,12 +188,8 @@ async def test_a_copy_is_not_given_up_without_a_promise() -> None:
         laptop.moves.promises.give_up(key)
         _, said = await ask(nodes["desk"], "POST", "migrate", {"model": "tiny", "to": "laptop"})
         identifier = said["operation"]["id"]
-        while True:
-            _, said = await ask(nodes["desk"], "GET", f"operations/{identifier}")
-            if said["operation"]["steps"][0]["note"]:
-                break
-            await asyncio.sleep(0.02)
-        assert "laptop is about to give its own copy up" in said["operation"]["steps"][0]["note"]
+        step = await noted(nodes["desk"], identifier)
+        assert "laptop is about to give its own copy up" in step["note"]
         assert has(nodes["desk"], "tiny")
         laptop.moves.promises.given_up(key)
         assert (await finished(nodes["desk"], identifier))["state"] == "succeeded"
@@ -258,11 +265,10 @@ async def test_a_drain_that_cannot_finish_says_why_and_ends_with_undrain() -> No
         status, said = await ask(nodes["desk"], "POST", "drain", {"node": "desk"})
         assert status == 202
         identifier = said["operation"]["id"]
-        await asyncio.sleep(0.2)
+        step = await noted(nodes["desk"], identifier)
+        assert (step["to"], step["note"]) == (None, "no node can take it (no other node takes models now)")
         _, said = await ask(nodes["desk"], "GET", f"operations/{identifier}")
         assert said["operation"]["state"] == "running"
-        [step] = said["operation"]["steps"]
-        assert (step["to"], step["note"]) == (None, "no node can take it (no other node takes models now)")
         status, said = await ask(nodes["desk"], "POST", "undrain", {"node": "desk"})
         assert (await finished(nodes["desk"], identifier))["state"] == "cancelled"
         assert copiers["laptop"].copied == []

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 async def until(
-    condition: Callable[[], bool], *, seconds: float = 10.0, what: str = "the condition"
+    condition: Callable[[], bool], *, seconds: float = 30.0, what: str = "the condition"
 ) -> float:
     """Seconds until ``condition`` held; fails the test when it does not within ``seconds``."""
     began = time.monotonic()

@@ -167,7 +167,8 @@ def _wrongs(row: Played) -> list[str]:
         found.append("not hung up on")
     first = answers[0] if answers else None
     if vector.status and (first is None or first.status not in vector.status):
-        found.append(f"{first.status if first else row.raw[:60]!r} instead of {sorted(vector.status)}")
+        said = f"{first.status} {first.body[:200]!r}" if first else f"{row.raw[:60]!r}"
+        found.append(f"{said} instead of {sorted(vector.status)}")
     if len(row.seen) not in vector.executed:
         found.append(f"{len(row.seen)} reached the engine instead of {vector.executed}")
     if vector.reaches is not None:

@@ -8,10 +8,9 @@ from ollama_dist.api.bodies import read_body
 from ollama_dist.api.connections import Gate
 from ollama_dist.api.listener import Handler, Listener, bind
 from ollama_dist.core.errors import BadRequest
+from tests.support.wait import until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -61,14 +60,15 @@ def test_a_gate_counts_in_all_and_by_address_but_not_this_machine() -> None:
 
 
 async def test_a_connection_too_many_is_closed_and_a_place_is_free_again_afterwards() -> None:
-    async with served(Gate(most=1)) as port:
+    gate = Gate(most=1)
+    async with served(gate) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET")
-        await asyncio.sleep(0.05)
+        await until(lambda: gate.inside == 1, what="its being let in")
         with suppress(ConnectionError):  # the same, told by a reset
             assert await said(port, REQUEST) == b""
         writer.close()
-        await asyncio.sleep(0.05)
+        await until(lambda: gate.inside == 0, what="its being gone")
         assert b"hello" in await said(port, b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
 

@@ -27,7 +27,7 @@ async def channels_of(identity: Identity, **how: int) -> AsyncIterator[tuple[Cha
         await channels.stop()
 
 
-async def ask(channels: Channels, peer: Answering, payload: bytes = b"?", timeout: float = 5.0) -> bytes:
+async def ask(channels: Channels, peer: Answering, payload: bytes = b"?", timeout: float = 30.0) -> bytes:
     return await channels.call(peer.identity.id, [peer.address], Kind.PING, payload, timeout)
 
 

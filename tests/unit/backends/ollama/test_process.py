@@ -53,7 +53,9 @@ def program(folder: Path, rest: str = "") -> str:
 
 
 def said(log: Path, word: str) -> list[str]:
-    lines = log.read_text().splitlines() if log.exists() else []
+    lines = (
+        log.read_text().split("\n")[:-1] if log.exists() else []
+    )  # a line that is being written is none yet
     return [line.removeprefix(word).strip() for line in lines if line.startswith(word)]
 
 
