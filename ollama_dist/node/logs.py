@@ -205,14 +205,14 @@ class _RequestLines:
         self._lines, self._shown = lines, shown
 
     def add(self, ended: RequestEnded) -> None:
-        waiting = self._ended
-        waiting.append((time.time(), ended))
+        now, waiting = time.time(), self._ended
+        waiting.append((now, ended))
         if len(waiting) == 1:
             try:
                 asyncio.get_running_loop().call_later(LATE_S, self.flush)
             except RuntimeError:  # nobody would come back to it
                 self.flush()
-        elif len(waiting) >= LATE_LINES:
+        elif len(waiting) >= LATE_LINES or now - waiting[0][0] > 2 * LATE_S:  # or nobody came
             self.flush()
 
     def flush(self) -> None:

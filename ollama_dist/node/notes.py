@@ -121,4 +121,4 @@ class Notes:
         self.breakers.reset(node)
 
 
-_WORK: Final = frozenset({Intent.GENERATE, Intent.EMBED})
+_WORK: Final = (Intent.GENERATE, Intent.EMBED)
