@@ -136,6 +136,10 @@ class BulkGiving:
                 came.cancel()
                 raise
 
+        async def end() -> None:
+            with contextlib.suppress(RuntimeError):  # a part is being had: that ends by itself
+                await parts.aclose()
+
         def have_soon(came: "Future[bytes | memoryview]") -> None:
             self._deciding.start(have(came), "bulk-part")
 
@@ -148,7 +152,7 @@ class BulkGiving:
                 yield part
         finally:
             with contextlib.suppress(OSError):
-                _tell(loop, lambda: self._deciding.start(parts.aclose(), "bulk-end"))
+                _tell(loop, lambda: self._deciding.start(end(), "bulk-end"))
 
 
 class _Connection:

@@ -40,7 +40,11 @@ class Pace:
     @property
     def step(self) -> int:
         """Bytes to take at once: few where a cap makes many take turns."""
-        return FINE_BYTES if self._limit() > 0 else COARSE_BYTES
+        return FINE_BYTES if self.is_capped else COARSE_BYTES
+
+    @property
+    def is_capped(self) -> bool:
+        return self._limit() > 0
 
     def wait_s(self, now: float) -> float:
         """Seconds until more may go."""

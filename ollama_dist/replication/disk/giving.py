@@ -163,10 +163,13 @@ class Giver:
             while start < stop:
                 index, at = divmod(start, PIECE)
                 part = memoryview(await partial.piece(index))[at : at + stop - start]
-                await self._pace.take(len(part))
-                start += len(part)
-                self._count(len(part))
-                yield part
+                while part:
+                    step = self._pace.step if self._pace.is_capped else len(part)
+                    await self._pace.take(len(part[:step]))
+                    start += len(part[:step])
+                    self._count(len(part[:step]))
+                    yield part[:step]
+                    part = part[step:]
         finally:
             self._passing -= 1
 
