@@ -163,6 +163,8 @@ class Beliefs:
     def asked_in_vain(self, row: Row, asked_at: float) -> None:
         """The accused was asked once more, directly, in vain (rule 3): that counts as our own failure, and is
         its death if the time is up."""
+        if not row.is_living:
+            return  # it left meanwhile
         self.suspect(row, self._context.me, row.reason)
         suspicion, now = row.suspicion, self._context.now
         if (

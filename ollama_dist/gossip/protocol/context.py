@@ -109,7 +109,7 @@ class Context:
         return [row for row in self.members.living() if row.id != self.me]
 
     def some(self, rows: list[Row], count: int) -> list[Row]:
-        """So many of ``rows`` by chance, of those that answer. Where these are few, one stranger is among them,
+        """So many of ``rows`` by chance, of those that answer. Where these are few, a stranger is among them,
         not more: who has just come does not connect to all at once."""
         near = [row for row in rows if row.answers]
         chosen: list[Row] = []

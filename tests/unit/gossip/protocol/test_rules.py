@@ -237,6 +237,19 @@ def test_the_accused_is_asked_once_more_before_its_time_is_up() -> None:
     assert bench.counts.get("call_busy", 0) or bench.calls(Kind.PING, victim) or bench.state(victim) is DEAD
 
 
+def test_who_left_while_it_was_asked_has_left_whatever_becomes_of_the_question() -> None:
+    bench = Bench()
+    bench.quiet()
+    victim = suspected(bench)
+    while not (asked := bench.calls(Kind.PING, victim)):
+        bench.advance(0.01)
+    bench.say(bench.others[1], signed(victim, Rank.LEFT))
+    for call in asked:
+        bench.fail(call)
+    assert bench.state(victim) is LEFT
+    assert not bench.told(EventKind.DEAD, victim)
+
+
 def test_accusations_of_others_alone_kill_nobody_as_long_as_it_answers_us() -> None:
     bench = Bench(others=6)
     bench.quiet()
