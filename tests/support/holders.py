@@ -11,6 +11,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from ollama_dist.api.bulk_giving import BulkGiving
+from ollama_dist.api.heads import Request
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.node_listener import NodeListener
 from ollama_dist.api.passthrough import Passthrough
@@ -61,7 +62,7 @@ class Holder:
         self._passthrough = Passthrough()
         front = PeerListener(cast(Home, self), self._passthrough, lambda _: None)
 
-        async def counted(request: web.BaseRequest) -> web.StreamResponse:
+        async def counted(request: Request) -> web.StreamResponse:
             self.requests.append(f"{request.method} {request.path}")
             try:
                 return await front(request)

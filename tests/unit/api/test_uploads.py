@@ -10,6 +10,7 @@ from aiohttp import web
 from ollama_dist.api import bodies
 from ollama_dist.api.bodies import DIVERTED_BYTES
 from ollama_dist.api.exchange import Exchange
+from ollama_dist.api.heads import Request
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.routes import OLLAMA_ROUTES
@@ -34,7 +35,7 @@ class Front:
         self.listener = Listener(self._handle, bind("127.0.0.1", [0]))
         self.ended: list[str] = []
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle(self, request: Request) -> web.StreamResponse:
         exchange = Exchange(request, ROUTE, RequestId("0" * 24), [])
         try:
             answer = await self._passthrough.send(exchange, self._origin, "/x", None)
