@@ -50,7 +50,7 @@ REFUSALS: Final = 2
 LAGS: Final = 8
 """So many pieces that a taker lacks, one after the other, and it is not asked for any for `ASK_AGAIN_S`."""
 
-FORGET_S: Final = 10.0
+FORGET_S: Final = 5.0
 """A taker that was slow gets another chance after so long: it may have been waiting itself."""
 
 _SAMPLE_S: Final = 0.25
