@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from ollama_dist.api.heads import Request
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_listener import Home, PeerListener
@@ -54,7 +55,7 @@ class Holder:
         self._passthrough = Passthrough()
         front = PeerListener(cast(Home, self), self._passthrough, lambda _: None)
 
-        async def counted(request: web.BaseRequest) -> web.StreamResponse:
+        async def counted(request: Request) -> web.StreamResponse:
             self.requests.append(f"{request.method} {request.path}")
             try:
                 return await front(request)
