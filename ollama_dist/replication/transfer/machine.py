@@ -114,6 +114,8 @@ class _Wanted:
 class _Source:
     in_flight: int = 0
     bytes_per_s: float = 0.0
+    is_measured: bool = False
+    """That rate is one of a while, and not of what came in one go."""
     bad: int = 0
     failures: int = 0
     refusals: int = 0
@@ -171,6 +173,7 @@ class Transfer:
         known.sample_bytes += count
         if now - known.sample_from >= _SAMPLE_S:
             self._sample(known, now)
+            known.is_measured = True
         wanted = self._flying(piece, source)
         if wanted is not None and wanted.flight is not None:
             wanted.have += count
@@ -388,7 +391,8 @@ class Transfer:
         wanted = self._wanted[piece]
         if len(wanted.refused) >= REFUSALS:
             return None
-        fastest = max((self._sources[source].bytes_per_s for source in usable), default=0.0)
+        measured = [known for source in usable if (known := self._sources[source]).is_measured]
+        fastest = max((known.bytes_per_s for known in measured), default=0.0)
         for source in self._line.get(piece.digest, ()):
             known = self._sources[source]
             is_slow = known.bytes_per_s and known.bytes_per_s * MUCH_SOONER < fastest

@@ -336,6 +336,19 @@ def test_a_taker_that_was_slow_is_tried_again_later() -> None:
     assert asks(machine, now=1.1 + FORGET_S) == [Ask(A, piece(2), 0)]
 
 
+def test_what_came_in_one_go_says_nothing_against_a_taker() -> None:
+    machine = transfer(B)
+    machine.received(asks(machine, now=0.0)[0].piece, B, SIZE, now=0.001)
+    machine.good(piece(0))
+    machine.set_line(BLOB, [A])
+    machine.want(piece(1), SIZE, now=0.01)
+    assert asks(machine, now=0.01) == [Ask(A, piece(1), 0)]
+    machine.received(piece(1), A, SIZE, now=0.5)
+    machine.good(piece(1))
+    machine.want(piece(2), SIZE, now=0.5)
+    assert asks(machine, now=0.5) == [Ask(A, piece(2), 0)]
+
+
 def test_a_taker_of_one_blob_is_not_asked_for_another() -> None:
     machine, other = in_line(A), Piece(Digest("e" * 64), 0)
     machine.want(other, SIZE, now=0.0)
