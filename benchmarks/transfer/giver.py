@@ -5,6 +5,8 @@ Says its port, and for each line that it is sent how many bytes it has given.
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
 
@@ -36,22 +38,28 @@ class _Home:
         raise AssertionError("nobody is asked for turns here")
 
 
-def listener(giver: Giver, port: int, certificates: Path) -> NodeListener:
-    """A node's listener before ``giver``, not started."""
-    tls = server_context(certificates)
-    front = PeerListener(cast(Home, _Home(giver)), Passthrough(), lambda _: None)
+@asynccontextmanager
+async def listening(giver: Giver, port: int, certificates: Path) -> AsyncIterator[int]:
+    """A node's listener before ``giver``: its port."""
+    tls, passthrough = server_context(certificates), Passthrough()
+    front = PeerListener(cast(Home, _Home(giver)), passthrough, lambda _: None)
     bulk = BulkGiving(lambda: giver, lambda _: NodeId("0" * 16), tls)
-    return NodeListener(front, bind("127.0.0.1", [port]), tls, bulk)
+    listener = NodeListener(front, bind("127.0.0.1", [port]), tls, bulk)
+    await listener.start()
+    try:
+        yield listener.address[1]
+    finally:
+        await listener.stop()
+        await passthrough.close()
 
 
 async def serve(port: int, store: Path, certificates: Path) -> None:
     kept = OllamaStore(store)
     giver = Giver(lambda: kept, PieceLists(store / "pieces"), Pace())
-    listening = listener(giver, port, certificates)
-    await listening.start()
-    print(listening.address[1], flush=True)
-    while await asyncio.to_thread(sys.stdin.readline):
-        print(giver.given, flush=True)
+    async with listening(giver, port, certificates) as taken:
+        print(taken, flush=True)
+        while await asyncio.to_thread(sys.stdin.readline):
+            print(giver.given, flush=True)
 
 
 if __name__ == "__main__":

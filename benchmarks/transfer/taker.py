@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import uvloop
 
-from benchmarks.transfer.giver import listener
+from benchmarks.transfer.giver import listening
 from benchmarks.transfer.security import security
 from ollama_dist.backends.target import Target
 from ollama_dist.core.ids import Digest, NodeId
@@ -36,11 +36,20 @@ async def take(wish: argparse.Namespace) -> dict[str, float]:
     targets = {_node(port): Target(_node(port), "127.0.0.1", port, secured) for port in ports}
     holders = [_node(port) for port in wish.ports]
     giver = Giver(lambda: None, PieceLists(wish.certificates / "no-lists"), Pace())
-    listening = listener(giver, wish.listen, wish.certificates) if wish.listen else None
-    share = None
-    if listening is not None:
-        await listening.start()
-        share = Share(lambda: _node(wish.listen), giver.offer, lambda _: wish.keep)
+    if not wish.listen:
+        return await _measured(wish, holders, targets, giver, None)
+    share = Share(lambda: _node(wish.listen), giver.offer, lambda _: wish.keep)
+    async with listening(giver, wish.listen, wish.certificates):
+        return await _measured(wish, holders, targets, giver, share)
+
+
+async def _measured(
+    wish: argparse.Namespace,
+    holders: list[NodeId],
+    targets: dict[NodeId, Target],
+    giver: Giver,
+    share: Share | None,
+) -> dict[str, float]:
     if wish.wait:
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
@@ -54,13 +63,10 @@ async def take(wish: argparse.Namespace) -> dict[str, float]:
     else:
         await _as_an_ollama(source, digest, size, wish.keep)
     seconds = time.monotonic() - began
-    if listening is not None:  # those behind may not be through
+    if share is not None:  # those behind may not be through
         print("done", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        await source.close()
-        await listening.stop()
-    else:
-        await source.close()
+    await source.close()
     return {
         "seconds": seconds,
         "given": giver.given,
