@@ -25,6 +25,9 @@ from ollama_dist.replication.manifest import MEDIA_TYPE
 
 MIB: Final = 2**20
 FAN_OUT: Final = (1, 2, 4, 7)
+UPLINK: Final = 20_000_000
+"""Bytes a second that each node gives at the most where the lines are the limit and not the cores."""
+
 START_S: Final = 30.0
 
 NGINX_PULL: Final = "nginx to an Ollama, its pull"
@@ -61,6 +64,13 @@ def main(words: Sequence[str] | None = None) -> int:
                 )
                 for count in FAN_OUT
                 for alone in ((True, False) if count > 1 else (True,))
+            }
+            capped = stack.enter_context(giver(folder, "store", UPLINK))
+            found["fan_out"] |= {
+                f"one to {count} at once, {UPLINK // 10**6} MB/s out of each node": _fan_out(
+                    folder, capped, count, alone=False, cap=UPLINK
+                )
+                for count in (1, 7)
             }
         if wish.large:
             make_holes(folder / "large", wish.large * 10**9)
@@ -153,13 +163,15 @@ def _taken(folder: Path, port: int, more: list[str]) -> Row:
     }
 
 
-def _fan_out(folder: Path, port: int, count: int, *, alone: bool) -> Row:
+def _fan_out(folder: Path, port: int, count: int, *, alone: bool, cap: int = 0) -> Row:
     """From one to so many at once, told to begin when all are there; all are done after ``seconds``.
 
-    ``alone``: each has all of it from the one that holds it, else they pass on what they have.
+    ``alone``: each has all of it from the one that holds it, else they pass on what they have, ``cap`` bytes
+    a second at the most (0: as fast as may be).
     """
     ports = [_free_port() for _ in range(count)]
-    takers = [_taker(folder, port, ["--wait", *_sharing(folder, each, ports, alone=alone)]) for each in ports]
+    how = ["--wait", "--cap", str(cap)]
+    takers = [_taker(folder, port, [*how, *_sharing(folder, each, ports, alone=alone)]) for each in ports]
     for taker in takers:
         _heard(taker, "ready".__eq__)
     before, given, began = cpu_s(GIVERS[port]), _given(port), time.monotonic()
@@ -244,9 +256,10 @@ COUNTED: Final[dict[int, subprocess.Popen[str]]] = {}
 
 
 @contextmanager
-def giver(folder: Path, store: str) -> Iterator[int]:
-    """A node's listener before a store; its port."""
-    words = [sys.executable, "-m", "benchmarks.transfer.giver", "0", str(folder / store), str(folder)]
+def giver(folder: Path, store: str, cap: int = 0) -> Iterator[int]:
+    """A node's listener before a store, which gives ``cap`` bytes a second at the most; its port."""
+    where = ["0", str(folder / store), str(folder), str(cap)]
+    words = [sys.executable, "-m", "benchmarks.transfer.giver", *where]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

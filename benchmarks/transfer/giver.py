@@ -1,6 +1,7 @@
-"""``python -m benchmarks.transfer.giver PORT STORE CERTIFICATES``: a node's listener before a store.
+"""``python -m benchmarks.transfer.giver PORT STORE CERTIFICATES CAP``: a node's listener before a store.
 
-Says its port, and for each line that it is sent how many bytes it has given.
+It gives at most so many bytes a second (0: as fast as may be). Says its port, and for each line that it is
+sent how many bytes it has given.
 """
 
 import asyncio
@@ -53,9 +54,9 @@ async def listening(giver: Giver, port: int, certificates: Path) -> AsyncIterato
         await passthrough.close()
 
 
-async def serve(port: int, store: Path, certificates: Path) -> None:
+async def serve(port: int, store: Path, certificates: Path, cap: float) -> None:
     kept = OllamaStore(store)
-    giver = Giver(lambda: kept, PieceLists(store / "pieces"), Pace())
+    giver = Giver(lambda: kept, PieceLists(store / "pieces"), Pace(lambda: cap))
     async with listening(giver, port, certificates) as taken:
         print(taken, flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
@@ -63,4 +64,4 @@ async def serve(port: int, store: Path, certificates: Path) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])))
+    uvloop.run(serve(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])))

@@ -35,7 +35,7 @@ async def take(wish: argparse.Namespace) -> dict[str, float]:
     ports = (*wish.ports, *wish.others)
     targets = {_node(port): Target(_node(port), "127.0.0.1", port, secured) for port in ports}
     holders = [_node(port) for port in wish.ports]
-    giver = Giver(lambda: None, PieceLists(wish.certificates / "no-lists"), Pace())
+    giver = Giver(lambda: None, PieceLists(wish.certificates / "no-lists"), Pace(lambda: wish.cap))
     if not wish.listen:
         return await _measured(wish, holders, targets, giver, None)
     share = Share(lambda: _node(wish.listen), giver.offer, lambda _: wish.keep)
@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--wait", action="store_true", help="say when it could begin, and wait for a line")
     parser.add_argument("--listen", type=int, default=0, metavar="PORT", help="pass it on as it comes")
     parser.add_argument("--others", type=int, nargs="*", default=[], help="ports of those who take it too")
+    parser.add_argument("--cap", type=float, default=0.0, help="bytes a second it passes on, at the most")
     wish = parser.parse_args()
     print(json.dumps(uvloop.run(take(wish))))
 
