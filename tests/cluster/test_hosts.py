@@ -52,10 +52,10 @@ async def reach(node: RealNode, other: str) -> dict[str, bool]:
 async def until_reach(node: RealNode, other: str, *, reachable: bool) -> None:
     """As soon as it holds that work may go there, or may not."""
 
-    async def ways() -> bool:
-        return all((await reach(node, other)).values())
+    async def ways() -> dict[str, bool]:
+        return await reach(node, other)
 
-    await eventually(ways, lambda found: found is reachable, 60, f"{node.name} reaches {other}: {reachable}")
+    await eventually(ways, lambda found: all(found.values()) is reachable, 60, f"{node.name} reaches {other}: {reachable}")
 
 
 async def winners(node: RealNode, times: int = 8) -> set[str]:

@@ -64,8 +64,11 @@ class LocalHealth:
         self._late += LATE_WEIGHT * (min(max(late, 0.0), most) - self._late)
 
     def answered(self, took: float) -> None:
-        """Somebody's answer took so many seconds."""
-        took = min(took, self._patience * (self._bound + 1))
+        """Somebody's answer took so many seconds.
+
+        One that takes long says little, for it may be a way that was cut; each of several in a row says more.
+        """
+        took = min(took, max(2 * self._patience, 4 * self.answers_within), self._patience * (self._bound + 1))
         if self._took is None:
             self._took, self._deviation = took, took / 2
             return

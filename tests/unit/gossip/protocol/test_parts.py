@@ -306,8 +306,20 @@ def test_answers_may_take_as_long_as_they_did_lately_and_four_deviations() -> No
     assert health.slowness == 3
     health.worse(4)
     assert (health.slowness, health.factor) == (3, 5), "the greater one"
-    health.answered(60.0)
+    for _ in range(9):
+        health.answered(60.0)
     assert health.slowness == 9
+
+
+def test_one_answer_that_a_cut_held_up_is_no_illness_for_long() -> None:
+    health = LocalHealth(8, patience=0.25)
+    for _ in range(20):
+        health.answered(0.004)
+    health.answered(30.0)
+    assert health.slowness == 3
+    for _ in range(6):
+        health.answered(0.004)
+    assert health.slowness == 1
 
 
 def test_with_the_rule_switched_off_lateness_is_nothing() -> None:
