@@ -55,7 +55,9 @@ async def until_reach(node: RealNode, other: str, *, reachable: bool) -> None:
     async def ways() -> dict[str, bool]:
         return await reach(node, other)
 
-    await eventually(ways, lambda found: all(found.values()) is reachable, 60, f"{node.name} reaches {other}: {reachable}")
+    await eventually(
+        ways, lambda found: all(found.values()) is reachable, 60, f"{node.name} reaches {other}: {reachable}"
+    )
 
 
 async def winners(node: RealNode, times: int = 8) -> set[str]:

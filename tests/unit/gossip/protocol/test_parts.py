@@ -317,7 +317,7 @@ def test_one_answer_that_a_cut_held_up_is_no_illness_for_long() -> None:
         health.answered(0.004)
     health.answered(30.0)
     assert health.slowness == 3
-    for _ in range(6):
+    for _ in range(8):
         health.answered(0.004)
     assert health.slowness == 1
 
