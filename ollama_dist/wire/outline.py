@@ -5,6 +5,7 @@ thousand tokens, whole texts. Nothing is validated beyond the balance of bracket
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -58,14 +59,14 @@ def document_of(data: bytes) -> "Outline | Document":
     return Document(value) if type(value) is dict else outline_of(data)
 
 
-class _Facts:
+class _Facts(ABC):
     """What is read of a value: facts by path."""
 
     __slots__ = ()
 
     @property
-    def facts(self) -> Mapping[str, Fact]:
-        raise NotImplementedError
+    @abstractmethod
+    def facts(self) -> Mapping[str, Fact]: ...
 
     def fact(self, path: str) -> Fact:
         """What stands at ``path``; None where nothing does."""

@@ -16,6 +16,7 @@ from ollama_dist.replication.sources import BlobLost
 from ollama_dist.replication.transfer.fetching import PeerSource
 from tests.support.holders import holders, peer_source
 from tests.support.model_store import noise
+from tests.support.wait import until
 
 WEIGHTS = noise(5 * PIECE + 12_345)
 
@@ -205,7 +206,8 @@ async def test_a_source_whose_finished_blob_was_wrong_is_blamed(tmp_path: Path) 
         source.blame(digest)
         held[1].is_present = True
 
-        await asyncio.sleep(0.3)  # until it is seen that the other is there
+        now = asyncio.get_running_loop().time
+        await until(lambda: held[1].id in source._transfer.candidates(digest, now()), what="its being seen")
         assert await whole(source, digest) == WEIGHTS
         await source.close()
 

@@ -7,6 +7,7 @@ import pytest
 
 from ollama_dist.replication.intake.feeding import CRUMB, RESERVE, feed
 from ollama_dist.replication.sources import BlobLost
+from tests.support.wait import until
 
 PIECE = bytes(range(256)) * 1024
 
@@ -32,14 +33,18 @@ async def test_everything_comes_out_in_order() -> None:
 
 
 async def test_silence_is_bridged_by_crumbs() -> None:
+    written: list[bytes] = []
+
     async def blocks() -> AsyncIterator[bytes]:
         yield PIECE
-        await asyncio.sleep(0.1)
+        await until(lambda: sum(len(each) == CRUMB for each in written) >= 3, what="three crumbs")
         yield PIECE
 
-    written = await fed(blocks())
+    async def write(data: memoryview) -> None:
+        written.append(bytes(data))
+
+    await feed(blocks(), write, crumb_s=0.01)
     assert b"".join(written) == PIECE + PIECE
-    assert sum(len(each) == CRUMB for each in written) >= 3
 
 
 async def test_what_came_is_written_before_the_loss_is_told() -> None:
