@@ -152,6 +152,7 @@ async def test_little_waits_for_an_engine_that_reads_nothing() -> None:
     async with fronted(slow) as front, client(front) as (reader, writer):
         sent = BODY * 10
         writer.write(head(len(sent)) + sent)
+        await until(lambda: front.held > 0, what="the first bytes")
         most = 0
         for _ in range(50):
             await asyncio.sleep(0.01)
@@ -192,14 +193,14 @@ async def test_a_client_that_leaves_takes_its_upload_along() -> None:
 
     async def listen(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
+            ends.append(await reader.read(1))
             ends.append(await reader.read())
         ends.append(b"end")
 
     async with fronted(listen) as front:
         async with client(front) as (_, writer):
             writer.write(head(len(BODY) * 2) + BODY)
-            await until(lambda: bool(front.listener._server.connections), what="the connection")
-            await asyncio.sleep(0.1)
+            await until(lambda: bool(ends), what="its beginning at the engine")
         await until(lambda: bool(front.ended), what="the handler's end")
         assert front.ended == ["CancelledError"]
         await until(lambda: ends[-1:] == [b"end"], what="the engine to hear of it")
