@@ -67,6 +67,18 @@ class RunnerProcess:
         return self._process.pid
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it is dead, be it too recently for ``on_death`` to have been called."""
+        if self._process.returncode is not None:
+            return True
+        if not hasattr(os, "waitid"):
+            return False
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # somebody has waited for it already
+            return True
+
+    @property
     def client(self) -> RunnerClient:
         """What to ask it with."""
         assert self._client is not None, "it is not up yet"

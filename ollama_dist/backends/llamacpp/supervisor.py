@@ -131,9 +131,10 @@ class Supervisor:
             try:
                 self._keep(resident, keep_alive_s)
                 async with resident.slots:
-                    if resident.is_over.is_set():
-                        continue  # it died while this request waited for its turn
                     assert resident.process is not None
+                    if resident.process.has_ended:  # while this request waited for its turn, or just now
+                        await resident.is_over.wait()
+                        continue
                     yield Lease(resident.process.client, resident.options)
                     return
             finally:

@@ -20,6 +20,7 @@ from ollama_dist.replication.disk.pieces import PIECE, PieceLists
 from ollama_dist.replication.disk.store import BlobFile, BlobNotFound, Store, StoreUnreadable
 from ollama_dist.replication.manifest import Manifest
 from ollama_dist.replication.pace import COARSE_BYTES, Pace
+from ollama_dist.runtime.files import opened
 from ollama_dist.runtime.tasks import end
 
 if TYPE_CHECKING:
@@ -136,8 +137,7 @@ class Giver:
             raise Busy("this node gives as many models away as it can")
         self._readers += 1
         try:
-            file = await asyncio.to_thread(_open, blob)
-            try:
+            async with opened(lambda: _open(blob)) as file:
                 while start < stop:
                     step = min(self._pace.step, stop - start)
                     await self._pace.take(step)
@@ -147,8 +147,6 @@ class Giver:
                     start += step
                     self._count(step)
                     yield data
-            finally:
-                file.close()
         finally:
             self._readers -= 1
 
@@ -211,16 +209,13 @@ class Giver:
         pace = self._scrub_pace if at_leisure else self._pace
         blob = await asyncio.to_thread(self.store.blob, digest)
         sha256, start = hashlib.sha256(), 0
-        file = await asyncio.to_thread(_open, blob)
-        try:
+        async with opened(lambda: _open(blob)) as file:
             while start < blob.size:
                 step = min(_HASH_STEP, blob.size - start)
                 await pace.take(step)
                 sha256 = await asyncio.to_thread(_hash_on, sha256, file, blob, start, step)
                 start += step
                 self.checked += step
-        finally:
-            file.close()
         self._lists.forget(digest)
         is_right = sha256.hexdigest() == digest
         if is_right:

@@ -25,6 +25,7 @@ from ollama_dist.replication.intake.feeding import let_go
 from ollama_dist.replication.intake.ollama_calls import DiskFull, PullLine
 from ollama_dist.replication.manifest import Layer, Manifest
 from ollama_dist.replication.sources import BlobLost, Progress
+from ollama_dist.runtime.files import opened
 from ollama_dist.runtime.private_files import sync_folder, write_private
 from ollama_dist.runtime.tasks import background, end
 from ollama_dist.wire import gojson
@@ -127,7 +128,7 @@ class GgufCopier:
     async def _fetch(self, source: ModelSource, weights: Layer, partial: Path, on_line: OnLine) -> None:
         """Have all of the file in ``partial``, going on with what lies there."""
         hashed = sha256()
-        with await asyncio.to_thread(_open, partial) as file:
+        async with opened(lambda: _open(partial)) as file:
             kept = done = await asyncio.to_thread(_take_up, file, hashed, weights.size)
 
             async def say() -> None:

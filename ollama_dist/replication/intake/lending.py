@@ -26,6 +26,7 @@ from ollama_dist.replication.intake.passing import Passing
 from ollama_dist.replication.intake.registry import LoopbackRegistry
 from ollama_dist.replication.intake.room import check_room
 from ollama_dist.replication.manifest import MANIFEST_LIMIT, Manifest, read_manifest
+from ollama_dist.runtime.files import opened
 
 log = structlog.get_logger()
 
@@ -141,15 +142,12 @@ class Taking:
         if match is None:
             return web.Response(status=416)
         at, stop = int(match[1]), int(match[2]) + 1
-        file = await asyncio.to_thread(_open, self._blobs / upload)
-        try:
+        async with opened(lambda: _open(self._blobs / upload)) as file:
             async for part in request.content.iter_chunked(STEP):
                 if at + len(part) > stop:
                     return web.Response(status=400)
                 await asyncio.to_thread(_put, file, at, part)
                 at += len(part)
-        finally:
-            file.close()
         return self._go_on(request, upload) if at == stop else web.Response(status=400)
 
     async def _finish(self, request: web.BaseRequest, upload: str) -> web.StreamResponse:

@@ -30,6 +30,12 @@ def runners() -> list[int]:
     return found
 
 
+def kill_and_see_it_dead(pid: int) -> None:
+    """The loop stands still meanwhile, so nothing on it has noticed yet."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
 async def test_a_prompt_is_answered_token_by_token(serve: Serve) -> None:
     async with serve() as (_, client):
         answer = await client.post("/api/generate", model="tiny", prompt="hello")
@@ -67,6 +73,17 @@ async def test_a_runner_killed_within_an_answer_ends_it_as_a_failure_and_is_repl
         await until(lambda: not runners(), what="the end of the runner")
         again = await client.post("/api/generate", model="endless", prompt="hi", options={"num_predict": 2})
         assert again.text == " round and"
+
+
+async def test_who_comes_right_after_the_death_of_a_runner_gets_a_new_one(serve: Serve) -> None:
+    async with serve() as (service, client):
+        await client.post("/api/generate", model="endless")
+        [pid] = runners()
+        [model] = [each.model for each in service.supervisor.loaded]
+        options = service.supervisor.loaded[0].options
+        kill_and_see_it_dead(pid)
+        async with service.supervisor.lease(model, options, None) as lease:
+            assert await lease.client.is_healthy()
 
 
 async def test_an_answer_in_one_piece_whose_runner_dies_is_an_error(serve: Serve) -> None:
