@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import SystemRandom
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
@@ -34,6 +34,7 @@ from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.announce import Cold, Hot
 from ollama_dist.node.announcer import Announcer
 from ollama_dist.node.answer_cache import AnswerCache
+from ollama_dist.node.cluster import Cluster
 from ollama_dist.node.cluster_view import ViewStore
 from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.load import EngineLoad
@@ -65,66 +66,6 @@ ANNOUNCE_S: Final = 0.01
 FIRST_LOOK_S: Final = 0.3
 """How long a starting node waits to see its engine before it tells the others: a load is told only so often,
 and theirs would be that nothing can be sent here."""
-
-
-class Cluster(Protocol):
-    """Membership as the node uses it. A node that is to be alone has one with nobody else in it."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def address(self) -> str:
-        """Where members connect, ``host:port``; empty where nobody does."""
-        ...
-
-    def members(self) -> Sequence[MemberView]: ...
-
-    def subscribe(self, changed: Callable[[], None]) -> None: ...
-
-    def set_load(self, data: bytes) -> None: ...
-
-    def set_state(self, key: str, value: bytes | None) -> None: ...
-
-    def hint(self, member: NodeId) -> None: ...
-
-    def seen_clusters(self) -> Sequence[tuple[str, tuple[str, ...]]]: ...
-
-    def strangers(self) -> Mapping[str, str]: ...
-
-    def silent_seeds(self) -> Mapping[str, str]: ...
-
-    def rotated(self) -> Mapping[str, str]: ...
-
-    @property
-    def epoch(self) -> int: ...
-
-    @property
-    def revoked_by(self) -> str:
-        """Who took this node out of its cluster; empty where nobody did."""
-        ...
-
-    def counters(self) -> dict[str, int]: ...
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-    async def invite(self, lifetime_s: float) -> dict[str, Any]: ...
-
-    async def join(self, code: str, *, replace: bool) -> dict[str, Any]: ...
-
-    def is_own(self, code: str) -> bool:
-        """Whether an invitation is into this very cluster: nothing is left behind then."""
-        ...
-
-    async def leave(self) -> dict[str, Any]: ...
-
-    async def rotate(self, overlap_s: float) -> dict[str, Any]: ...
-
-    async def revoke(self, member: NodeId, by: str) -> dict[str, Any]: ...
-
-    def forget(self, member: NodeId) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

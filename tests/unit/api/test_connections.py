@@ -85,12 +85,12 @@ async def test_a_head_that_dribbles_in_is_not_waited_for() -> None:
 
 
 async def test_a_second_head_on_the_same_connection_has_its_own_time() -> None:
-    async with served(head_s=0.2) as port:
+    async with served(head_s=1.0) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(3):
             writer.write(REQUEST)
             assert b"200 OK" in await reader.readuntil(b"hello")
-            await asyncio.sleep(0.15)  # idle is not late
+            await asyncio.sleep(0.4)  # idle is not late
         writer.write(REQUEST[:10])
         async with asyncio.timeout(5):
             assert await reader.read() == b""
