@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from ollama_dist.api.heads import Request
+from ollama_dist.api.heads import Incoming
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.errors import ConfigError, DistError, Forbidden, TooManyAttempts, Unauthorized
 from ollama_dist.core.scopes import Scope
@@ -56,10 +56,9 @@ class Caller:
         )
 
 
-def caller_of(request: Request) -> Caller:
-    headers, head = request.headers, request.head
-    shown = headers.get("x-api-key", "").strip()
-    if said := headers.get("Authorization"):
+def caller_of(request: Incoming) -> Caller:
+    head, shown = request.head, request.api_key.strip()
+    if said := request.authorization:
         kind, _, token = said.partition(" ")
         shown = token.strip() if kind.lower() == "bearer" else shown
     return Caller(shown, request.remote or "", head.is_forwarded, head.host)
