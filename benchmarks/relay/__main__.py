@@ -45,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
         upstream = stack.enter_context(tools.upstream(folder / "answers", wish.upstream_port))
         fronts, missing = _start(wish, folder, upstream, pins, stack)
         load_before = os.getloadavg()[0]
-        passes = _measure(fronts, tools, upstream, wish, missing)
+        passes = _measure(fronts, tools, upstream, TINY if wish.tiny else Sizes(), wish.passes, missing)
         _write(wish, passes, missing, load_before)
     return 0
 
@@ -65,7 +65,6 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--litellm", default="", help="the litellm program, where it is not on the PATH")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "relay")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/performance.md as it is")
-    parser.add_argument("--short", action="store_true", help="only short requests and first bytes; no docs")
     parser.add_argument("--tiny", action="store_true", help="only see that everything works")
     return parser
 
@@ -97,19 +96,12 @@ def _wanted(wish: argparse.Namespace) -> dict[str, Starter]:
 
 
 def _measure(
-    fronts: Sequence[Front], tools: Tools, upstream: Upstream, wish: argparse.Namespace, missing: list[str]
+    fronts: Sequence[Front], tools: Tools, upstream: Upstream, sizes: Sizes, passes: int, missing: list[str]
 ) -> dict[str, list[Figures]]:
     """All fronts in turns, in another order each time, so that what disturbs the machine disturbs all."""
     found: dict[str, list[Figures]] = {front.name: [] for front in fronts}
-    sizes, passes, only_short = TINY if wish.tiny else Sizes(), wish.passes, wish.short
     able = {
-        front.name: Pass(
-            front,
-            tools,
-            upstream,
-            sizes.smaller(SLOW) if front.openai_only else sizes,
-            only_short=only_short,
-        )
+        front.name: Pass(front, tools, upstream, sizes.smaller(SLOW) if front.openai_only else sizes)
         for front in fronts
     }
     memory: dict[str, Figures] = {}
@@ -117,10 +109,10 @@ def _measure(
     for number in range(passes):
         for name in rng.sample(sorted(able), len(able)):
             print(f"pass {number + 1} of {passes}: {name}", file=sys.stderr)
-            if name not in memory and not only_short:
+            if name not in memory:
                 memory[name] = able[name].measure_memory() if name != "direct" else {}
             figures, troubles = able[name].measure()
-            found[name].append(figures | memory.get(name, {}))
+            found[name].append(figures | memory[name])
             for trouble in troubles:
                 missing.append(f"{name} failed in pass {number + 1}: {trouble}")
                 print(missing[-1], file=sys.stderr)
@@ -150,7 +142,7 @@ def _write(
     wish.out.parent.mkdir(parents=True, exist_ok=True)
     wish.out.with_suffix(".md").write_text(f"# The relay, measured\n\n{text}")
     wish.out.with_suffix(".json").write_text(as_json(passes, about))
-    if not wish.no_docs and not wish.tiny and not wish.short:
+    if not wish.no_docs and not wish.tiny:
         put_between_marks(DOCUMENT, text)
     print(text)
 

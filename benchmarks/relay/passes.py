@@ -78,14 +78,11 @@ class Failed(Exception):
 class Pass:
     """Measures one front once."""
 
-    def __init__(
-        self, front: Front, tools: Tools, upstream: Upstream, sizes: Sizes, *, only_short: bool = False
-    ) -> None:
+    def __init__(self, front: Front, tools: Tools, upstream: Upstream, sizes: Sizes) -> None:
         self._front = front
         self._tools = tools
         self._upstream = upstream
         self._sizes = sizes
-        self._only_short = only_short
         self._chat = "/v1/chat/completions" if front.openai_only else "/api/chat"
 
     def measure(self) -> tuple[Figures, list[str]]:
@@ -102,9 +99,6 @@ class Pass:
     def _parts(self) -> Iterator[Callable[[], Figures]]:
         for path, name in self._short_requests():
             yield partial(self._short, path, name)
-        if self._only_short:
-            yield partial(self._first_bytes)
-            return
         yield partial(self._chunks, self._chat, "")
         if not self._front.openai_only:
             yield partial(self._chunks, "/v1/chat/completions", "_openai")
