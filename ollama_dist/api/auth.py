@@ -106,6 +106,15 @@ class Authorizer:
         self._without_key = lru_cache(maxsize=CALLERS_KEPT)(self._identify)
         self._attempts = RateLimit(ATTEMPTS_PER_S, ATTEMPTS_AT_ONCE)
 
+    def admit(self, scope: Scope, dialect: Dialect, request: Incoming) -> Identity:
+        """Who makes ``request``; raises as `check`. Most show no key, and nothing of them is new."""
+        if not request.api_key and not request.authorization:
+            head = request.head
+            known = self._without_key(scope, request.remote or "", head.is_forwarded, head.host)
+            if known is not None:
+                return known
+        return self.check(scope, dialect, caller_of(request))
+
     def check(self, scope: Scope, dialect: Dialect, caller: Caller) -> Identity:
         """Who may use ``scope``; raises `Unauthorized`, `Forbidden` or `TooManyAttempts` for others."""
         if caller.credential and self._is_admin(caller.credential):

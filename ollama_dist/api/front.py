@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from ollama_dist.api.auth import Authorizer, caller_of
+from ollama_dist.api.auth import Authorizer
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.guard import Guard, Judgement, Verdict
 from ollama_dist.api.heads import HEADS_KEPT, Incoming, Request, RequestHead
@@ -128,7 +128,7 @@ class Front:
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         try:
             route = exchange.route
-            caller = self._authorizer.check(route.scope, route.dialect, caller_of(exchange.request))
+            caller = self._authorizer.admit(route.scope, route.dialect, exchange.request)
             exchange.tenant = caller.tenant
             with self._shares.taken(caller, time.monotonic()):
                 return await self._handlers[route.key](exchange)

@@ -8,6 +8,7 @@ import pytest
 
 from ollama_dist.api import connections
 from ollama_dist.api.connections import Server
+from ollama_dist.api.lane import Lane
 from tests.support.fake_ollama import FakeOllama
 from tests.support.solo_node import solo_node
 
@@ -38,7 +39,7 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     taken: list[str] = []
     give = Server.hand_over
 
-    class Lane(connections.Lane):
+    class Noted(Lane):
         __slots__ = ()
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,7 +50,7 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         taken.append("aiohttp")
         give(server, transport, address, data)
 
-    monkeypatch.setattr(connections, "Lane", Lane)
+    monkeypatch.setattr(connections, "Lane", Noted)
     monkeypatch.setattr(Server, "hand_over", note)
     return taken
 

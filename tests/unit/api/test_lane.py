@@ -11,7 +11,7 @@ from aiohttp import web
 
 from ollama_dist.api import lane
 from ollama_dist.api.connections import Gate
-from ollama_dist.api.heads import Incoming, Request, RequestHead
+from ollama_dist.api.heads import HEADS_KEPT, Incoming, Request, RequestHead
 from ollama_dist.api.lane import Heads, ShortRequest
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.responses import Response
@@ -333,6 +333,6 @@ def test_heads_with_credentials_are_not_remembered() -> None:
 
 def test_so_many_heads_are_remembered_and_no_more() -> None:
     heads = _heads()
-    for number in range(2 * lane.HEADS_KEPT):
+    for number in range(2 * HEADS_KEPT):
         heads.read(HEAD.replace(b"localhost", b"h%d" % number) + b"first")
-    assert len(heads._known) == lane.HEADS_KEPT
+    assert len(heads._known) == HEADS_KEPT
