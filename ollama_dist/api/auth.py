@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from ollama_dist.api.heads import Request
+from ollama_dist.api.heads import Incoming
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.errors import ConfigError, DistError, Forbidden, TooManyAttempts, Unauthorized
 from ollama_dist.core.scopes import Scope
@@ -56,10 +56,9 @@ class Caller:
         )
 
 
-def caller_of(request: Request) -> Caller:
-    headers, head = request.headers, request.head
-    shown = headers.get("x-api-key", "").strip()
-    if said := headers.get("Authorization"):
+def caller_of(request: Incoming) -> Caller:
+    head, shown = request.head, request.api_key.strip()
+    if said := request.authorization:
         kind, _, token = said.partition(" ")
         shown = token.strip() if kind.lower() == "bearer" else shown
     return Caller(shown, request.remote or "", head.is_forwarded, head.host)
@@ -106,6 +105,15 @@ class Authorizer:
         self._clock = clock
         self._without_key = lru_cache(maxsize=CALLERS_KEPT)(self._identify)
         self._attempts = RateLimit(ATTEMPTS_PER_S, ATTEMPTS_AT_ONCE)
+
+    def admit(self, scope: Scope, dialect: Dialect, request: Incoming) -> Identity:
+        """Who makes ``request``; raises as `check`. Most show no key, and nothing of them is new."""
+        if not request.api_key and not request.authorization:
+            head = request.head
+            known = self._without_key(scope, request.remote or "", head.is_forwarded, head.host)
+            if known is not None:
+                return known
+        return self.check(scope, dialect, caller_of(request))
 
     def check(self, scope: Scope, dialect: Dialect, caller: Caller) -> Identity:
         """Who may use ``scope``; raises `Unauthorized`, `Forbidden` or `TooManyAttempts` for others."""

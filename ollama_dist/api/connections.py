@@ -7,6 +7,7 @@ import asyncio
 import ipaddress
 import ssl
 from collections import Counter
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -19,7 +20,8 @@ from aiohttp.web_protocol import RequestHandler
 
 from ollama_dist.api.bodies import DIVERTED_BYTES, BrokenBody, Rest
 from ollama_dist.api.heads import Request, head_of
-from ollama_dist.api.responses import Response
+from ollama_dist.api.lane import Heads, Lane, Ways
+from ollama_dist.api.responses import refused
 from ollama_dist.runtime.tls import Tls
 
 log = structlog.get_logger()
@@ -62,14 +64,6 @@ class Gate:
         self._open[address] -= 1
         if not self._open[address]:
             del self._open[address]
-
-
-def refused(status: int) -> Response:
-    """What Go's server says to what is no request: the status in words, and the connection is over."""
-    text = f"{status} {HTTPStatus(status).phrase}"
-    response = Response(text.encode(), status=status, headers=[("Content-Type", "text/plain; charset=utf-8")])
-    response.force_close()
-    return response
 
 
 class Arrived(Request):
@@ -119,20 +113,61 @@ class Server(web.Server):
         gate: Gate | None,
         head_s: float,
         tls: ssl.SSLContext | None = None,
+        ways: Ways | None = None,
+        keep_alive_s: float,
         **more: Any,
     ) -> None:
-        super().__init__(*arguments, request_factory=_request, **more)
+        super().__init__(*arguments, request_factory=_request, keepalive_timeout=keep_alive_s, **more)
         self.gate = gate
         self.head_s = head_s
+        self.keep_alive_s = keep_alive_s
         self._tls = tls
+        self.lanes: set[Lane] = set()
+        self.heads = Heads(ways) if ways is not None else None
+        self.is_stopping = False
 
     def __call__(self) -> "Connection":
         """The protocol of a new connection."""
-        connection = Connection(self, loop=self._loop, **self._kwargs)
-        if self._tls is None:
-            return connection
         # For whoever accepts connections one protocol is as good as another.
-        return cast(Connection, Tls(connection, self._tls, server_side=True))
+        if self._tls is not None:
+            return cast(Connection, Tls(self._connection(), self._tls, server_side=True))
+        return (
+            self._connection() if self.heads is None else cast(Connection, Lane(self, self.heads, self._loop))
+        )
+
+    def _connection(self) -> "Connection":
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+    def enter(self, transport: asyncio.BaseTransport) -> str | None:
+        """The address of a new connection; None for one too many, which is closed."""
+        address = str((transport.get_extra_info("peername") or ("",))[0])
+        if self.gate is not None and not self.gate.enter(address):
+            log.warning("connection_refused", address=address, reason="too many connections")
+            assert isinstance(transport, asyncio.Transport) or hasattr(transport, "abort")
+            transport.abort()
+            return None
+        return address
+
+    def leave(self, address: str) -> None:
+        if self.gate is not None:
+            self.gate.leave(address)
+
+    def hand_over(self, transport: asyncio.Transport, address: str, data: bytes) -> None:
+        connection = self._connection()
+        transport.set_protocol(connection)
+        connection.begin(transport, address)
+        connection.data_received(data)
+
+    def pre_shutdown(self) -> None:
+        self.is_stopping = True
+        super().pre_shutdown()
+        for lane in list(self.lanes):
+            lane.end()
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """What is under way has ``timeout`` seconds to end."""
+        tasks = [lane.task for lane in self.lanes if lane.task is not None]
+        await asyncio.gather(super().shutdown(timeout), _ended(tasks, timeout))
 
 
 class Connection(RequestHandler):
@@ -150,16 +185,15 @@ class Connection(RequestHandler):
         """Where everything goes that comes from now on."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        gate = self._server.gate
-        if gate is not None:
-            address = str((transport.get_extra_info("peername") or ("",))[0])
-            if not gate.enter(address):
-                log.warning("connection_refused", address=address, reason="too many connections")
-                self._manager = None  # connection_lost then has nothing to take back
-                assert isinstance(transport, asyncio.Transport) or hasattr(transport, "abort")
-                transport.abort()
-                return
-            self._address = address
+        address = self._server.enter(transport)
+        if address is None:
+            self._manager = None  # connection_lost then has nothing to take back
+        else:
+            self.begin(transport, address)
+
+    def begin(self, transport: asyncio.BaseTransport, address: str) -> None:
+        """Go on with a connection that was let in."""
+        self._address = address
         super().connection_made(transport)
         if self.transport is not None:
             self.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
@@ -204,8 +238,8 @@ class Connection(RequestHandler):
         self._head_came()
         if self.rest is not None:
             self.rest.lose()
-        if self._address is not None and self._server.gate is not None:
-            self._server.gate.leave(self._address)
+        if self._address is not None:
+            self._server.leave(self._address)
             self._address = None
         super().connection_lost(exc)
 
@@ -237,6 +271,16 @@ class Connection(RequestHandler):
         self._head_timer = None
         log.info("connection_closed", address=self._address, reason="no request in time")
         self.force_close()
+
+
+async def _ended(tasks: Sequence["asyncio.Task[None]"], within_s: float | None) -> None:
+    """Wait for ``tasks``, and end those that take longer."""
+    if not tasks:
+        return
+    _, late = await asyncio.wait(tasks, timeout=within_s)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
 
 
 def _is_here(address: str) -> bool:

@@ -1,6 +1,6 @@
 """One request of a client and everything its answer needs: its row, its id, the headers we add."""
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from ollama_dist.api.bodies import BrokenBody, TooSlow, read_body
-from ollama_dist.api.heads import Request
+from ollama_dist.api.heads import Incoming, Request
 from ollama_dist.api.responses import Header, Response
 from ollama_dist.api.routes import Route
 from ollama_dist.core.errors import BadRequest, DistError, TooLarge
@@ -26,7 +26,7 @@ JSON: Final = "application/json; charset=utf-8"
 class Exchange:
     """A request under way. ``headers`` go onto its answer, whatever that will be."""
 
-    request: Request
+    request: Incoming
     route: Route
     id: RequestId
     headers: list[Header]
@@ -34,9 +34,20 @@ class Exchange:
     tenant: str = ""
     """Tells this caller from others; see `auth.Identity`."""
 
-    def body(self) -> Awaitable[bytes]:
+    @property
+    def full(self) -> Request:
+        """The request as aiohttp has it, for rows that want more of it than its head and body."""
+        assert isinstance(self.request, Request)
+        return self.request
+
+    async def body(self) -> bytes:
         """The whole body; raises `TooLarge`. A route that takes none ignores what is sent."""
-        return read_body(self.request, self.route.body_limit or 0)
+        limit, whole = self.route.body_limit or 0, self.request.whole
+        if whole is None:
+            return await read_body(self.full, limit)
+        if len(whole) > limit > 0:
+            raise TooLarge(f"the body is larger than {limit} bytes")
+        return whole if limit else b""
 
     async def json(self) -> dict[str, Any]:
         """The body as a JSON object, {} when empty; raises `BadRequest`. For our own routes only."""
@@ -57,7 +68,7 @@ class Exchange:
         return path
 
     def header(self, name: str) -> str:
-        return self.request.headers.get(name, "")
+        return self.request.head.get(name.lower())
 
     def passed_on(self) -> list[Header]:
         """What of the client's headers travels with the request; names in lower case."""

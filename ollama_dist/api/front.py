@@ -6,6 +6,7 @@ way ends here and is told in the caller's dialect.
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 from typing import Final
@@ -13,12 +14,11 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from ollama_dist.api.auth import Authorizer, caller_of
-from ollama_dist.api.connections import refused
+from ollama_dist.api.auth import Authorizer
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.guard import Guard, Judgement, Verdict
-from ollama_dist.api.heads import HEADS_KEPT, Request, RequestHead
-from ollama_dist.api.responses import Header, Response
+from ollama_dist.api.heads import HEADS_KEPT, Incoming, Request, RequestHead
+from ollama_dist.api.responses import Header, Response, refused
 from ollama_dist.api.routes import Route, Where
 from ollama_dist.api.shares import Shares
 from ollama_dist.api.table import Elsewhere, Found, Matched, RouteTable, WrongMethod
@@ -33,6 +33,14 @@ Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 _PLAIN: Final = "text/plain"
 _REDIRECTS: Final = {301: "Moved Permanently", 307: "Temporary Redirect"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Way:
+    """A row, and what its answers say for the guard."""
+
+    found: Matched
+    verdict: Verdict
 
 
 class Internal(DistError):
@@ -72,6 +80,22 @@ class Front:
         request_id = new_request_id(self._rng)
         if not isinstance(found, Matched) or verdict.judgement is not Judgement.PASS:
             return self._turned_away(request, request_id, found, verdict)
+        return self._let_in(request, request_id, found, verdict)
+
+    def find(self, method: str, target: str, head: RequestHead) -> "Way | None":
+        """The way of a request that wants no more of its row than an answer to its head and body."""
+        found, verdict = self._judge(method, target, head)
+        if not isinstance(found, Matched) or verdict.judgement is not Judgement.PASS:
+            return None
+        return Way(found, verdict) if found.route.is_plain else None
+
+    def answer(self, request: Incoming, way: "Way") -> Awaitable[web.StreamResponse]:
+        """Answer ``request``, whose way was found before."""
+        return self._let_in(request, new_request_id(self._rng), way.found, way.verdict)
+
+    def _let_in(
+        self, request: Incoming, request_id: RequestId, found: Matched, verdict: Verdict
+    ) -> Awaitable[web.StreamResponse]:
         log_with(request_id)
         headers = [*verdict.headers, ("X-Request-ID", request_id), *self._standing()]
         return self._answer(Exchange(request, found.route, request_id, headers, found.params))
@@ -104,7 +128,7 @@ class Front:
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         try:
             route = exchange.route
-            caller = self._authorizer.check(route.scope, route.dialect, caller_of(exchange.request))
+            caller = self._authorizer.admit(route.scope, route.dialect, exchange.request)
             exchange.tenant = caller.tenant
             with self._shares.taken(caller, time.monotonic()):
                 return await self._handlers[route.key](exchange)

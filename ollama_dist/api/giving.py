@@ -39,7 +39,7 @@ class Giving:
 
     async def replication_manifest(self, exchange: Exchange) -> web.StreamResponse:
         """The manifest of ``?model=``, byte for byte as the engine has it."""
-        name = exchange.request.query.get("model", "")
+        name = exchange.full.query.get("model", "")
         if not name:
             raise BadRequest("model is required")
         manifest = await self._giver().manifest(parse_model_name(name))
@@ -72,8 +72,8 @@ class Giving:
     async def replication_line(self, exchange: Exchange) -> web.StreamResponse:
         """Note that ``?node=`` takes a blob ``?since=`` a time (ms), and say who does and began before."""
         digest = parse_digest(exchange.params["digest"])
-        node = parse_node_id(exchange.request.query.get("node", ""))
-        since = exchange.request.query.get("since", "")
+        node = parse_node_id(exchange.full.query.get("node", ""))
+        since = exchange.full.query.get("since", "")
         if not re.fullmatch("[0-9]{1,15}", since):
             raise BadRequest("since is a time in milliseconds")
         if exchange.tenant not in ("", node):
@@ -111,7 +111,7 @@ async def _send(
     """Answer with ``parts``. What keeps the first from being had is raised; later the answer breaks off."""
     async with contextlib.aclosing(parts):
         part = await anext(parts, b"")
-        await response.prepare(exchange.request)
+        await response.prepare(exchange.full)
         try:
             while part:
                 async with asyncio.timeout(STALL_S):
@@ -119,7 +119,7 @@ async def _send(
                 part = await anext(parts, b"")
         except (DistError, TimeoutError) as error:
             tell = log.info if isinstance(error, NotFound) else log.warning  # not yet here is not wrong
-            tell("giving_broken_off", path=exchange.request.path, error=str(error) or "nobody reads")
+            tell("giving_broken_off", path=exchange.full.path, error=str(error) or "nobody reads")
             if exchange.request.transport is not None:
                 exchange.request.transport.abort()
             return response

@@ -1,15 +1,16 @@
 """What the headers of a request say, worked out once for all whose heads are alike: nearly all are."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
 from ollama_dist.api.framing import refusal
 from ollama_dist.api.guard import host_of
-from ollama_dist.api.responses import Header
+from ollama_dist.api.responses import Header, StreamResponse
 
 HEADS_KEPT: Final = 256
 """So many different heads are remembered."""
@@ -84,10 +85,95 @@ class RequestHead:
         return self.values.get(name, "")
 
 
+class Connected(Protocol):
+    """A client's connection."""
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """None once the client has left."""
+        ...
+
+
+class Incoming(Protocol):
+    """What all who answer may want to know of a request, however it came in."""
+
+    @property
+    def head(self) -> RequestHead: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def raw_path(self) -> str: ...
+    @property
+    def version(self) -> tuple[int, int]: ...
+    @property
+    def remote(self) -> str | None:
+        """The IP address it comes from."""
+        ...
+
+    @property
+    def api_key(self) -> str:
+        """The header ``x-api-key``."""
+        ...
+
+    @property
+    def authorization(self) -> str: ...
+
+    @property
+    def whole(self) -> bytes | None:
+        """The body where it came with its head; None where it is still to be read."""
+        ...
+
+    @property
+    def protocol(self) -> Connected: ...
+    @property
+    def transport(self) -> asyncio.Transport | None: ...
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was written. Raises `ConnectionResetError`."""
+        ...
+
+    async def begin(
+        self, status: int, headers: Sequence[Header], *, length: int | None, holds_head: bool
+    ) -> web.StreamResponse:
+        """An answer to be written as it comes, of ``length`` bytes where that is known.
+
+        ``holds_head`` is whether its head waits for the first of its body.
+        """
+        ...
+
+
 class Request(web.BaseRequest):
     """A request of aiohttp's with its head read."""
 
     head: RequestHead
+    whole = None
+
+    @property
+    def api_key(self) -> str:
+        return self.headers.get("x-api-key", "")
+
+    @property
+    def authorization(self) -> str:
+        return self.headers.get("Authorization", "")
+
+    async def drain(self) -> None:
+        await self.writer.drain()
+
+    async def begin(
+        self, status: int, headers: Sequence[Header], *, length: int | None, holds_head: bool
+    ) -> web.StreamResponse:
+        response = StreamResponse(status=status, holds_head=holds_head)
+        for name, value in headers:
+            response.headers.add(name, value)
+        if length is not None:
+            response.content_length = length
+        elif self.version >= (1, 1):
+            response.enable_chunked_encoding()
+        else:
+            response.force_close()  # the connection's end is the answer's
+        await response.prepare(self)
+        response.headers.clear()  # they are said, and would lie here for as long as the answer lasts
+        return response
 
 
 def head_of(version: tuple[int, int], headers: RawHeaders) -> RequestHead:

@@ -30,7 +30,7 @@ class LoanGiving:
 
     async def replication_loan(self, exchange: Exchange) -> web.StreamResponse:
         """Answers at once and goes on until the model named in ``?model=`` can be read here, or cannot."""
-        text = exchange.request.query.get("model", "")
+        text = exchange.full.query.get("model", "")
         if not text:
             raise BadRequest("model is required")
         name, lender = parse_model_name(text), self._lender()
@@ -40,7 +40,7 @@ class LoanGiving:
         response = StreamResponse()
         response.content_type = NDJSON
         exchange.mark(response)
-        await response.prepare(exchange.request)
+        await response.prepare(exchange.full)
         try:
             while not (await asyncio.wait({lending}, timeout=self._beat_s))[0]:
                 await response.write(BEAT)

@@ -9,8 +9,10 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from ollama_dist.api.connections import HEAD_S, Gate, Server, refused
+from ollama_dist.api.connections import HEAD_S, Gate, Server
 from ollama_dist.api.heads import Request
+from ollama_dist.api.lane import Ways
+from ollama_dist.api.responses import refused
 from ollama_dist.core.errors import ConfigError
 
 log = structlog.get_logger()
@@ -49,7 +51,10 @@ def bind(host: str, ports: Sequence[int]) -> socket.socket:
 
 
 class Listener:
-    """Serves ``handler`` on a socket. Stop it to let what is under way end, within `DRAIN_S`."""
+    """Serves ``handler`` on a socket. Stop it to let what is under way end, within `DRAIN_S`.
+
+    With ``ways`` ordinary requests take a short way (`api.lane`); not over TLS.
+    """
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class Listener:
         tls: ssl.SSLContext | None = None,
         gate: Gate | None = None,
         head_s: float = HEAD_S,
+        ways: Ways | None = None,
     ) -> None:
         self._socket = bound
         self._handler = handler
@@ -69,7 +75,8 @@ class Listener:
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
-            keepalive_timeout=KEEP_ALIVE_S,
+            ways=ways,
+            keep_alive_s=KEEP_ALIVE_S,
             lingering_time=LINGER_S,
         )
         self._runner = web.ServerRunner(self._server, shutdown_timeout=DRAIN_S)

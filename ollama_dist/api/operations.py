@@ -94,7 +94,7 @@ class OperationRoutes:
         first = await self._moves().operations.get(identifier)  # what it raises can still be told
         response = StreamResponse(headers={"Content-Type": LINES})
         exchange.mark(response)
-        await response.prepare(exchange.request)
+        await response.prepare(exchange.full)
         await response.write(self._line(first))
         told = self._line(first)
         if first.finished_at is None:
@@ -131,7 +131,7 @@ def _asker(exchange: Exchange) -> str:
 
 
 def _wants_stream(exchange: Exchange) -> bool:
-    said: Any = exchange.request.query.get("stream", "false")
+    said: Any = exchange.full.query.get("stream", "false")
     if said not in ("true", "false"):
         raise BadRequest('"stream" must be true or false')
     return bool(said == "true")

@@ -90,7 +90,7 @@ class OwnRoutes:
 
     async def decisions(self, exchange: Exchange) -> web.StreamResponse:
         """The newest first; ``model``, ``node`` (the winner) and ``outcome`` narrow it, ``limit`` cuts it."""
-        query = exchange.request.query
+        query = exchange.full.query
         limit = _limit(query.get("limit"))
         wanted = {name: query[name] for name in ("model", "node", "outcome") if name in query}
         found: list[dict[str, Any]] = []
@@ -133,7 +133,7 @@ class OwnRoutes:
         return exchange.reply_json(await self._operator.forget(asked.node))
 
     async def scrub(self, exchange: Exchange) -> web.StreamResponse:
-        name = exchange.request.query.get("node")
+        name = exchange.full.query.get("node")
         return exchange.reply_json(await self._operator.scrub_at(name, begin=False))
 
     async def begin_scrub(self, exchange: Exchange) -> web.StreamResponse:

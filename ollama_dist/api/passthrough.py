@@ -78,10 +78,10 @@ class Passthrough:
         """
         headers = exchange.passed_on()
         data: bytes | PacedBody | None = body
-        if body is None and exchange.request.body_exists:
-            data = PacedBody(exchange.request)
-            if exchange.request.content_length is not None:
-                headers.append(("Content-Length", str(exchange.request.content_length)))
+        if body is None and exchange.full.body_exists:
+            data = PacedBody(exchange.full)
+            if exchange.full.content_length is not None:
+                headers.append(("Content-Length", str(exchange.full.content_length)))
         try:
             response = await self._session.request(
                 exchange.request.method,

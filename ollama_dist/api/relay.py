@@ -8,14 +8,15 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from aiohttp import web
 
 from ollama_dist.api.connections import HIGH_WATER_BYTES
 from ollama_dist.api.exchange import Exchange
-from ollama_dist.api.responses import Header, StreamResponse
+from ollama_dist.api.heads import Incoming
+from ollama_dist.api.responses import Header, framed
 from ollama_dist.backends.http1 import Sink
 from ollama_dist.core.errors import DistError, UpstreamFailed
 from ollama_dist.core.outcomes import Result
@@ -27,10 +28,6 @@ STREAMS: Final = ("application/x-ndjson", "text/event-stream")
 
 STALL_S: Final = 120.0
 """A client that takes nothing for so long has its answer taken away."""
-
-
-_FRAMES: Final = tuple(b"%x\r\n" % size for size in range(1024))
-"""What stands before a chunk of each usual size."""
 
 
 class Source(Protocol):
@@ -57,7 +54,7 @@ async def relay(
     source: Source,
     *,
     status: int,
-    headers: Iterable[Header],
+    headers: Sequence[Header],
     first: bytes = b"",
     length: int | None = None,
     explain: bool = True,
@@ -71,19 +68,13 @@ async def relay(
     into the client's transport. Raises `ClientStalled`, and `ConnectionError` when the client has left.
     """
     request = exchange.request
-    response = StreamResponse(status=status, holds_head=bool(first))
-    exchange.mark(response, headers)
     is_framed = length is not None or request.version >= (1, 1)
-    if length is not None:
-        response.content_length = length
-    elif is_framed:
-        response.enable_chunked_encoding()
-    else:
-        response.force_close()  # the connection's end is the answer's
-    await response.prepare(request)
-    has_place_for_words = response.content_type in STREAMS
-    response.headers.clear()  # they are said, and would lie here for as long as the answer lasts
-    pour: Pour | None = getattr(source, "pour", None) if splice and response.chunked else None
+    has_place_for_words = any(name.lower() == "content-type" and _is_stream(value) for name, value in headers)
+    marked = [*exchange.headers, *headers]
+    del headers  # they are said, and would lie here for as long as the answer lasts
+    response = await request.begin(status, marked, length=length, holds_head=bool(first))
+    del marked
+    pour: Pour | None = getattr(source, "pour", None) if splice and length is None and is_framed else None
     data = first
     try:
         while data or (data := await source.more()):
@@ -105,8 +96,12 @@ async def relay(
     return response
 
 
-def _chunks_to(request: web.BaseRequest) -> Sink:
-    """Writes each piece as one chunk (RFC 9112 §7.1) to the client, whose head must have been written.
+def _is_stream(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() in STREAMS
+
+
+def _chunks_to(request: Incoming) -> Sink:
+    """Writes each piece as one chunk to the client, whose head must have been written.
 
     What comes after a client has left is not taken: the plain way finds out then.
     """
@@ -116,22 +111,20 @@ def _chunks_to(request: web.BaseRequest) -> Sink:
         transport = protocol.transport
         if transport is None:
             return False
-        size = len(data)
-        frame = _FRAMES[size] if size < len(_FRAMES) else b"%x\r\n" % size
-        transport.write(b"".join((frame, data, b"\r\n")))
+        transport.write(framed(data))
         return transport.get_write_buffer_size() <= HIGH_WATER_BYTES
 
     return take
 
 
-async def _keep_pace(request: web.BaseRequest) -> None:
+async def _keep_pace(request: Incoming) -> None:
     """Wait for a client that reads more slowly than the engine writes."""
     transport = request.transport
     if transport is None or transport.get_write_buffer_size() <= HIGH_WATER_BYTES:
         return
     try:
         async with asyncio.timeout(STALL_S):
-            await request.writer.drain()
+            await request.drain()
     except TimeoutError as error:
         transport.abort()
         raise ClientStalled(f"the client read nothing for {STALL_S:.0f} s") from error

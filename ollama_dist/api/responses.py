@@ -1,7 +1,7 @@
 """Answers as aiohttp takes them from a handler: whole ones, and ones that are written as they come."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NoReturn
@@ -49,7 +49,7 @@ class Response(web.StreamResponse):
         self.body = body
         self._lines = [*headers]
         self._request: web.BaseRequest | None = None
-        self._head = b""
+        self._said = b""
 
     @property
     def headers(self) -> NoReturn:
@@ -58,27 +58,27 @@ class Response(web.StreamResponse):
     def add(self, name: str, value: str) -> None:
         self._lines.append((name, value))
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
-        """Make the head, to be written with the body. Raises `ValueError` for one that would be two."""
-        self._request = request
+    def said(self, *, keep_alive: bool, is_newest: bool = True, is_head: bool = False) -> bytes:
+        """Head and body as they are written. Raises `ValueError` for a head that would be two."""
         status, lines = self._status, self._lines
-        keep_alive = self._keep_alive
-        if keep_alive is None:
-            keep_alive = self._keep_alive = request.keep_alive
         lines.append(("Date", rfc822_formatted_time()))
-        is_newest = request.version >= (1, 1)
         if keep_alive is not is_newest:  # else it is what goes without saying (RFC 9112 §9.3)
             lines.append(("Connection", "keep-alive" if keep_alive else "close"))
-        is_head = request.method == "HEAD"
         if status not in _WITHOUT_BODY and (self.body or not is_head):
             lines.append(("Content-Length", str(len(self.body))))
-        text = "".join(map("".join, lines))
-        if not text.isprintable() and _CONTROL.search(text):
-            raise ValueError("a header with a control character in it")
-        said = "\r\n".join(map(": ".join, lines))
-        self._head = f"{_status_line(is_newest, status)}{said}\r\n\r\n".encode("utf-8", "ignore")
-        if is_head or status in _WITHOUT_BODY:
-            self.body = b""
+        head = _head(status, lines, is_newest=is_newest)
+        return head if is_head or status in _WITHOUT_BODY else head + self.body
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        """Make what is to be written. Raises `ValueError`."""
+        self._request = request
+        if self._keep_alive is None:
+            self._keep_alive = request.keep_alive
+        self._said = self.said(
+            keep_alive=bool(self._keep_alive),
+            is_newest=request.version >= (1, 1),
+            is_head=request.method == "HEAD",
+        )
         return request.writer
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -88,9 +88,74 @@ class Response(web.StreamResponse):
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has left")
-        said = self._head + self.body
-        transport.write(said)
-        self._request.writer.output_size += len(said)
+        transport.write(self._said)
+        self._request.writer.output_size += len(self._said)
+
+
+class Streamed(web.StreamResponse):
+    """An answer that is written as it comes, by ``write``; ``ended`` hears that it was ended as it must be.
+
+    Its head is written with the first of its body. For clients of HTTP/1.1, whose connection goes on.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        ended: Callable[[], None],
+        status: int,
+        headers: Iterable[Header],
+        length: int | None,
+    ) -> None:
+        self._put = write
+        self._ended = ended
+        self._is_chunked = length is None
+        framing = ("Transfer-Encoding", "chunked") if length is None else ("Content-Length", str(length))
+        self._said = _head(status, [*headers, ("Date", rfc822_formatted_time()), framing])
+
+    def write_head(self) -> None:
+        said, self._said = self._said, b""
+        self._put(said)
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Raises `ConnectionResetError` where the client has left."""
+        if data:
+            said, self._said = self._said, b""
+            self._put(b"".join((said, framed(data) if self._is_chunked else data)))
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Raises `ConnectionResetError` where the client has left."""
+        await self.write(data)
+        if self._is_chunked or self._said:
+            self._put(self._said + (b"0\r\n\r\n" if self._is_chunked else b""))
+        self._ended()
+
+
+_FRAMES: Final = tuple(b"%x\r\n" % size for size in range(1024))
+"""What stands before a chunk of each usual size."""
+
+
+def framed(data: bytes | bytearray | memoryview) -> bytes:
+    """``data``, of which there is some, as one chunk (RFC 9112 §7.1)."""
+    size = len(data)
+    frame = _FRAMES[size] if size < len(_FRAMES) else b"%x\r\n" % size
+    return b"".join((frame, data, b"\r\n"))
+
+
+def refused(status: int) -> Response:
+    """What Go's server says to what is no request: the status in words, and the connection is over."""
+    text = f"{status} {HTTPStatus(status).phrase}"
+    response = Response(text.encode(), status=status, headers=[("Content-Type", "text/plain; charset=utf-8")])
+    response.force_close()
+    return response
+
+
+def _head(status: int, lines: Sequence[Header], *, is_newest: bool = True) -> bytes:
+    """A head as it is written; raises `ValueError` where a header would make two of it."""
+    text = "".join(map("".join, lines))
+    if not text.isprintable() and _CONTROL.search(text):
+        raise ValueError("a header with a control character in it")
+    said = "\r\n".join(map(": ".join, lines))
+    return f"{_status_line(is_newest, status)}{said}\r\n\r\n".encode("utf-8", "ignore")
 
 
 @lru_cache(maxsize=128)

@@ -64,6 +64,11 @@ class Route:
         return f"{self.method} {self.path}"
 
     @property
+    def is_plain(self) -> bool:
+        """Whether what answers it wants nothing of a request but its head and its body."""
+        return self.where in (Where.SCHEDULED, Where.HOLDER, Where.UNION) or self.name in ("root", "version")
+
+    @property
     def is_ours(self) -> bool:
         """Whether Ollama has no such route: its errors are then told in our own form."""
         return self.path.startswith(("/api/distributed", "/admin", "/healthz", "/replication"))

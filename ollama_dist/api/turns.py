@@ -27,11 +27,11 @@ class TurnGiving:
     async def replication_turn(self, exchange: Exchange) -> web.StreamResponse:
         """Answers at once, goes on while the member waits and while it has its turn."""
         subject = parse_digest(exchange.params["digest"])
-        node = parse_node_id(exchange.request.query.get("node", ""))
+        node = parse_node_id(exchange.full.query.get("node", ""))
         response = StreamResponse()
         response.content_type = NDJSON
         exchange.mark(response)
-        await response.prepare(exchange.request)
+        await response.prepare(exchange.full)
         beating = background(self._beat(response), "turn-beat")
         try:
             async with self._turns.turn(subject, node) as is_after:

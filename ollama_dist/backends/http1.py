@@ -11,6 +11,7 @@ from typing import Final, cast
 
 import httptools
 
+from ollama_dist.backends.whole import whole_answer
 from ollama_dist.core.errors import UpstreamCut, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from ollama_dist.core.values import value
 
@@ -51,7 +52,10 @@ class Head:
 
     def get(self, name: str) -> str | None:
         """The first value of the header ``name`` (lower case)."""
-        return next((value for header, value in self.headers if header == name), None)
+        for header, said in self.headers:
+            if header == name:
+                return said
+        return None
 
 
 _TAKEN: Final = Head(0, ())
@@ -378,6 +382,16 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.answered = True
         if self._head is None:
+            is_first = not self._head_bytes and not self._interim
+            whole = whole_answer(bytes(data)) if is_first else None
+            if whole is not None:
+                status, headers, body = whole
+                self._head = Head(status, headers)
+                if body:
+                    self._body.append(body)
+                self._complete = self._keep_alive = True
+                self._wake()
+                return
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)

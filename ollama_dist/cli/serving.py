@@ -90,7 +90,12 @@ async def _serve(settings: Settings, paths: StatePaths) -> int:
         node.on_moved = relay.restart
         clients = _client_policy(settings, paths)
         front = public_front(node, passthrough, Operator(node), admin_token=token.reveal(), clients=clients)
-        public = Listener(front, bind(settings.node.listen.host, settings.node.listen.ports()), gate=Gate())
+        public = Listener(
+            front,
+            bind(settings.node.listen.host, settings.node.listen.ports()),
+            gate=Gate(),
+            ways=front if settings.requests.splice else None,
+        )
         await public.start()
         stack.push_async_callback(public.stop)
         bound = Listen(*public.address)

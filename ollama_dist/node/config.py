@@ -334,8 +334,8 @@ class RequestSettings:
     splice: bool = field(
         default=True,
         metadata=about(
-            "Let streams run straight from the engine's connection into the client's. Off: piece by piece, "
-            "at more cost and with the same result.",
+            "Let streams run straight from the engine's connection into the client's, and ordinary requests "
+            "go a short way. Off: piece by piece and the long way, at more cost and with the same result.",
             parse_bool,
         ),
     )

@@ -197,12 +197,12 @@ class _RequestLines:
         def text(value: str) -> str:
             return _shown_text(redactor.text(value))
 
-        word = lru_cache(maxsize=_WORDS)(text)
+        def form(model: str, node: str, result: str, route: str, status: int) -> tuple[str, str]:
+            """What comes again and again: what stands before the request's id, and what after it."""
+            before = f"model={text(model)} node={text(node)} request_id="
+            return before, f" result={result} route={route} status={status} tokens="
 
-        def shown(value: str) -> str:
-            return word(value) if len(value) <= _WORD else text(value)
-
-        self._lines, self._shown = lines, shown
+        self._lines, self._form, self._known_form = lines, form, lru_cache(maxsize=_WORDS)(form)
 
     def add(self, ended: RequestEnded) -> None:
         now, waiting = time.time(), self._ended
@@ -225,13 +225,15 @@ class _RequestLines:
             self._lines.write("".join(lines))
 
     def _line(self, now: float, ended: RequestEnded) -> str:
+        request_id, route, model, node, status, result, first_s, total_s, tokens = ended
+        form = self._known_form if len(model) + len(node) <= 2 * _WORD else self._form
+        before, after = form(model, node, result, route, status)
         second = int(now)
-        at = f"{_second(second)}.{int((now - second) * 1e6):06}Z"
+        total = int(total_s * 1e4 + 0.5) / 1e4  # as `_brief`, in place
+        first = None if first_s is None else int(first_s * 1e4 + 0.5) / 1e4
         return (
-            f"{at} [info     ] request                        first_byte_s={_brief(ended.first_byte_s)}"
-            f" model={self._shown(ended.model)} node={self._shown(ended.node)} request_id={ended.request_id}"
-            f" result={ended.result} route={ended.route} status={ended.status} tokens={ended.tokens}"
-            f" total_s={_brief(ended.total_s)}\n"
+            f"{_second(second)}.{int((now - second) * 1e6):06}Z [info     ] request                        "
+            f"first_byte_s={first} {before}{request_id}{after}{tokens} total_s={total}\n"
         )
 
 

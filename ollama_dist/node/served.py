@@ -1,7 +1,6 @@
 """A request whose answer has begun, and how it ended."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from ollama_dist.backends.http1 import Header
@@ -26,30 +25,19 @@ def let_go(held: Held) -> None:
         held.pop()()
 
 
-@dataclass(slots=True)
 class Served:
-    """A request whose answer has begun: where it comes from and what led there."""
+    """A request whose answer has begun: where it comes from and what led there.
 
-    request: InferenceRequest
-    headers: Sequence[Header]
-    """What of the client's headers travels with it."""
-    body: bytes
-    on_place: OnPlace | None
-    """Hears how the wait for a slot goes."""
-    asking: Asking | None
-    """Under what its answer may be kept."""
-    began: float
-    """When, by the dispatcher's clock."""
+    No dataclass: one is made for each request, and most of it stays as it is here.
+    """
+
     first_byte_s: float | None = None
     """How long the beginning of the answer took."""
-    held: Held = field(default_factory=list)
     mode: EffectiveMode = _UNDECIDED
     decision: Decision | None = None
     """The first one: later ones only go without the places already tried."""
     record: Record | None = None
     """What the decision log has of it."""
-    attempts: list[Attempt] = field(default_factory=list)
-    """Places that gave no answer."""
     node: NodeView | None = None
     """Where the answer comes from."""
     answer: Answer | None = None
@@ -63,6 +51,29 @@ class Served:
     """The caller went before there was an answer."""
     kept_s: float | None = None
     """The answer is one that was kept for so many seconds, since nobody can give it now."""
+
+    def __init__(
+        self,
+        request: InferenceRequest,
+        headers: Sequence[Header],
+        body: bytes,
+        on_place: OnPlace | None,
+        asking: Asking | None,
+        began: float,
+    ) -> None:
+        self.request = request
+        self.headers = headers
+        """What of the client's headers travels with it."""
+        self.body = body
+        self.on_place = on_place
+        """Hears how the wait for a slot goes."""
+        self.asking = asking
+        """Under what its answer may be kept."""
+        self.began = began
+        """When, by the dispatcher's clock."""
+        self.held: Held = []
+        self.attempts: list[Attempt] = []
+        """Places that gave no answer, and at the end the one that did."""
 
     @property
     def fallback_reason(self) -> str:

@@ -6,9 +6,10 @@ carries the end marker of its dialect.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.outcomes import NO_USAGE, Result, Usage
@@ -137,8 +138,18 @@ _Record = Outline | Document
 
 def judge_whole(dialect: Dialect, body: bytes) -> Verdict:
     """The verdict on an answer that was not streamed, is no bare text, and is here as a whole."""
-    end, message, usage = _judge_body(dialect, document_of(body), clean=True)
+    record = document_of(body)
+    if dialect is Dialect.OLLAMA and record.is_whole and _is_plainly_done(record.top):
+        return Verdict(End.COMPLETE, "", _ollama_usage(record), 1, len(body))
+    end, message, usage = _judge_body(dialect, record, clean=True)
     return Verdict(end, message, usage, 1, len(body))
+
+
+def _is_plainly_done(top: Mapping[str, Any]) -> bool:
+    """Whether it says that it is done and has no place for an error, as nearly every answer."""
+    if "error" in top or "type" in top or is_container(top.get("response")):
+        return False
+    return top.get("done") is True or type(top.get("embeddings")) is list
 
 
 # Newline-delimited JSON
@@ -349,11 +360,11 @@ def _ollama_usage(record: _Record) -> Usage:
     said = record.top.get
     try:
         return Usage(
-            prompt_tokens=int(said("prompt_eval_count", 0)),
-            output_tokens=int(said("eval_count", 0)),
-            load_s=said("load_duration", 0) / 1e9,
-            prompt_s=said("prompt_eval_duration", 0) / 1e9,
-            output_s=said("eval_duration", 0) / 1e9,
+            int(said("prompt_eval_count", 0)),
+            int(said("eval_count", 0)),
+            said("load_duration", 0) / 1e9,
+            said("prompt_eval_duration", 0) / 1e9,
+            said("eval_duration", 0) / 1e9,
         )
     except (TypeError, ValueError, OverflowError):  # what an engine counts is a number
         return NO_USAGE

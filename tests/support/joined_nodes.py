@@ -179,7 +179,7 @@ class JoinedNodes:
             passthrough = Passthrough()
             relay = Listener(peer_front(node, passthrough, lambda _: None), bind("127.0.0.1", [0]))
             front = public_front(node, passthrough, Operator(node), admin_token=ADMIN_TOKEN)
-            public = Listener(front, bind("127.0.0.1", [0]))
+            public = Listener(front, bind("127.0.0.1", [0]), ways=front if node.options.splice else None)
             for part in (passthrough.close, node.stop, relay.stop, public.stop):
                 undo.push_async_callback(part)
             await node.start(relay.address[1])

@@ -128,7 +128,7 @@ async def solo_node(
     node = Node(options, OllamaEngine(settings), Nobody(), lambda _: None, keeper)
     passthrough = Passthrough()
     front = public_front(node, passthrough, Operator(node), admin_token=ADMIN_TOKEN, clients=clients)
-    listener = Listener(front, bind("127.0.0.1", [0]), head_s=head_s)
+    listener = Listener(front, bind("127.0.0.1", [0]), head_s=head_s, ways=front if splice else None)
     await node.start(0)
     await listener.start()
     try:
