@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +17,18 @@ from urllib.parse import urlsplit
 
 from benchmarks.relay.answers import write_answers
 from benchmarks.relay.build import NoCompiler, build
-from benchmarks.relay.fronts import STARTERS, Front, Ground, NotHere, Starter, foreign, started
-from benchmarks.relay.passes import TINY, Figures, Pass, Sizes
+from benchmarks.relay.fronts import (
+    NODES,
+    STARTERS,
+    Front,
+    Ground,
+    NotHere,
+    Starter,
+    before,
+    foreign,
+    started,
+)
+from benchmarks.relay.passes import KINDS, TINY, Figures, Pass, Sizes
 from benchmarks.relay.report import as_json, markdown, put_between_marks
 from benchmarks.relay.tools import Pins, Tools, Upstream
 
@@ -45,7 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
         upstream = stack.enter_context(tools.upstream(folder / "answers", wish.upstream_port))
         fronts, missing = _start(wish, folder, upstream, pins, stack)
         load_before = os.getloadavg()[0]
-        passes = _measure(fronts, tools, upstream, TINY if wish.tiny else Sizes(), wish.passes, missing)
+        passes = _measure(wish, fronts, tools, upstream, missing)
         _write(wish, passes, missing, load_before)
     return 0
 
@@ -54,6 +64,10 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.relay", description=__doc__)
     parser.add_argument("--passes", type=int, default=5, help="how often each front is measured (5)")
     parser.add_argument("--only", default="", help=f"fronts, separated by commas, of: {', '.join(STARTERS)}")
+    parser.add_argument("--figures", default="", help=f"which, separated by commas, of: {', '.join(KINDS)}")
+    parser.add_argument(
+        "--before", type=Path, metavar="FOLDER", help="a checkout, set up, whose nodes take part beside ours"
+    )
     parser.add_argument(
         "--also",
         action="append",
@@ -85,30 +99,40 @@ def _start(
 
 
 def _wanted(wish: argparse.Namespace) -> dict[str, Starter]:
-    only = set(filter(None, wish.only.split(",")))
-    if unknown := only - set(STARTERS):
-        raise SystemExit(f"no such front: {', '.join(sorted(unknown))}")
-    wanted = {name: starter for name, starter in STARTERS.items() if not only or name in only}
+    only = _some_of(wish.only, STARTERS, "fronts")
+    wanted = {name: starter for name, starter in STARTERS.items() if name in only}
+    if wish.before is not None:
+        wanted |= {f"{name}, before": before(wish.before, STARTERS[name]) for name in sorted(only & NODES)}
     for said in wish.also:
         name, _, url = said.partition("=")
         wanted[name] = foreign(name, urlsplit(url).port or 80)
     return wanted
 
 
+def _some_of(said: str, known: Iterable[str], what: str) -> set[str]:
+    """Those of ``known`` that a person named, separated by commas; all where none is named."""
+    named = set(filter(None, said.split(",")))
+    if unknown := named - set(known):
+        raise SystemExit(f"no such {what}: {', '.join(sorted(unknown))}")
+    return named or set(known)
+
+
 def _measure(
-    fronts: Sequence[Front], tools: Tools, upstream: Upstream, sizes: Sizes, passes: int, missing: list[str]
+    wish: argparse.Namespace, fronts: Sequence[Front], tools: Tools, upstream: Upstream, missing: list[str]
 ) -> dict[str, list[Figures]]:
     """All fronts in turns, in another order each time, so that what disturbs the machine disturbs all."""
     found: dict[str, list[Figures]] = {front.name: [] for front in fronts}
+    sizes = TINY if wish.tiny else Sizes()
+    kinds = _some_of(wish.figures, KINDS, "figures")
     able = {
-        front.name: Pass(front, tools, upstream, sizes.smaller(SLOW) if front.openai_only else sizes)
+        front.name: Pass(front, tools, upstream, sizes.smaller(SLOW) if front.openai_only else sizes, kinds)
         for front in fronts
     }
     memory: dict[str, Figures] = {}
     rng = random.Random(SEED)
-    for number in range(passes):
+    for number in range(wish.passes):
         for name in rng.sample(sorted(able), len(able)):
-            print(f"pass {number + 1} of {passes}: {name}", file=sys.stderr)
+            print(f"pass {number + 1} of {wish.passes}: {name}", file=sys.stderr)
             if name not in memory:
                 memory[name] = able[name].measure_memory() if name != "direct" else {}
             figures, troubles = able[name].measure()

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +58,8 @@ class Ground:
     """The engine's port."""
     cores: frozenset[int]
     options: dict[str, str] = field(default_factory=dict)
+    checkout: Path | None = None
+    """Of nodes that are not ours."""
 
 
 Starter = Callable[[Ground, ExitStack], Front]
@@ -164,6 +166,18 @@ STARTERS: Final[dict[str, Starter]] = {
 }
 """By the name that ``--only`` takes."""
 
+NODES: Final = frozenset({"node", "node2"})
+
+
+def before(checkout: Path, starter: Starter) -> Starter:
+    """The same of another checkout, with its own environment."""
+
+    def start(ground: Ground, stack: ExitStack) -> Front:
+        front = starter(replace(ground, checkout=checkout.resolve()), stack)
+        return replace(front, name=f"{front.name}, before")
+
+    return start
+
 
 def foreign(name: str, port: int) -> Starter:
     """One that somebody else started in front of the engine's port."""
@@ -225,7 +239,10 @@ def _run_node(
     listen = ["--listen", f"127.0.0.1:{port}", "--node-listen", f"127.0.0.1:{node_port}"]
     where = ["--name", name, "--state-dir", str(home / "state"), "--no-mdns"]
     environment = environment_of(home) | {"OLLAMA_DIST_CLUSTER_KEY": key}
-    return _run(ground, stack, command("serve", *where, *listen, *words), environment, only=True)
+    program, *arguments = command("serve", *where, *listen, *words)
+    if ground.checkout is not None:
+        program = str(ground.checkout / ".venv" / "bin" / "python")
+    return _run(ground, stack, [program, *arguments], environment, only=True)
 
 
 def _run(
@@ -239,7 +256,8 @@ def _run(
     """The id of a process that ends with ``stack``; ``only`` is whether it sees no other environment."""
     variables = ({} if only else dict(os.environ)) | (environment or {})
     log = stack.enter_context((ground.folder / "log.txt").open("ab"))
-    process = subprocess.Popen([*pinned(ground.cores), *words], stdout=log, stderr=log, env=variables)
+    words = [*pinned(ground.cores), *words]
+    process = subprocess.Popen(words, stdout=log, stderr=log, env=variables, cwd=ground.checkout)
     stack.callback(_end, process)
     time.sleep(_STUMBLE_S)
     if process.poll() is not None:

@@ -1,7 +1,7 @@
 """What is measured of one front, and how often: figures by name, one row for each pass."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -71,6 +71,10 @@ TINY: Final = Sizes(
 """Enough to see that everything works."""
 
 
+KINDS: Final = ("short", "chunks", "delays", "first", "leaving", "uploads", "memory")
+"""What a pass can be made of."""
+
+
 class Failed(Exception):
     """Not every request was answered: no figure of that run would mean anything."""
 
@@ -78,8 +82,11 @@ class Failed(Exception):
 class Pass:
     """Measures one front once."""
 
-    def __init__(self, front: Front, tools: Tools, upstream: Upstream, sizes: Sizes) -> None:
+    def __init__(
+        self, front: Front, tools: Tools, upstream: Upstream, sizes: Sizes, kinds: Container[str] = KINDS
+    ) -> None:
         self._front = front
+        self._kinds = kinds
         self._tools = tools
         self._upstream = upstream
         self._sizes = sizes
@@ -97,17 +104,22 @@ class Pass:
         return figures, troubles
 
     def _parts(self) -> Iterator[Callable[[], Figures]]:
-        for path, name in self._short_requests():
-            yield partial(self._short, path, name)
-        yield partial(self._chunks, self._chat, "")
-        if not self._front.openai_only:
-            yield partial(self._chunks, "/v1/chat/completions", "_openai")
-        yield from (self._delays, self._first_bytes, self._leaving)
-        if self._can_upload:
+        if "short" in self._kinds:
+            for path, name in self._short_requests():
+                yield partial(self._short, path, name)
+        if "chunks" in self._kinds:
+            yield partial(self._chunks, self._chat, "")
+            if not self._front.openai_only:
+                yield partial(self._chunks, "/v1/chat/completions", "_openai")
+        others = {"delays": self._delays, "first": self._first_bytes, "leaving": self._leaving}
+        yield from (part for kind, part in others.items() if kind in self._kinds)
+        if "uploads" in self._kinds and self._can_upload:
             yield self._upload
 
     def measure_memory(self) -> Figures:
         """KiB per connection that waits and per stream that is silent, of a front that has just started."""
+        if "memory" not in self._kinds:
+            return {}
         self._run(self._streams(self._chat, 2, 1, 1000))
         before = self._own_kib()
         few = self._sizes.held
@@ -199,7 +211,7 @@ class Pass:
 
     @property
     def _can_upload(self) -> bool:
-        return not self._front.openai_only and self._front.name != "two nodes"  # the entry has no engine
+        return not self._front.openai_only and not self._front.name.startswith("two")  # the entry has no engine
 
     def _streams(self, path: str, count: int, chunks: int, pace_us: int) -> Ask:
         body = chat_body(prompt(chunks, CHUNK_BYTES, pace_us), stream=True)
