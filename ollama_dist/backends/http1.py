@@ -62,14 +62,17 @@ _TAKEN: Final = Head(0, ())
 """Stands for a head that was handed over."""
 
 
-def request_bytes(method: str, path: str, host: str, headers: Sequence[Header], body: bytes) -> bytes:
+def request_bytes(
+    method: str, path: str, host: str, headers: Sequence[Header], body: bytes, length: int | None = None
+) -> bytes:
     """A complete request in wire form; the framing is ours, whatever the caller's was.
 
-    Values of headers are what aiohttp makes of a client's bytes, and become the same bytes again.
+    Values of headers are what aiohttp makes of a client's bytes, and become the same bytes again. Where
+    ``length`` is given ``body`` is the beginning of one of so many bytes.
     """
     lines = [f"{method} {path} HTTP/1.1\r\nHost: {host}", *map(": ".join, headers)]
-    if body or method not in ("GET", "HEAD"):
-        lines.append(f"Content-Length: {len(body)}")
+    if body or length or method not in ("GET", "HEAD"):
+        lines.append(f"Content-Length: {len(body) if length is None else length}")
     lines.append("\r\n")
     return "\r\n".join(lines).encode("utf-8", "surrogateescape") + body
 
