@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import SystemRandom
@@ -135,18 +136,21 @@ class Driver:
             config=settings.config,
             rng=SystemRandom(),
         )
+        Context().run(self._begin, core)
+        log.info("membership_started", node=self.id, port=self.port, addresses=self.addresses)
+        await self._discover()
+
+    def _begin(self, core: Membership) -> None:
         memory = self._memory = self._store.load() if self._store is not None else Memory()
         now = time.monotonic()
         self._remember(core, now)
-        for address in (*settings.seeds, *memory.peers_in(self.identity.cluster_id)):
+        for address in (*self._settings.seeds, *memory.peers_in(self.identity.cluster_id)):
             self._do(core.candidate(now, address, is_lasting=True))
         # A first start takes the time for a number that is surely new; it is never compared with a clock.
         later = memory.generation + 1 + secrets.randbelow(GENERATION_STEP)
         effects = core.start(now, later if memory.generation else int(time.time() * 1000))
         self._core = core
         self._do(effects)
-        log.info("membership_started", node=self.id, port=self.port, addresses=self.addresses)
-        await self._discover()
 
     async def stop(self, *, leave: bool = True) -> None:
         """End it; with ``leave`` the others are told first, which takes `GOODBYE_S` at most."""
@@ -259,10 +263,14 @@ class Driver:
     # Inputs
 
     def _input(self, step: Callable[[Membership, float], list[Effect]]) -> None:
-        """Hand something in, and before it how long this process stood still, if it did."""
-        core = self._core
-        if core is None:
-            return
+        """Hand something in, and before it how long this process stood still, if it did.
+
+        It may come with a request; what follows from it, at once or later, is logged as nobody's.
+        """
+        if self._core is not None:
+            Context().run(self._hand_in, self._core, step)
+
+    def _hand_in(self, core: Membership, step: Callable[[Membership, float], list[Effect]]) -> None:
         now = time.monotonic()
         try:
             if (gap := self._gap(now)) > STALL_PERIODS * core.period:

@@ -9,6 +9,7 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -114,6 +115,26 @@ async def test_a_member_alone_is_a_cluster_of_one(members: Members) -> None:
     alone = await members.start("alone", free_address())
     await until(sees(alone, alone.id, MemberState.ALIVE))
     assert len(alone.members()) == 1
+
+
+REQUEST: ContextVar[str] = ContextVar("REQUEST", default="")
+"""As the log has one: lines that are written in its context carry it."""
+
+
+async def test_what_is_told_of_members_belongs_to_no_request(members: Members) -> None:
+    request = REQUEST.set("a request that has the node join, and say something of itself")
+    a = await members.start("a")
+    b = await members.start("b", address(a))
+    told_in: list[str] = []
+    for driver in (a, b):
+        driver.subscribe(lambda: told_in.append(REQUEST.get()))
+        driver.set_state("model", b"llama3")
+    REQUEST.reset(request)
+    await agree(a, b)
+    await members.stop(b, leave=False)
+    await until(sees(a, b.id, MemberState.DEAD), seconds=60, what="its death")
+    assert len(told_in) >= 3
+    assert set(told_in) == {""}
 
 
 async def test_a_member_that_leaves_is_gone_at_once(members: Members) -> None:
