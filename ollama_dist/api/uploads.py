@@ -9,7 +9,7 @@ from aiohttp.streams import StreamReader
 
 from ollama_dist.api.bodies import PATIENCE_S, SLOWEST_BYTES_PER_S, TooSlow, ask_for_it
 from ollama_dist.api.connections import Arrived
-from ollama_dist.api.heads import Request
+from ollama_dist.api.heads import Incoming
 from ollama_dist.api.responses import Header
 from ollama_dist.backends.http1 import Connection, Head, request_bytes
 from ollama_dist.backends.upload import UploadConnection
@@ -30,7 +30,7 @@ ANSWER_S: Final = 24 * 3600.0
 """From the end of the slowest body that is let pass to the answer."""
 
 
-def is_long(request: Request) -> TypeGuard[Arrived]:
+def is_long(request: Incoming) -> TypeGuard[Arrived]:
     """Whether the rest of the request's body can and should go past the parser."""
     return isinstance(request, Arrived) and (request.content_length or 0) >= LONG_BYTES
 
