@@ -20,8 +20,8 @@ from tests.support.wait import until
 ROOM = 4
 """In the queue of these nodes."""
 
-LEFT_S = 0.5
-"""So soon an engine knows, and its slot is free."""
+LEFT_S = 5.0
+"""By then an engine knows, and its slot is free, on the slowest machine. How soon is measured by the benchmark."""
 
 WORDS: list[tuple[str, dict[str, Any]]] = [
     ("/api/generate", {"prompt": "hello there"}),
@@ -99,9 +99,11 @@ async def leave_and_see(nodes: JoinedNodes, clients: list[Client], how: str) -> 
     for client in clients:
         client.leave(how)
     await until(lambda: not journal.under_way, what="the engine's being told")
-    late = [(seen.path, seen.end, seen.ended_at) for seen in journal.requests if seen.end != "client left"]
-    assert late == []
-    assert max(seen.ended_at or 0.0 for seen in journal.requests) - left_at < LEFT_S
+    asked = [
+        seen for seen in journal.requests if seen.method == "POST"
+    ]  # the nodes look at their engines too
+    assert [(seen.path, seen.end, seen.ended_at) for seen in asked if seen.end != "client left"] == []
+    assert max(seen.ended_at or 0.0 for seen in asked) - left_at < LEFT_S
     await all_free(nodes)
 
 

@@ -15,7 +15,7 @@ AGENT: Final = b"User-Agent: " + MARK + b"\r\n"
 HOST: Final = b"Host: localhost\r\n"
 CLOSE: Final = b"Connection: close\r\n"
 
-PATIENCE_S: Final = 8.0
+PATIENCE_S: Final = 60.0
 TOGETHER: Final = 48
 
 LEAKS: Final = re.compile(

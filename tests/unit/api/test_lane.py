@@ -112,7 +112,10 @@ async def test_one_request_after_the_other_takes_the_short_way() -> None:
 
 
 @pytest.mark.parametrize("cut", [len(HEAD), len(HEAD) + 1, len(HEAD) + 4])
-async def test_a_body_that_comes_after_its_head_does_as_well(cut: int) -> None:
+async def test_a_body_that_comes_after_its_head_does_as_well(
+    cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "HOLD_S", 30.0)
     async with served() as (echo, listener), connected(listener) as (reader, writer):
         whole = HEAD + b"first"
         writer.write(whole[:cut])
