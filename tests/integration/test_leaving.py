@@ -21,7 +21,7 @@ ROOM = 4
 """In the queue of these nodes."""
 
 LEFT_S = 5.0
-"""By then an engine knows, and its slot is free, on the slowest machine. How soon is measured by the benchmark."""
+"""By then an engine knows, and its slot is free, on any machine. How soon is for the benchmark to tell."""
 
 WORDS: list[tuple[str, dict[str, Any]]] = [
     ("/api/generate", {"prompt": "hello there"}),
