@@ -129,14 +129,14 @@ def whole(exchange: Exchange, status: int, body: bytes, headers: Iterable[Header
 
 def _about(served: Served) -> list[Header]:
     """What we say of an answer: where it comes from, and why it is not the first choice's if it is not."""
-    tries, reason = len(served.attempts), served.fallback_reason
+    tries, node, decision, reason = len(served.attempts), served.node, served.decision, served.fallback_reason
     headers: list[Header] = []
-    if served.node is not None:
-        headers.append(("X-Ollama-Node", served.node.name))
+    if node is not None:
+        headers.append(("X-Ollama-Node", node.name))
         tries += not served.is_refusal
-    if served.decision is not None:
-        headers.append(("X-Ollama-Reason", served.decision.reason))
-    headers.append(("X-Ollama-Attempts", str(tries)))
+    if decision is not None:
+        headers.append(("X-Ollama-Reason", decision.reason))
+    headers.append(("X-Ollama-Attempts", str(tries) if tries != 1 else "1"))
     if served.kept_s is not None:
         headers.append(("Age", str(int(served.kept_s))))
     if reason:

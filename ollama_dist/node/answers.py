@@ -255,8 +255,12 @@ async def _begun(
     target: Target, connection: Connection, head: Head, request: InferenceRequest, deadline: float
 ) -> Answer:
     """An answer of which enough is here: the first record of a stream, else all of it (within bounds)."""
-    part = await connection.read(deadline)
-    if not request.stream and connection.is_read:  # as most that are not streamed: nothing is to be watched
+    part = connection.rest()
+    is_over = part is not None
+    if part is None:
+        part = await connection.read(deadline)
+        is_over = connection.is_read
+    if is_over and not request.stream:  # as most that are not streamed: nothing is to be watched
         verdict = judge_whole(request.dialect, part)
         if verdict.end is End.COMPLETE:
             target.give_back(connection)

@@ -25,7 +25,7 @@ from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.node.answer_cache import LARGEST, AnswerCache, Asking, Kept
 from ollama_dist.node.answers import Answer, AttemptFailed, begin
 from ollama_dist.node.limits import OWNER_S
-from ollama_dist.node.load import AT_ONCE, EngineLoad, OnPlace, Waited
+from ollama_dist.node.load import Admission, EngineLoad, OnPlace, Waited
 from ollama_dist.node.loads import Loads
 from ollama_dist.node.modes import Switches, effective_mode
 from ollama_dist.node.notes import Notes
@@ -135,7 +135,9 @@ class Dispatcher:
         try:
             model = request.model
             service = service_s(request, model, me, self._notes.rates) if model is not None else 0.0
-            target, waited = await self._own_slot(request, on_place, me.id, service, held)
+            target, admission = self._own_slot(request, me.id, service)
+            waited = admission.waited or await self._turn(admission, on_place)
+            held.append(admission.leave)
             answer = await self._begin_here(target, request, headers, body, _must_load(request, me))
             held.append(answer.close)
             headers, body = (), b""  # sent, and not to be kept for as long as the answer lasts
@@ -243,14 +245,17 @@ class Dispatcher:
         """An answer of this node's own engine; raises `AttemptFailed`."""
         request, expected = served.request, decision.expected
         service = expected.service_s if expected is not None else 0.0
-        target, waited = await self._own_slot(request, served.on_place, me.id, service, served.held)
-        served.waited = waited
-        if waited is not AT_ONCE:
+        target, admission = self._own_slot(request, me.id, service)
+        served.waited = admission.waited
+        if served.waited is None:
+            served.waited = await self._turn(admission, served.on_place)
             must_load = _must_load(request, self._view().me)
         else:
             must_load = expected is not None and expected.load_s > 0 and _must_load(request, me)
+        served.held.append(admission.leave)
         answer = await self._begin_here(target, request, served.headers, served.body, must_load)
-        served.held.append(answer.close)
+        if not answer.is_whole:
+            served.held.append(answer.close)
         return answer
 
     async def _there(self, served: Served, node: NodeView) -> Answer:
@@ -316,17 +321,19 @@ class Dispatcher:
         held.append(lambda: self._ledger.ended(self._view().nodes.get(node.id, node)))
         return target
 
-    async def _own_slot(
-        self, request: InferenceRequest, on_place: OnPlace | None, me: NodeId, service_s: float, held: Held
-    ) -> tuple[Target, Waited]:
-        """A slot of this node's own engine, as long as ``held``; raises `AttemptFailed`."""
+    def _own_slot(self, request: InferenceRequest, me: NodeId, service_s: float) -> tuple[Target, Admission]:
+        """A slot of this node's own engine, or a place in the queue for one; raises `AttemptFailed`."""
         target = self._way_to(me)
         try:
-            admission = await self._load.admit(request, service_s, on_place)
+            return target, self._load.enter(request, service_s)
         except Busy as busy:
             raise AttemptFailed(Result.BUSY, str(busy)) from busy
-        held.append(admission.leave)
-        return target, admission.waited
+
+    async def _turn(self, admission: Admission, on_place: OnPlace | None) -> Waited:
+        try:
+            return await self._load.wait(admission, on_place)
+        except Busy as busy:
+            raise AttemptFailed(Result.BUSY, str(busy)) from busy
 
     def _begin_here(
         self,

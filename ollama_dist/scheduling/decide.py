@@ -66,7 +66,7 @@ def decide(
     if not usable:
         raise NoCandidate(_nobody(request, view, rejected))
     candidates = _rank(request, request.model, usable, view, rates, ledger, own_load)
-    winner = _pick(candidates, view, rng)
+    winner = candidates[0] if len(candidates) == 1 else _pick(candidates, view, rng)
     expected = winner.estimate
     return Decision(winner.node, Stage.SCORED, expected.reason, tuple(candidates), rejected, expected)
 
@@ -204,8 +204,6 @@ def _rank(
 def _pick(candidates: Sequence[Candidate], view: ClusterView, rng: Random) -> Candidate:
     """This node where it is one of the best and free, else the better of two random ones of the best."""
     best = candidates[0]
-    if len(candidates) == 1:
-        return best
     own = next((candidate for candidate in candidates if candidate.node == view.self_id), None)
     if own is not None and _equal(own, best) and not own.estimate.wait_s and not own.estimate.load_s:
         return own
