@@ -124,7 +124,7 @@ def inspected(path: str, wishes: Wishes, body: bytes) -> Inspection:
 
 def whole(exchange: Exchange, status: int, body: bytes, headers: Iterable[Header]) -> Response:
     """An answer that is here from its first byte to its last."""
-    return exchange.reply(body, status=status, content_type=None, more=headers)
+    return Response(body, status=status, headers=(*exchange.headers, *headers))
 
 
 def _about(served: Served) -> list[Header]:

@@ -246,7 +246,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._complete and not self._body
 
     def rest(self) -> bytes | None:
-        """What was not read of the body, if the answer is over as its framing announced; else None."""
+        """All that was not read of the body, where the answer is over as its framing announced; else None."""
         if not self._complete:
             return None
         data = self._take_body()
