@@ -12,6 +12,7 @@ from ollama_dist.api.responses import Header, Response
 from ollama_dist.core.contexts import ContextRule, pinned_context
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.errors import Busy
+from ollama_dist.core.ids import RequestId
 from ollama_dist.core.requests import InferenceRequest, Priority
 from ollama_dist.core.values import value
 from ollama_dist.node.answer_cache import Asking
@@ -19,7 +20,7 @@ from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.served import Served
 from ollama_dist.wire.canonical import canonical
 from ollama_dist.wire.contexts import with_context
-from ollama_dist.wire.inspection import Inspection, inspect
+from ollama_dist.wire.inspection import inspect
 from ollama_dist.wire.places import HEADER, wants_place, write_place
 
 CACHE: Final = "X-Ollama-Cache"
@@ -45,13 +46,15 @@ class Inference:
     async def __call__(self, exchange: Exchange) -> web.StreamResponse:
         head, path = exchange.request.head, exchange.route.path
         wishes = wishes_of(head)
-        body, found = self._pinned(path, wishes, await exchange.body())
-        request = found.request(exchange.id, path, pin=wishes.node, priority=wishes.priority)
+        body = await exchange.body()
+        request = inspected(path, wishes, body, exchange.id, pin=wishes.node, priority=wishes.priority)
+        if self._contexts:
+            request, body = self._pinned(request, body)
         on_place = exchange.tell_place if wishes.wants_place else None
         asking = self._asking(exchange, wishes, request, body)
         serving = self._dispatcher.serve(request, head.passed_on, body, on_place, asking)
         del body  # it may be long, and so may the answer last
-        async with serving as served:
+        with await serving as served:
             answer = served.answer
             assert answer is not None
             headers = [*answer.headers, *_about(served)]
@@ -70,14 +73,14 @@ class Inference:
                 splice=self._splice,
             )
 
-    def _pinned(self, path: str, wishes: "Wishes", body: bytes) -> tuple[bytes, Inspection]:
-        """The body as it travels on, and what it says: with the context length that its model is to keep."""
-        found = inspected(path, wishes, body)
-        tokens = pinned_context(self._contexts, found.model) if self._contexts else None
-        if tokens is None or found.dialect is not Dialect.OLLAMA:
-            return body, found
-        body = with_context(body, tokens)
-        return body, inspect(path, body)
+    def _pinned(self, request: InferenceRequest, body: bytes) -> tuple[InferenceRequest, bytes]:
+        """The request with the context length that its model is to keep, and its body as it travels on."""
+        tokens = pinned_context(self._contexts, request.model)
+        if tokens is None or request.dialect is not Dialect.OLLAMA:
+            return request, body
+        body, said = with_context(body, tokens), request
+        request = inspect(said.route, body, request_id=said.id, pin=said.pin, priority=said.priority)
+        return request, body
 
     def _asking(
         self, exchange: Exchange, wishes: "Wishes", request: InferenceRequest, body: bytes
@@ -117,9 +120,19 @@ def wishes_of(head: RequestHead) -> Wishes:
     return known
 
 
-def inspected(path: str, wishes: Wishes, body: bytes) -> Inspection:
-    """What the body says, read as its headers say it is written."""
-    return inspect(path, body, encoding=wishes.encoding, content_type=wishes.content_type)
+def inspected(
+    path: str, wishes: Wishes, body: bytes, request_id: RequestId, *, pin: str | None, priority: Priority
+) -> InferenceRequest:
+    """What is asked for, by a body that is read as its headers say it is written."""
+    return inspect(
+        path,
+        body,
+        encoding=wishes.encoding,
+        content_type=wishes.content_type,
+        request_id=request_id,
+        pin=pin,
+        priority=priority,
+    )
 
 
 def whole(exchange: Exchange, status: int, body: bytes, headers: Iterable[Header]) -> Response:

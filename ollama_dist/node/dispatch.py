@@ -6,9 +6,8 @@ learned from the end.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from random import Random
-from types import TracebackType
 from typing import Any, Final
 
 import structlog
@@ -107,15 +106,15 @@ class Dispatcher:
         body: bytes,
         on_place: OnPlace | None = None,
         asking: Asking | None = None,
-    ) -> AbstractAsyncContextManager[Served]:
+    ) -> Coroutine[Any, Any, Served]:
         """An answer to ``request`` that has begun at the best place that would give one.
 
         ``on_place`` hears how the wait for a slot goes. With ``asking`` the answer is kept, and a kept one
-        given where none can be had. Read the answer to its end within the block; how it ended is noted when
-        the block is left. Raises `NoCandidate`, `Busy`, `UpstreamFailed`, and for pins `NodeNotFound` or
-        `ModelNotFound`.
+        given where none can be had. Read the answer to its end within a ``with`` block of what is returned;
+        how it ended is noted when the block is left. Raises `NoCandidate`, `Busy`, `UpstreamFailed`, and for
+        pins `NodeNotFound` or `ModelNotFound`.
         """
-        return _Serving(self, Served(request, headers, body, on_place, asking, self.clock()))
+        return self.begin(Served(request, headers, body, on_place, asking, self.clock(), self.end))
 
     @asynccontextmanager
     async def serve_peer(
@@ -387,23 +386,6 @@ class Dispatcher:
     def _name(self, node: NodeId) -> str:
         known = self._view().nodes.get(node)
         return known.name if known else node
-
-
-class _Serving(AbstractAsyncContextManager[Served]):
-    """One request on its way; see `Dispatcher.serve`."""
-
-    __slots__ = ("_by", "_served")
-
-    def __init__(self, by: Dispatcher, served: Served) -> None:
-        self._by, self._served = by, served
-
-    def __aenter__(self) -> Coroutine[Any, Any, Served]:
-        return self._by.begin(self._served)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._by.end(self._served, error)
 
 
 def _must_load(request: InferenceRequest, me: NodeView) -> bool:
