@@ -211,7 +211,9 @@ class Pass:
 
     @property
     def _can_upload(self) -> bool:
-        return not self._front.openai_only and not self._front.name.startswith("two")  # the entry has no engine
+        return not self._front.openai_only and not self._front.name.startswith(
+            "two"
+        )  # the entry has no engine
 
     def _streams(self, path: str, count: int, chunks: int, pace_us: int) -> Ask:
         body = chat_body(prompt(chunks, CHUNK_BYTES, pace_us), stream=True)

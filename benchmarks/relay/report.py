@@ -70,10 +70,12 @@ def ratio(passes: Passes, front: str, other: str, figure: str) -> float | None:
 
 def table(passes: Passes) -> str:
     """Markdown: the figures, then the same as ratios."""
-    parts = [_table(passes, ROWS, lambda front, row: _figure(middle(passes[front], row.figure), row))]
+    rows = [row for row in ROWS if any(middle(each, row.figure) is not None for each in passes.values())]
+    parts = [_table(passes, rows, lambda front, row: _figure(middle(passes[front], row.figure), row))]
     through = [front for front in passes if front != "direct"]
-    for other, fronts in (("nginx", through), ("plain aiohttp", through), ("nginx x2", ["two nodes"])):
-        compared = [front for front in fronts if front != other and front in passes]
+    pairs = [front for front in passes if front.startswith("two nodes")]
+    for other, fronts in (("nginx", through), ("plain aiohttp", through), ("nginx x2", pairs)):
+        compared = [front for front in fronts if front != other]
         if other in passes and compared:
             parts.append(_ratios(passes, other, compared))
     return "\n\n".join(parts)
