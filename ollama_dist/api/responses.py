@@ -125,9 +125,13 @@ class Streamed(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Raises `ConnectionResetError` where the client has left."""
-        await self.write(data)
-        if self._is_chunked or self._said:
-            self._put(self._said + (b"0\r\n\r\n" if self._is_chunked else b""))
+        said, self._said = self._said, b""
+        if not self._is_chunked:
+            rest = said + data
+        else:
+            rest = b"".join((said, framed(data) if data else b"", b"0\r\n\r\n"))
+        if rest:
+            self._put(rest)
         self._ended()
 
 
