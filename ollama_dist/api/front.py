@@ -23,7 +23,7 @@ from ollama_dist.api.routes import Route, Where
 from ollama_dist.api.shares import Shares
 from ollama_dist.api.table import Elsewhere, Found, Matched, RouteTable, WrongMethod
 from ollama_dist.core.errors import DistError, Forbidden
-from ollama_dist.core.ids import RequestId, new_request_id
+from ollama_dist.core.ids import RequestId, new_request_ids
 from ollama_dist.core.scopes import Scope
 from ollama_dist.node.logs import log_with
 
@@ -32,6 +32,7 @@ log = structlog.get_logger()
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 _PLAIN: Final = "text/plain"
+_IDS_AT_ONCE: Final = 64
 _REDIRECTS: Final = {301: "Moved Permanently", 307: "Temporary Redirect"}
 
 
@@ -72,12 +73,13 @@ class Front:
         self._shares = Shares()
         self._standing = standing
         self._rng = rng
+        self._ids: list[RequestId] = []
 
     def __call__(self, request: Request) -> Awaitable[web.StreamResponse]:
         head = request.head
         judge = self._judged if head.is_remembered else self._judge
         found, verdict = judge(request.method, request.raw_path, head)
-        request_id = new_request_id(self._rng)
+        request_id = self._new_id()
         if not isinstance(found, Matched) or verdict.judgement is not Judgement.PASS:
             return self._turned_away(request, request_id, found, verdict)
         return self._let_in(request, request_id, found, verdict)
@@ -91,7 +93,13 @@ class Front:
 
     def answer(self, request: Incoming, way: "Way") -> Awaitable[web.StreamResponse]:
         """Answer ``request``, whose way was found before."""
-        return self._let_in(request, new_request_id(self._rng), way.found, way.verdict)
+        return self._let_in(request, self._new_id(), way.found, way.verdict)
+
+    def _new_id(self) -> RequestId:
+        """Made in numbers: what is random comes from the system, which is asked seldom."""
+        if not self._ids:
+            self._ids = new_request_ids(self._rng, _IDS_AT_ONCE)
+        return self._ids.pop()
 
     def _let_in(
         self, request: Incoming, request_id: RequestId, found: Matched, verdict: Verdict
@@ -130,6 +138,8 @@ class Front:
             route = exchange.route
             caller = self._authorizer.admit(route.scope, route.dialect, exchange.request)
             exchange.tenant = caller.tenant
+            if caller.share is None:
+                return await self._handlers[route.key](exchange)
             with self._shares.taken(caller, time.monotonic()):
                 return await self._handlers[route.key](exchange)
         except DistError as error:

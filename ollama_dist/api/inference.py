@@ -12,6 +12,7 @@ from ollama_dist.api.responses import Header, Response
 from ollama_dist.core.contexts import ContextRule, pinned_context
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.errors import Busy
+from ollama_dist.core.ids import RequestId
 from ollama_dist.core.requests import InferenceRequest, Priority
 from ollama_dist.core.values import value
 from ollama_dist.node.answer_cache import Asking
@@ -19,7 +20,7 @@ from ollama_dist.node.dispatch import Dispatcher
 from ollama_dist.node.served import Served
 from ollama_dist.wire.canonical import canonical
 from ollama_dist.wire.contexts import with_context
-from ollama_dist.wire.inspection import Inspection, inspect
+from ollama_dist.wire.inspection import inspect
 from ollama_dist.wire.places import HEADER, wants_place, write_place
 
 CACHE: Final = "X-Ollama-Cache"
@@ -45,13 +46,15 @@ class Inference:
     async def __call__(self, exchange: Exchange) -> web.StreamResponse:
         head, path = exchange.request.head, exchange.route.path
         wishes = wishes_of(head)
-        body, found = self._pinned(path, wishes, await exchange.body())
-        request = found.request(exchange.id, path, pin=wishes.node, priority=wishes.priority)
+        body = await exchange.body()
+        request = inspected(path, wishes, body, exchange.id, pin=wishes.node, priority=wishes.priority)
+        if self._contexts:
+            request, body = self._pinned(request, body)
         on_place = exchange.tell_place if wishes.wants_place else None
         asking = self._asking(exchange, wishes, request, body)
         serving = self._dispatcher.serve(request, head.passed_on, body, on_place, asking)
         del body  # it may be long, and so may the answer last
-        async with serving as served:
+        with await serving as served:
             answer = served.answer
             assert answer is not None
             headers = [*answer.headers, *_about(served)]
@@ -70,14 +73,14 @@ class Inference:
                 splice=self._splice,
             )
 
-    def _pinned(self, path: str, wishes: "Wishes", body: bytes) -> tuple[bytes, Inspection]:
-        """The body as it travels on, and what it says: with the context length that its model is to keep."""
-        found = inspected(path, wishes, body)
-        tokens = pinned_context(self._contexts, found.model) if self._contexts else None
-        if tokens is None or found.dialect is not Dialect.OLLAMA:
-            return body, found
-        body = with_context(body, tokens)
-        return body, inspect(path, body)
+    def _pinned(self, request: InferenceRequest, body: bytes) -> tuple[InferenceRequest, bytes]:
+        """The request with the context length that its model is to keep, and its body as it travels on."""
+        tokens = pinned_context(self._contexts, request.model)
+        if tokens is None or request.dialect is not Dialect.OLLAMA:
+            return request, body
+        body, said = with_context(body, tokens), request
+        request = inspect(said.route, body, request_id=said.id, pin=said.pin, priority=said.priority)
+        return request, body
 
     def _asking(
         self, exchange: Exchange, wishes: "Wishes", request: InferenceRequest, body: bytes
@@ -117,26 +120,36 @@ def wishes_of(head: RequestHead) -> Wishes:
     return known
 
 
-def inspected(path: str, wishes: Wishes, body: bytes) -> Inspection:
-    """What the body says, read as its headers say it is written."""
-    return inspect(path, body, encoding=wishes.encoding, content_type=wishes.content_type)
+def inspected(
+    path: str, wishes: Wishes, body: bytes, request_id: RequestId, *, pin: str | None, priority: Priority
+) -> InferenceRequest:
+    """What is asked for, by a body that is read as its headers say it is written."""
+    return inspect(
+        path,
+        body,
+        encoding=wishes.encoding,
+        content_type=wishes.content_type,
+        request_id=request_id,
+        pin=pin,
+        priority=priority,
+    )
 
 
 def whole(exchange: Exchange, status: int, body: bytes, headers: Iterable[Header]) -> Response:
     """An answer that is here from its first byte to its last."""
-    return exchange.reply(body, status=status, content_type=None, more=headers)
+    return Response(body, status=status, headers=(*exchange.headers, *headers))
 
 
 def _about(served: Served) -> list[Header]:
     """What we say of an answer: where it comes from, and why it is not the first choice's if it is not."""
-    tries, reason = len(served.attempts), served.fallback_reason
+    tries, node, decision, reason = len(served.attempts), served.node, served.decision, served.fallback_reason
     headers: list[Header] = []
-    if served.node is not None:
-        headers.append(("X-Ollama-Node", served.node.name))
+    if node is not None:
+        headers.append(("X-Ollama-Node", node.name))
         tries += not served.is_refusal
-    if served.decision is not None:
-        headers.append(("X-Ollama-Reason", served.decision.reason))
-    headers.append(("X-Ollama-Attempts", str(tries)))
+    if decision is not None:
+        headers.append(("X-Ollama-Reason", decision.reason))
+    headers.append(("X-Ollama-Attempts", str(tries) if tries != 1 else "1"))
     if served.kept_s is not None:
         headers.append(("Age", str(int(served.kept_s))))
     if reason:

@@ -9,10 +9,11 @@ import asyncio
 import re
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import structlog
 from aiohttp import web
+from aiohttp.tcp_helpers import tcp_keepalive
 
 from ollama_dist.api.heads import HEADS_KEPT, LARGEST_KEPT, RequestHead, head_of
 from ollama_dist.api.responses import Header, Response, Streamed, refused
@@ -194,6 +195,7 @@ class Lane(asyncio.Protocol):
     __slots__ = (
         "_drained",
         "_due",
+        "_has_asked",
         "_heads",
         "_is_full",
         "_loop",
@@ -222,6 +224,7 @@ class Lane(asyncio.Protocol):
         """So many bytes of a request there must be."""
         self._rest_timer: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._has_asked = False
         self._due = 0.0
         """When the connection is over if nothing comes."""
         self._is_full = False
@@ -234,11 +237,13 @@ class Lane(asyncio.Protocol):
         address = self._owner.enter(transport)
         if address is None:
             return
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "set_protocol")
-        self.address, self.transport = address, transport  # type: ignore[assignment]
+        self.address, self.transport = address, cast(asyncio.Transport, transport)
         self._owner.lanes.add(self)
+        tcp_keepalive(self.transport)
         self._due = self._loop.time() + self._owner.head_s
         self._timer = self._loop.call_at(self._due, self._look_at_due)
+        if self._owner.is_stopping:
+            self._close()
 
     def data_received(self, data: bytes) -> None:
         if self.task is not None or self._is_full:
@@ -267,7 +272,7 @@ class Lane(asyncio.Protocol):
         self._is_full = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-        if self.task is None and self.transport is not None:
+        if self.task is None and self.transport is not None and not self.transport.is_closing():
             self._listen(self.transport)
 
     # What came
@@ -292,6 +297,7 @@ class Lane(asyncio.Protocol):
             return
         known, length, body = read
         missing = length - len(body)
+        self._has_asked = True
         if missing == 0:
             self.task = self._loop.create_task(self._answer(known, body))
         elif missing > 0:
@@ -319,13 +325,20 @@ class Lane(asyncio.Protocol):
             self._timer = None
 
     def _look_at_due(self) -> None:
-        """A timer that is set stays, for to make one costs; here it is looked how late it may become."""
+        """A timer that is set stays, for to make one costs; here it is looked how late it may become.
+
+        So a connection may stay idle for up to twice as long as it would have to.
+        """
         now, is_idle = self._loop.time(), self.task is None and not self._waits_for
-        if is_idle and now >= self._due:
-            self._timer = None
-            self._close()
+        if not is_idle:
+            self._timer = self._loop.call_at(now + self._owner.keep_alive_s, self._look_at_due)
+        elif now < self._due:
+            self._timer = self._loop.call_at(self._due, self._look_at_due)
         else:
-            self._timer = self._loop.call_at(max(self._due, now + 1.0), self._look_at_due)
+            self._timer = None
+            if not self._has_asked:
+                log.info("connection_closed", address=self.address, reason="no request in time")
+            self._close()
 
     # Answering
 

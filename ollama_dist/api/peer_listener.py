@@ -136,9 +136,8 @@ class PeerListener:
         body = await exchange.body()
         path = exchange.route.path
         wishes = wishes_of(exchange.request.head)
-        request = inspected(path, wishes, body).request(
-            exchange.id, path, priority=priority_of(exchange.header(PRIORITY))
-        )
+        priority = priority_of(exchange.header(PRIORITY))
+        request = inspected(path, wishes, body, exchange.id, pin=None, priority=priority)
         on_place = exchange.tell_place if wishes.wants_place else None
         serving = self._node.dispatcher.serve_peer(request, exchange.passed_on(), body, on_place)
         del body  # it may be long, and so may the answer last

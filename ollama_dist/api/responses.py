@@ -1,6 +1,5 @@
 """Answers as aiohttp takes them from a handler: whole ones, and ones that are written as they come."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -16,8 +15,10 @@ _KNOWN: Final = frozenset(HTTPStatus)
 _WITHOUT_BODY: Final = (204, 304)
 """RFC 9110 §6.4.1."""
 
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-"""RFC 9110 §5.5: what makes of one header two, or of a head something else."""
+_NO_CONTROL: Final = bytes({*range(256)} - {*range(9), *range(10, 32), 127})
+"""What does not make of one header two, or of a head something else (RFC 9110 §5.5)."""
+
+_LINE_ENDS: Final = b"\r\n" * 256
 
 
 class StreamResponse(web.StreamResponse):
@@ -124,9 +125,13 @@ class Streamed(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Raises `ConnectionResetError` where the client has left."""
-        await self.write(data)
-        if self._is_chunked or self._said:
-            self._put(self._said + (b"0\r\n\r\n" if self._is_chunked else b""))
+        said, self._said = self._said, b""
+        if not self._is_chunked:
+            rest = said + data
+        else:
+            rest = b"".join((said, framed(data) if data else b"", b"0\r\n\r\n"))
+        if rest:
+            self._put(rest)
         self._ended()
 
 
@@ -151,14 +156,14 @@ def refused(status: int) -> Response:
 
 def _head(status: int, lines: Sequence[Header], *, is_newest: bool = True) -> bytes:
     """A head as it is written; raises `ValueError` where a header would make two of it."""
-    text = "".join(map("".join, lines))
-    if not text.isprintable() and _CONTROL.search(text):
+    said = "\r\n".join([_status_line(is_newest, status), *map(": ".join, lines), "\r\n"])
+    head = said.encode("utf-8", "ignore")
+    if head.translate(None, _NO_CONTROL) != _LINE_ENDS[: 2 * len(lines) + 4]:
         raise ValueError("a header with a control character in it")
-    said = "\r\n".join(map(": ".join, lines))
-    return f"{_status_line(is_newest, status)}{said}\r\n\r\n".encode("utf-8", "ignore")
+    return head
 
 
 @lru_cache(maxsize=128)
 def _status_line(is_newest: bool, status: int) -> str:
     reason = HTTPStatus(status).phrase if status in _KNOWN else ""
-    return f"HTTP/1.{is_newest:d} {status} {reason}\r\n"
+    return f"HTTP/1.{is_newest:d} {status} {reason}"

@@ -206,7 +206,6 @@ class Connection(asyncio.BufferedProtocol):
             if self._failure is not None:
                 raise self._failure
             await self._wait(deadline, "no answer in time")
-        self._until_close = not _is_framed(self._head)
         head, self._head = self._head, _TAKEN  # an answer may last, and nobody needs its head for so long
         return head
 
@@ -248,6 +247,15 @@ class Connection(asyncio.BufferedProtocol):
     def is_read(self) -> bool:
         """Whether the answer is over, as its framing announced, and all of its body was read."""
         return self._complete and not self._body
+
+    def rest(self) -> bytes | None:
+        """All that was not read of the body, where the answer is over as its framing announced; else None."""
+        if not self._complete:
+            return None
+        data = self._take_body()
+        if self._paused:
+            self._resume()
+        return data
 
     @property
     def is_reusable(self) -> bool:
@@ -428,7 +436,7 @@ class Connection(asyncio.BufferedProtocol):
             self._timer.cancel()
             self._timer = None
         self._parser = None  # it holds on to our callbacks: let go of the circle
-        if self._until_close and exc is None and self._head is not None and not _is_framed(self._head):
+        if self._until_close and exc is None:
             self._complete = True
         reason = f": {exc}" if exc else ""
         if self._head is not None:
@@ -458,7 +466,7 @@ class Connection(asyncio.BufferedProtocol):
         self._interim = False
         self._head = Head(status, tuple(self._headers))
         self._headers.clear()
-        self._until_close = True
+        self._until_close = not _is_framed(self._head)
 
     def on_message_complete(self) -> None:
         assert self._parser is not None

@@ -44,8 +44,9 @@ def is_digest(text: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{64}", text) is not None
 
 
-def new_request_id(rng: Random) -> RequestId:
-    return RequestId(rng.randbytes(12).hex())
+def new_request_ids(rng: Random, count: int) -> list[RequestId]:
+    digits = rng.randbytes(12 * count).hex()
+    return [RequestId(digits[at : at + 24]) for at in range(0, len(digits), 24)]
 
 
 def is_request_id(text: str) -> bool:

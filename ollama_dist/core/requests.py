@@ -70,3 +70,9 @@ class InferenceRequest:
     priority: Priority = Priority.NORMAL
     local_only: bool = False
     """The name ended in ``:local`` or ``:cloud``: the entry node's own engine reads that suffix."""
+    complaint: str = ""
+    """Why the body could not be read: then no more is known of it, and an engine has to say what is wrong."""
+
+    @property
+    def is_readable(self) -> bool:
+        return not self.complaint

@@ -15,7 +15,7 @@ from ollama_dist.core.errors import DistError, UpstreamCut, UpstreamFailed, Upst
 from ollama_dist.core.outcomes import NO_USAGE, Result, Usage
 from ollama_dist.core.requests import InferenceRequest
 from ollama_dist.node.limits import first_byte_s, silence_s
-from ollama_dist.wire.ends import End, EndWatch, Verdict, judge_whole
+from ollama_dist.wire.ends import End, EndWatch, Verdict, usage_of_whole
 from ollama_dist.wire.failures import classify, early_error, error_text
 from ollama_dist.wire.places import HEADER
 from ollama_dist.wire.relay_headers import QUEUE, REFUSAL
@@ -83,8 +83,11 @@ class Answer:
     in any case.
     """
 
+    _copy: list[bytes] | None = None
+    _room = 0
+
     def __init__(
-        self, head: Head, first: bytes, *, rest: "_Rest | None" = None, usage: Usage | None = None
+        self, head: Head, first: bytes, *, rest: "_Rest | None" = None, usage: Usage = NO_USAGE
     ) -> None:
         self.status = head.status
         self.headers = [(PASSED_ON[name], value) for name, value in head.headers if name in PASSED_ON]
@@ -92,11 +95,9 @@ class Answer:
         """The whole body where `is_whole`, else its beginning (never empty)."""
         self.result = Result.OK if head.status < 400 else Result.REJECTED
         """How it stands; reading on may find that it broke off."""
-        self.usage = usage or NO_USAGE
+        self.usage = usage
         """What the engine said of tokens and times; known once the answer is over."""
         self._rest = rest
-        self._copy: list[bytes] | None = None
-        self._room = 0
 
     @property
     def is_whole(self) -> bool:
@@ -233,9 +234,12 @@ async def begin(
             "POST", request.route, headers, body, head_timeout=limit, on_interim=on_interim
         )
         try:
+            part = connection.rest() if head.status == 200 else None
+            if part is not None and (answer := _whole(target, connection, head, request, part)) is not None:
+                return answer
             deadline = asyncio.get_running_loop().time() + limit
             if head.status == 200:
-                return await _begun(target, connection, head, request, deadline)
+                return await _begun(target, connection, head, request, deadline, part)
             return await _said_no(target, connection, head, request, deadline)
         except BaseException:
             target.drop(connection)
@@ -251,16 +255,34 @@ async def begin(
         raise AttemptFailed(Result.FAILED, str(error)) from error
 
 
+def _whole(
+    target: Target, connection: Connection, head: Head, request: InferenceRequest, body: bytes
+) -> Answer | None:
+    """An answer of which all is here, as of most that are not streamed; None where it is to be watched."""
+    usage = None if request.stream else usage_of_whole(request.dialect, body)
+    if usage is None:
+        return None
+    target.give_back(connection)
+    return Answer(head, body, usage=usage)
+
+
 async def _begun(
-    target: Target, connection: Connection, head: Head, request: InferenceRequest, deadline: float
+    target: Target,
+    connection: Connection,
+    head: Head,
+    request: InferenceRequest,
+    deadline: float,
+    part: bytes | None,
 ) -> Answer:
-    """An answer of which enough is here: the first record of a stream, else all of it (within bounds)."""
-    part = await connection.read(deadline)
-    if not request.stream and connection.is_read:  # as most that are not streamed: nothing is to be watched
-        verdict = judge_whole(request.dialect, part)
-        if verdict.end is End.COMPLETE:
-            target.give_back(connection)
-            return Answer(head, part, usage=verdict.usage)
+    """An answer of which enough is here: the first record of a stream, else all of it (within bounds).
+
+    ``part`` is what has come of it, where all has.
+    """
+    if part is None:
+        part = await connection.read(deadline)
+        whole = _whole(target, connection, head, request, part) if connection.is_read else None
+        if whole is not None:
+            return whole
     watch = EndWatch(request.dialect, stream=request.stream, is_text=_is_text(request, head))
     limit = FIRST_RECORD_LIMIT if request.stream else WHOLE_LIMIT
     parts: list[bytes] = []

@@ -6,9 +6,8 @@ learned from the end.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from random import Random
-from types import TracebackType
 from typing import Any, Final
 
 import structlog
@@ -25,7 +24,7 @@ from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.node.answer_cache import LARGEST, AnswerCache, Asking, Kept
 from ollama_dist.node.answers import Answer, AttemptFailed, begin
 from ollama_dist.node.limits import OWNER_S
-from ollama_dist.node.load import AT_ONCE, EngineLoad, OnPlace, Waited
+from ollama_dist.node.load import Admission, EngineLoad, OnPlace, Waited
 from ollama_dist.node.loads import Loads
 from ollama_dist.node.modes import Switches, effective_mode
 from ollama_dist.node.notes import Notes
@@ -107,15 +106,15 @@ class Dispatcher:
         body: bytes,
         on_place: OnPlace | None = None,
         asking: Asking | None = None,
-    ) -> AbstractAsyncContextManager[Served]:
+    ) -> Coroutine[Any, Any, Served]:
         """An answer to ``request`` that has begun at the best place that would give one.
 
         ``on_place`` hears how the wait for a slot goes. With ``asking`` the answer is kept, and a kept one
-        given where none can be had. Read the answer to its end within the block; how it ended is noted when
-        the block is left. Raises `NoCandidate`, `Busy`, `UpstreamFailed`, and for pins `NodeNotFound` or
-        `ModelNotFound`.
+        given where none can be had. Read the answer to its end within a ``with`` block of what is returned;
+        how it ended is noted when the block is left. Raises `NoCandidate`, `Busy`, `UpstreamFailed`, and for
+        pins `NodeNotFound` or `ModelNotFound`.
         """
-        return _Serving(self, Served(request, headers, body, on_place, asking, self.clock()))
+        return self.begin(Served(request, headers, body, on_place, asking, self.clock(), self.end))
 
     @asynccontextmanager
     async def serve_peer(
@@ -135,7 +134,9 @@ class Dispatcher:
         try:
             model = request.model
             service = service_s(request, model, me, self._notes.rates) if model is not None else 0.0
-            target, waited = await self._own_slot(request, on_place, me.id, service, held)
+            target, admission = self._own_slot(request, me.id, service)
+            waited = admission.waited or await self._turn(admission, on_place)
+            held.append(admission.leave)
             answer = await self._begin_here(target, request, headers, body, _must_load(request, me))
             held.append(answer.close)
             headers, body = (), b""  # sent, and not to be kept for as long as the answer lasts
@@ -243,14 +244,17 @@ class Dispatcher:
         """An answer of this node's own engine; raises `AttemptFailed`."""
         request, expected = served.request, decision.expected
         service = expected.service_s if expected is not None else 0.0
-        target, waited = await self._own_slot(request, served.on_place, me.id, service, served.held)
-        served.waited = waited
-        if waited is not AT_ONCE:
+        target, admission = self._own_slot(request, me.id, service)
+        served.waited = admission.waited
+        if served.waited is None:
+            served.waited = await self._turn(admission, served.on_place)
             must_load = _must_load(request, self._view().me)
         else:
             must_load = expected is not None and expected.load_s > 0 and _must_load(request, me)
+        served.held.append(admission.leave)
         answer = await self._begin_here(target, request, served.headers, served.body, must_load)
-        served.held.append(answer.close)
+        if not answer.is_whole:
+            served.held.append(answer.close)
         return answer
 
     async def _there(self, served: Served, node: NodeView) -> Answer:
@@ -316,17 +320,19 @@ class Dispatcher:
         held.append(lambda: self._ledger.ended(self._view().nodes.get(node.id, node)))
         return target
 
-    async def _own_slot(
-        self, request: InferenceRequest, on_place: OnPlace | None, me: NodeId, service_s: float, held: Held
-    ) -> tuple[Target, Waited]:
-        """A slot of this node's own engine, as long as ``held``; raises `AttemptFailed`."""
+    def _own_slot(self, request: InferenceRequest, me: NodeId, service_s: float) -> tuple[Target, Admission]:
+        """A slot of this node's own engine, or a place in the queue for one; raises `AttemptFailed`."""
         target = self._way_to(me)
         try:
-            admission = await self._load.admit(request, service_s, on_place)
+            return target, self._load.enter(request, service_s)
         except Busy as busy:
             raise AttemptFailed(Result.BUSY, str(busy)) from busy
-        held.append(admission.leave)
-        return target, admission.waited
+
+    async def _turn(self, admission: Admission, on_place: OnPlace | None) -> Waited:
+        try:
+            return await self._load.wait(admission, on_place)
+        except Busy as busy:
+            raise AttemptFailed(Result.BUSY, str(busy)) from busy
 
     def _begin_here(
         self,
@@ -380,23 +386,6 @@ class Dispatcher:
     def _name(self, node: NodeId) -> str:
         known = self._view().nodes.get(node)
         return known.name if known else node
-
-
-class _Serving(AbstractAsyncContextManager[Served]):
-    """One request on its way; see `Dispatcher.serve`."""
-
-    __slots__ = ("_by", "_served")
-
-    def __init__(self, by: Dispatcher, served: Served) -> None:
-        self._by, self._served = by, served
-
-    def __aenter__(self) -> Coroutine[Any, Any, Served]:
-        return self._by.begin(self._served)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._by.end(self._served, error)
 
 
 def _must_load(request: InferenceRequest, me: NodeView) -> bool:

@@ -33,19 +33,25 @@ class Waited:
 
 AT_ONCE: Final = Waited(Place(0, 0.0), 0.0)
 
+_TAKES_SLOT: Final = (Intent.GENERATE, Intent.EMBED)
+
 
 class Admission:
-    """A place in the engine until `leave`, which is to be called once; ``waited`` says how it was come by."""
+    """A place in the engine, or in the queue before it, until `leave`, which is to be called once."""
 
-    __slots__ = ("_leave", "_ticket", "waited")
+    __slots__ = ("_leave", "ticket", "waited")
 
-    def __init__(self, leave: Callable[[Ticket | None], None], ticket: Ticket | None, waited: Waited) -> None:
+    def __init__(
+        self, leave: Callable[[Ticket | None], None], ticket: Ticket | None, waited: Waited | None
+    ) -> None:
         self._leave = leave
-        self._ticket = ticket
+        self.ticket = ticket
+        """None for what takes no slot."""
         self.waited = waited
+        """How it was come by; None for who waits."""
 
     def leave(self) -> None:
-        self._leave(self._ticket)
+        self._leave(self.ticket)
 
 
 class EngineLoad:
@@ -93,30 +99,35 @@ class EngineLoad:
             self._call(self._queue.set_slots(width))
             self._changed()
 
-    async def admit(
-        self, request: InferenceRequest, service_s: float, on_place: OnPlace | None = None
-    ) -> Admission:
-        """A place in the engine, waited for if need be.
+    def enter(self, request: InferenceRequest, service_s: float) -> Admission:
+        """A place in the engine, or in the queue before it: then it is to be waited for with `wait`.
 
-        ``service_s`` is how long the request will probably take. Raises `Busy` when there is no room, or
-        none in time. What only loads or unloads a model takes no slot, nor does what an engine will refuse.
+        ``service_s`` is how long the request will probably take. Raises `Busy` when there is no room. What
+        only loads or unloads a model takes no slot, nor does what an engine will refuse.
         """
-        if request.model is None or request.intent not in (Intent.GENERATE, Intent.EMBED):
+        if request.model is None or request.intent not in _TAKES_SLOT:
             self._beside += 1
             self._changed()
             return Admission(self._leave, None, AT_ONCE)
-        began = self._clock()
-        ticket = self._queue.enter(request.model, request.priority, service_s, began)
+        ticket = self._queue.enter(request.model, request.priority, service_s, self._clock())
         self._changed()
-        if ticket.runs:
-            return Admission(self._leave, ticket, AT_ONCE)
+        return Admission(self._leave, ticket, AT_ONCE if ticket.runs else None)
+
+    async def wait(self, admission: Admission, on_place: OnPlace | None = None) -> Waited:
+        """Until a place in the queue has become one in the engine.
+
+        Raises `Busy` where it does not in time. Then, as when this is cancelled, the place is given up.
+        """
+        ticket, began = admission.ticket, self._clock()
+        assert ticket is not None
         place = self._queue.place(ticket)
         try:
             await self._turn(ticket, on_place)
         except BaseException:
-            self._leave(ticket)
+            admission.leave()
             raise
-        return Admission(self._leave, ticket, Waited(place, self._clock() - began))
+        admission.waited = Waited(place, self._clock() - began)
+        return admission.waited
 
     def _leave(self, ticket: Ticket | None) -> None:
         if ticket is None:

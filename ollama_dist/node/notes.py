@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import structlog
@@ -69,39 +70,27 @@ class Notes:
         """The request is over; ``error`` is what ended it, if something did."""
         request, node, answer, now = served.request, served.node, served.answer, self._clock()
         result = served.result(is_read=error is None)
-        if answer is not None and node is not None and not served.is_refusal:
-            self.breakers.end(node.id, result, now)
-            served.attempts.append(Attempt(node.id, result))
-            if result is Result.OK:
-                self.learn(node, request, answer.usage, is_own=served.waited is not None)
-        if answer is not None:
-            status, usage = answer.status, answer.usage
-        else:
+        if answer is None:
             status, usage = error.status if isinstance(error, DistError) else CLIENT_LEFT, NO_USAGE
-        total_s = now - served.began
-        outcome = Outcome(status, result, tuple(served.attempts), served.first_byte_s, total_s, usage)
+        else:
+            status, usage = answer.status, answer.usage
+            if node is not None and not served.is_refusal:
+                self.breakers.end(node.id, result, now)
+                served.attempts.append(_attempt(node.id, result))
+                if result is Result.OK:
+                    self.learn(node, request, usage, is_own=served.waited is not None)
+        first_s, total_s = served.first_byte_s, now - served.began
+        outcome = Outcome(status, result, tuple(served.attempts), first_s, total_s, usage)
         if served.record is not None:
             served.record.outcome = outcome
         if request.model is not None and request.intent in _WORK:
             decision = served.decision
             expected = decision.expected if decision is not None else None
             self._asked(request.model, expected.wait_s if expected is not None else 0.0)
-        name = node.name if node is not None else ""
-        is_fallback = served.fallback_reason != ""
-        self.stats.count(request.route, request.model_text, name, outcome, is_fallback=is_fallback)
-        log_request(
-            RequestEnded(
-                request.id,
-                request.route,
-                request.model_text,
-                name,
-                status,
-                result,
-                served.first_byte_s,
-                total_s,
-                usage.output_tokens,
-            )
-        )
+        route, model, name = request.route, request.model_text, "" if node is None else node.name
+        self.stats.count(route, model, name, outcome, is_fallback=served.fallback_reason != "")
+        tokens = usage.output_tokens
+        log_request(RequestEnded(request.id, route, model, name, status, result, first_s, total_s, tokens))
 
     def learn(self, node: NodeView, request: InferenceRequest, usage: Usage, *, is_own: bool) -> None:
         """An answer of ``node`` ended well; ``is_own`` is whether this node's engine gave it."""
@@ -119,6 +108,12 @@ class Notes:
         """Drop what was learned of a node that is gone for good."""
         self.rates.forget(node)
         self.breakers.reset(node)
+
+
+@lru_cache(maxsize=256)
+def _attempt(node: NodeId, result: Result) -> Attempt:
+    """One of which no more is to be said: nearly all are alike."""
+    return Attempt(node, result)
 
 
 _WORK: Final = (Intent.GENERATE, Intent.EMBED)

@@ -1,6 +1,7 @@
 """A request whose answer has begun, and how it ended."""
 
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Final
 
 from ollama_dist.backends.http1 import Header
@@ -28,7 +29,8 @@ def let_go(held: Held) -> None:
 class Served:
     """A request whose answer has begun: where it comes from and what led there.
 
-    No dataclass: one is made for each request, and most of it stays as it is here.
+    No dataclass: one is made for each request, and most of it stays as it is here. A ``with`` block lasts as
+    long as the answer; ``end`` hears of its end.
     """
 
     first_byte_s: float | None = None
@@ -60,6 +62,7 @@ class Served:
         on_place: OnPlace | None,
         asking: Asking | None,
         began: float,
+        end: "Callable[[Served, BaseException | None], None]",
     ) -> None:
         self.request = request
         self.headers = headers
@@ -71,9 +74,18 @@ class Served:
         """Under what its answer may be kept."""
         self.began = began
         """When, by the dispatcher's clock."""
+        self._end = end
         self.held: Held = []
         self.attempts: list[Attempt] = []
         """Places that gave no answer, and at the end the one that did."""
+
+    def __enter__(self) -> "Served":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(self, error)
 
     @property
     def fallback_reason(self) -> str:

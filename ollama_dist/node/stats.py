@@ -80,7 +80,8 @@ class Stats:
         if end not in self._ends:
             end = self._new(end)
         self._ends[end] += 1
-        self.fallbacks += is_fallback
+        if is_fallback:
+            self.fallbacks += 1
         if len(outcome.attempts) > 1:
             self.retries += len(outcome.attempts) - 1
         self._total.add(outcome.total_s)

@@ -68,6 +68,8 @@ class Breakers:
 
     def end(self, node: NodeId, result: Result, now: float) -> None:
         """How a request there ended."""
+        if result is Result.OK and not self._states:
+            return
         if result is Result.OK or not result.blames_node:
             if result is not Result.CANCELLED:
                 self._states.pop(node, None)

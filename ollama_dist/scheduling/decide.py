@@ -16,7 +16,7 @@ from ollama_dist.core.names import ModelKey
 from ollama_dist.core.requests import InferenceRequest
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.scheduling.decision import Candidate, Decision, Rejection, Stage
-from ollama_dist.scheduling.estimate import estimate, seconds
+from ollama_dist.scheduling.estimate import Holding, estimate, seconds
 from ollama_dist.scheduling.filters import (
     Conditions,
     reject,
@@ -55,7 +55,7 @@ def decide(
     Raises `NoCandidate` when nothing can be done now, and for a pin `NodeNotFound`, `ModelNotFound` or
     `BadRequest`.
     """
-    wanted = _wanted(request)
+    wanted = _wanted(request) if request.pin is not None else None
     if request.pin is not None and wanted is None:
         return _pinned(request, view, rates, ledger, conditions, own_load)
     if request.model is None:
@@ -65,13 +65,17 @@ def decide(
         return _ask_any_engine(view, conditions, wanted)
     if not usable:
         raise NoCandidate(_nobody(request, view, rejected))
-    candidates = _rank(request, request.model, usable, view, rates, ledger, own_load)
-    winner = _pick(candidates, view, rng)
+    if len(usable) == 1:  # no choice: as usual
+        winner = _candidate(request, usable[0], rates, ledger, own_load)
+        candidates: tuple[Candidate, ...] = (winner,)
+    else:
+        candidates = _rank(request, usable, rates, ledger, own_load)
+        winner = _pick(candidates, view, rng)
     expected = winner.estimate
-    return Decision(winner.node, Stage.SCORED, expected.reason, tuple(candidates), rejected, expected)
+    return Decision(winner.node, Stage.SCORED, expected.reason, candidates, rejected, expected)
 
 
-_Sifted = tuple[Sequence[NodeView], tuple[Rejection, ...]]
+_Sifted = tuple[Sequence[Holding], tuple[Rejection, ...]]
 
 
 def _usable(
@@ -100,7 +104,8 @@ def _sifted(
     open_to_us, rejected = _sift(holders, view, conditions, wanted)
     fitting, unfit = _fitting(key, open_to_us, view) if open_to_us else ([], [])
     usable, doubtful = suspects_last(fitting)
-    return usable, (*rejected, *unfit, *doubtful)
+    holdings = [Holding.of(key, node, is_self=node.id == view.self_id) for node in usable]
+    return holdings, (*rejected, *unfit, *doubtful)
 
 
 def _wanted(request: InferenceRequest) -> Wanted | None:
@@ -131,7 +136,8 @@ def _pinned(
         )
     if request.model is None:
         return Decision(node.id, Stage.PINNED, "asked for by name", ())
-    [only] = _rank(request, request.model, [node], view, rates, ledger, own_load)
+    holding = Holding.of(request.model, node, is_self=node.id == view.self_id)
+    only = _candidate(request, holding, rates, ledger, own_load)
     return Decision(node.id, Stage.PINNED, "asked for by name", (only,), expected=only.estimate)
 
 
@@ -180,32 +186,30 @@ def _fitting(
 
 def _rank(
     request: InferenceRequest,
-    key: ModelKey,
-    nodes: Sequence[NodeView],
-    view: ClusterView,
+    holdings: Sequence[Holding],
     rates: Rates,
     ledger: Ledger,
     own_load: int | None,
-) -> list[Candidate]:
-    candidates = []
-    for node in nodes:
-        is_self = node.id == view.self_id
-        if not is_self:
-            ahead = ledger.in_flight(node)
-        else:
-            ahead = node.load.in_flight if own_load is None else own_load
-        expected = estimate(request, key, node, ahead, rates, is_self=is_self)
-        candidates.append(Candidate(node.id, seconds(request, expected), expected))
-    if len(candidates) > 1:
-        candidates.sort(key=lambda candidate: candidate.score)
-    return candidates
+) -> tuple[Candidate, ...]:
+    candidates = (_candidate(request, holding, rates, ledger, own_load) for holding in holdings)
+    return tuple(sorted(candidates, key=lambda candidate: candidate.score))
 
 
-def _pick(candidates: Sequence[Candidate], view: ClusterView, rng: Random) -> Candidate:
+def _candidate(
+    request: InferenceRequest, holding: Holding, rates: Rates, ledger: Ledger, own_load: int | None
+) -> Candidate:
+    node = holding.node
+    if not holding.is_self:
+        ahead = ledger.in_flight(node)
+    else:
+        ahead = node.load.in_flight if own_load is None else own_load
+    expected = estimate(request, holding, ahead, rates)
+    return Candidate(node.id, seconds(request, expected), expected)
+
+
+def _pick(candidates: tuple[Candidate, ...], view: ClusterView, rng: Random) -> Candidate:
     """This node where it is one of the best and free, else the better of two random ones of the best."""
     best = candidates[0]
-    if len(candidates) == 1:
-        return best
     own = next((candidate for candidate in candidates if candidate.node == view.self_id), None)
     if own is not None and _equal(own, best) and not own.estimate.wait_s and not own.estimate.load_s:
         return own

@@ -1,9 +1,11 @@
 """How long a request would take at a node: the wait, the load, the first token, the whole answer. Pure."""
 
+from functools import lru_cache
 from typing import Final
 
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
+from ollama_dist.core.values import value
 from ollama_dist.core.view import LoadedModel, NodeView
 from ollama_dist.scheduling.decision import Estimate
 from ollama_dist.scheduling.rates import Rates, prefill
@@ -20,35 +22,56 @@ FIRST_TOKEN_WEIGHT: Final = {Priority.INTERACTIVE: 0.8, Priority.NORMAL: 0.5, Pr
 """How much the first token counts against the whole answer."""
 
 
-def estimate(
-    request: InferenceRequest, key: ModelKey, node: NodeView, ahead: int, rates: Rates, *, is_self: bool
-) -> Estimate:
-    """What ``request`` would meet at ``node``, where ``ahead`` requests are already.
+@value(frozen=True, slots=True)
+class Holding:
+    """What of an estimate follows from the picture alone, to be worked out once for each picture."""
+
+    node: NodeView
+    key: ModelKey
+    is_self: bool
+    size: int
+    slots: int
+    sharing: float
+    loaded: LoadedModel | None
+
+    @classmethod
+    def of(cls, key: ModelKey, node: NodeView, *, is_self: bool) -> "Holding":
+        sharing = GPU_SHARING if node.resources.gpus else CPU_SHARING
+        slots = max(1, node.load.slots)
+        return cls(node, key, is_self, node.models[key].size, slots, sharing, in_memory(key, node))
+
+
+def estimate(request: InferenceRequest, holding: Holding, ahead: int, rates: Rates) -> Estimate:
+    """What ``request`` would meet at a node, where ``ahead`` requests are already.
 
     Every figure is an expectation in seconds, never a promise.
     """
-    size, slots = node.models[key].size, max(1, node.load.slots)
-    alone, length = rates.decode(node, key, size), rates.output_tokens(key, None)
-    sharing = GPU_SHARING if node.resources.gpus else CPU_SHARING
-    decode = alone / (1 + sharing * min(ahead, slots - 1))
+    node, key, slots, loaded = holding.node, holding.key, holding.slots, holding.loaded
+    alone, length = rates.decode(node, key, holding.size), rates.output_tokens(key, None)
+    decode = alone / (1 + holding.sharing * min(ahead, slots - 1)) if ahead else alone
     wait_s = (ahead - slots + 1) * length / decode / slots if ahead >= slots else 0.0
-    loaded = in_memory(key, node)
+    readiness, load_s = "loaded", 0.0
     if loaded is None:
-        readiness, load_s = "cold", rates.load_s(node, size)
-    elif fits(request.runner_options, loaded):
-        readiness, load_s = "loaded", 0.0
-    else:  # an engine lets all that is under way end before it reloads
+        readiness, load_s = "cold", rates.load_s(node, holding.size)
+    elif not fits(request.runner_options, loaded):
+        # An engine lets all that is under way end before it reloads.
         wait_s = ahead * length / decode / slots
-        readiness, load_s = "loaded with other options", rates.load_s(node, size) + wait_s
+        readiness, load_s = "loaded with other options", rates.load_s(node, holding.size) + wait_s
     prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / prefill(node, alone)
     first = max(wait_s, load_s) + prompt_s
-    if not is_self:
+    if not holding.is_self:
         first += node.rtt_s or UNKNOWN_RTT_S
-    reason = f"{readiness}, {ahead} ahead, {decode:.0f} tok/s"
+    reason = _reason(readiness, ahead, round(decode))
     if request.intent is not Intent.GENERATE:
         return Estimate(wait_s, load_s, first, first, reason, prompt_s)
     tokens = length if request.max_tokens is None else rates.output_tokens(key, request.max_tokens)
     return Estimate(wait_s, load_s, first, first + tokens / decode, reason, prompt_s + tokens / alone)
+
+
+@lru_cache(maxsize=256)
+def _reason(readiness: str, ahead: int, tokens_per_s: int) -> str:
+    """For people; the same few come again and again."""
+    return f"{readiness}, {ahead} ahead, {tokens_per_s} tok/s"
 
 
 def seconds(request: InferenceRequest, expected: Estimate) -> float:

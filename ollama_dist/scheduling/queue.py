@@ -81,13 +81,13 @@ class NodeQueue:
         line = self._lines.get(model)
         if line is None:
             line = self._lines[model] = _Line()
-        if len(line.running) >= self.slots and len(line.waiting) >= self._max_waiting:
+        is_free = len(line.running) < self.slots
+        if not is_free and len(line.waiting) >= self._max_waiting:
             raise Busy(BUSY_TEXT)
         self._number += 1
         self.in_flight += 1
-        ticket = Ticket(0.0, self._number, model, service_s)
-        if len(line.running) < self.slots:
-            ticket.runs = True
+        ticket = Ticket(0.0, self._number, model, service_s, is_free)
+        if is_free:
             line.running.add(ticket)
         else:
             ticket.rank = CLASS_S[priority] + min(service_s, LONGEST_SERVICE_S) + AGING * now

@@ -6,6 +6,7 @@ a rate is guessed from what is known of the node, scaled by the model's size.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeVar
 
 from ollama_dist.core.ids import NodeId
@@ -90,10 +91,7 @@ class Rates:
         measured = self._decode.get((node.id, model))
         if measured is not None and measured.value:
             return measured.value
-        if node.load.tokens_per_s:
-            return node.load.tokens_per_s
-        prior = GPU_DECODE_TOKENS_PER_S if node.resources.gpus else CPU_DECODE_TOKENS_PER_S
-        return prior * math.pow(max(size, SMALLEST_BYTES) / REFERENCE_BYTES, SIZE_EXPONENT)
+        return node.load.tokens_per_s or _guessed(bool(node.resources.gpus), size)
 
     def load_s(self, node: NodeView, size: int) -> float:
         """Seconds to bring a model from disk into memory."""
@@ -120,3 +118,9 @@ class Rates:
         if len(table) > MAX_ENTRIES:
             del table[next(iter(table))]
         return average
+
+
+@lru_cache(maxsize=256)
+def _guessed(has_gpu: bool, size: int) -> float:
+    prior = GPU_DECODE_TOKENS_PER_S if has_gpu else CPU_DECODE_TOKENS_PER_S
+    return prior * math.pow(max(size, SMALLEST_BYTES) / REFERENCE_BYTES, SIZE_EXPONENT)

@@ -136,13 +136,28 @@ _Judgement = tuple[End, str, Usage]
 _Record = Outline | Document
 
 
-def judge_whole(dialect: Dialect, body: bytes) -> Verdict:
-    """The verdict on an answer that was not streamed, is no bare text, and is here as a whole."""
-    record = document_of(body)
+def usage_of_whole(dialect: Dialect, body: bytes) -> Usage | None:
+    """What an answer says of tokens and times that was not streamed, is here as a whole and ended well.
+
+    None for one that did not, of which an `EndWatch` has more to say. Not for bare texts.
+    """
+    record = document_of(_without_numbers(body) if len(body) > _LONG_BYTES else body)
     if dialect is Dialect.OLLAMA and record.is_whole and _is_plainly_done(record.top):
-        return Verdict(End.COMPLETE, "", _ollama_usage(record), 1, len(body))
-    end, message, usage = _judge_body(dialect, record, clean=True)
-    return Verdict(end, message, usage, 1, len(body))
+        return _ollama_usage(record)
+    end, _, usage = _judge_body(dialect, record, clean=True)
+    return usage if end is End.COMPLETE else None
+
+
+_LONG_BYTES: Final = 1024
+_NUMBERS: Final = b'"embeddings":[['
+
+
+def _without_numbers(body: bytes) -> bytes:
+    """``body`` without its embeddings, nearly all of it, where these are nothing but numbers."""
+    begin, end = body.find(_NUMBERS, 0, _LONG_BYTES), body.rfind(b"]]")
+    if begin < 0 or end < begin or body.find(b'"', begin + len(_NUMBERS), end) >= 0:
+        return body
+    return b"".join((body[:begin], b'"embeddings":[]', body[end + 2 :]))
 
 
 def _is_plainly_done(top: Mapping[str, Any]) -> bool:

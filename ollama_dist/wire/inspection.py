@@ -15,7 +15,6 @@ from ollama_dist.core.dialects import DIALECTS, FORMS, Dialect
 from ollama_dist.core.ids import RequestId
 from ollama_dist.core.names import InvalidModelName, ModelKey, Source, parse_model_ref
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
-from ollama_dist.core.values import value
 from ollama_dist.wire import gojson
 from ollama_dist.wire.compressed import CannotDecompress, decompress_zstd
 from ollama_dist.wire.durations import is_zero
@@ -45,88 +44,75 @@ BYTES_PER_CONTEXT_TOKEN: Final = 4
 """What one token of a ``context`` list counts as text: the usual length of a token in English."""
 
 
-@value(frozen=True, slots=True)
-class Inspection:
-    """What a body says. With a `complaint` nothing else was found out: an engine has to say what is wrong."""
-
-    dialect: Dialect
-    model_text: str = ""
-    model: ModelKey | None = None
-    source: Source = Source.ANY
-    intent: Intent = Intent.GENERATE
-    stream: bool = False
-    runner_options: tuple[RunnerOption, ...] = ()
-    prompt_bytes: int = 0
-    max_tokens: int | None = None
-    gathers: bool = False
-    complaint: str = ""
-
-    @property
-    def is_readable(self) -> bool:
-        return not self.complaint
-
-    def request(
-        self,
-        request_id: RequestId,
-        route: str,
-        *,
-        pin: str | None = None,
-        priority: Priority = Priority.NORMAL,
-    ) -> InferenceRequest:
-        """The request as dispatch carries it: what was read here and what the caller's headers said."""
-        return InferenceRequest(
-            id=request_id,
-            route=route,
-            dialect=self.dialect,
-            model_text=self.model_text,
-            model=self.model,
-            intent=self.intent,
-            stream=self.stream,
-            runner_options=self.runner_options,
-            prompt_bytes=self.prompt_bytes,
-            max_tokens=self.max_tokens,
-            gathers=self.gathers,
-            pin=pin,
-            priority=priority,
-            local_only=self.source is not Source.ANY,
-        )
+NOBODYS: Final = RequestId("")
+"""The id of what is only looked at."""
 
 
-def inspect(route: str, body: bytes, *, encoding: str | None = None, content_type: str = "") -> Inspection:
+def inspect(
+    route: str,
+    body: bytes,
+    *,
+    encoding: str | None = None,
+    content_type: str = "",
+    request_id: RequestId = NOBODYS,
+    pin: str | None = None,
+    priority: Priority = Priority.NORMAL,
+) -> InferenceRequest:
     """Read ``body`` as the engine behind ``route`` (a key of `DIALECTS`) will.
 
     ``encoding`` is the request's Content-Encoding: zstd is understood on ``/v1``, as Ollama does on
     ``/v1/responses``. ``content_type`` counts on the routes that take a form: it has the boundary. Fields of
     a wrong type count as absent (the engine refuses them), but without a readable model there is only a
-    complaint.
+    complaint. ``request_id``, ``pin`` and ``priority`` are what is known of the request besides.
     """
-    dialect, read, is_form = DIALECTS[route], _READERS[route], route in FORMS
+    dialect, is_form = DIALECTS[route], route in FORMS
+    complaint = ""
+    fields: dict[str, Any] = {}
     try:
         if encoding and encoding.lower() != "identity":
             if encoding.lower() != "zstd" or dialect is Dialect.OLLAMA or is_form:
-                return Inspection(dialect, complaint=f"{route} takes no body encoded as {encoding[:40]!r}")
-            body = decompress_zstd(body)
-        fields = read_form(content_type, body, FORM_FIELDS) if is_form else gojson.read_object(body)
+                complaint = f"{route} takes no body encoded as {encoding[:40]!r}"
+            else:
+                body = decompress_zstd(body)
+        if not complaint:
+            fields = read_form(content_type, body, FORM_FIELDS) if is_form else gojson.read_object(body)
     except (gojson.MalformedJson, CannotDecompress, MalformedForm) as error:
-        return Inspection(dialect, complaint=str(error))
+        complaint = str(error)
     text = fields.get("model")
     if text is None:
         text = ""
     elif type(text) is not str:
-        return Inspection(dialect, complaint="model must be a string")
+        complaint = "model must be a string"
+    if complaint:
+        return InferenceRequest(
+            request_id,
+            route,
+            dialect,
+            "",
+            None,
+            Intent.GENERATE,
+            False,
+            pin=pin,
+            priority=priority,
+            complaint=complaint,
+        )
     key, source = _model(text)
-    found = read(fields)
-    return Inspection(
-        dialect=dialect,
-        model_text=text,
-        model=key,
-        source=source,
-        intent=found.intent,
-        stream=found.stream,
-        runner_options=_runner_options(fields) if dialect is Dialect.OLLAMA else (),
-        prompt_bytes=found.prompt_bytes,
-        max_tokens=found.max_tokens,
-        gathers=not HOLDING_FIELDS.isdisjoint(fields) and any(map(fields.get, HOLDING_FIELDS)),
+    intent, stream, prompt_bytes, max_tokens = _READERS[route](fields)
+    return InferenceRequest(
+        request_id,
+        route,
+        dialect,
+        text,
+        key,
+        intent,
+        stream,
+        _runner_options(fields) if dialect is Dialect.OLLAMA else (),
+        prompt_bytes,
+        max_tokens,
+        not HOLDING_FIELDS.isdisjoint(fields) and any(map(fields.get, HOLDING_FIELDS)),
+        pin,
+        priority,
+        source is not Source.ANY,
     )
 
 

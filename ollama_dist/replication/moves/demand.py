@@ -36,19 +36,20 @@ class DemandMeter:
     """What came in at this node. ``now`` is any steady clock."""
 
     def __init__(self) -> None:
-        self._seen: dict[ModelKey, tuple[float, float, float]] = {}
+        self._seen: dict[ModelKey, list[float]] = {}
         """Faded number of requests, faded sum of their waiting, and when."""
 
     def note(self, model: ModelKey, wait_s: float, now: float) -> None:
-        count, waited, since = self._seen.get(model, (0.0, 0.0, 0.0))
-        if count and now - since < FRESH_S:
-            self._seen[model] = (count + 1.0, waited + wait_s, since)
+        seen = self._seen.get(model)
+        if seen is not None and now - seen[2] < FRESH_S:
+            seen[0] += 1.0
+            seen[1] += wait_s
             return
-        self._seen.pop(model, None)
+        count, waited, since = self._seen.pop(model, (0.0, 0.0, 0.0))
         fade = _fade(now - since) if count else 0.0
         while len(self._seen) >= MODELS_MAX:
             del self._seen[next(iter(self._seen))]  # not asked for the longest
-        self._seen[model] = (count * fade + 1.0, waited * fade + wait_s, now)
+        self._seen[model] = [count * fade + 1.0, waited * fade + wait_s, now]
 
     def now(self, now: float) -> dict[ModelKey, Demand]:
         """Of each model, those asked for most first, as far as they still count for anything."""

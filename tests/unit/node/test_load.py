@@ -23,9 +23,10 @@ def engine_load(*, slots: int = 1, max_waiting: int = 8, **more: Any) -> EngineL
 
 @contextlib.asynccontextmanager
 async def admitted(load: EngineLoad, asked: Any, service_s: float, **more: Any) -> AsyncIterator[Waited]:
-    admission = await load.admit(asked, service_s, **more)
+    admission = load.enter(asked, service_s)
+    waited = admission.waited or await load.wait(admission, **more)
     try:
-        yield admission.waited
+        yield waited
     finally:
         admission.leave()
 

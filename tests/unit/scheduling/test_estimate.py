@@ -4,7 +4,7 @@ import pytest
 
 from ollama_dist.core.requests import Intent, RunnerOption
 from ollama_dist.core.view import LoadedModel, NodeView
-from ollama_dist.scheduling.estimate import estimate, loaded_as_asked, service_s
+from ollama_dist.scheduling.estimate import Holding, estimate, loaded_as_asked, service_s
 from ollama_dist.scheduling.rates import Rates
 from tests.support.views import key, node, request
 
@@ -50,7 +50,9 @@ def test_a_model_is_ready_only_as_it_was_loaded(
 
 def test_a_reload_waits_for_all_that_is_under_way() -> None:
     wanted = request(runner_options=options(num_ctx=8192))
-    idle, busy = (estimate(wanted, TINY, holding(()), ahead, Rates(), is_self=True) for ahead in (0, 3))
+    idle, busy = (
+        estimate(wanted, Holding.of(TINY, holding(()), is_self=True), ahead, Rates()) for ahead in (0, 3)
+    )
     assert idle.reason.startswith("loaded with other options, 0 ahead")
     assert busy.load_s > idle.load_s > 0
 

@@ -319,6 +319,7 @@ async def test_a_hung_answer_ends_when_its_client_leaves_or_faults_are_cleared(
 ) -> None:
     fake.faults.add(Fault(hang=Hang.ANSWER))
     first = asyncio.create_task(ask(session, fake, "/api/chat"))
+    await until(lambda: len(fake.journal.under_way) == 1)
     second = asyncio.create_task(ask(session, fake, "/api/chat"))
     await until(lambda: len(fake.journal.under_way) == 2)
     first.cancel()

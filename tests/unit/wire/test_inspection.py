@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from ollama_dist.core.dialects import DIALECTS, FORMS, Dialect
 from ollama_dist.core.ids import RequestId
-from ollama_dist.core.names import Source, model_key
-from ollama_dist.core.requests import Intent, Priority, RunnerOption
-from ollama_dist.wire.inspection import BYTES_PER_CONTEXT_TOKEN, Inspection, inspect
+from ollama_dist.core.names import model_key
+from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
+from ollama_dist.wire.inspection import BYTES_PER_CONTEXT_TOKEN, inspect
 from tests.support import recordings
 
 if sys.version_info >= (3, 14):
@@ -19,7 +19,7 @@ else:
     from backports.zstd import compress
 
 
-def read(route: str, body: Any) -> Inspection:
+def read(route: str, body: Any) -> InferenceRequest:
     return inspect(route, json.dumps(body).encode())
 
 
@@ -27,7 +27,7 @@ def test_the_model_is_read_as_text_and_as_key() -> None:
     found = read("/api/chat", {"model": "Tiny", "messages": [{"role": "user", "content": "hi"}]})
     assert found.model_text == "Tiny"
     assert found.model == "registry.ollama.ai/library/tiny:latest"
-    assert found.source is Source.ANY
+    assert not found.local_only
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,8 @@ def test_no_name_and_no_valid_name_leave_no_key_but_are_readable(body: dict[str,
 
 def test_a_source_suffix_is_taken_off_the_key_and_makes_the_request_local() -> None:
     found = read("/api/chat", {"model": "tiny:cloud"})
-    assert found.source is Source.CLOUD
+    assert found.local_only
     assert found.model == model_key("tiny")
-    assert found.request(RequestId("0" * 24), "/api/chat").local_only
 
 
 @pytest.mark.parametrize(
@@ -191,14 +190,17 @@ def test_what_cannot_be_read_is_a_complaint_and_no_exception(body: bytes) -> Non
     found = inspect("/api/chat", body)
     assert not found.is_readable
     assert found.model is None
-    request = found.request(RequestId("0" * 24), "/api/chat")
-    assert (request.model_text, request.model) == ("", None)
+    assert found.model_text == ""
 
 
 def test_a_request_carries_everything_that_was_read() -> None:
     body = {"model": "tiny", "prompt": "hello", "options": {"num_ctx": 512, "num_predict": 3}}
-    request = read("/api/generate", body).request(
-        RequestId("a" * 24), "/api/generate", pin="desk", priority=Priority.BATCH
+    request = inspect(
+        "/api/generate",
+        json.dumps(body).encode(),
+        request_id=RequestId("a" * 24),
+        pin="desk",
+        priority=Priority.BATCH,
     )
     assert request.id == "a" * 24
     assert request.route == "/api/generate"
@@ -268,7 +270,6 @@ def test_what_makes_an_engine_hold_text_back_is_noticed(
 ) -> None:
     found = read(route, {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], **more})
     assert found.gathers is expected
-    assert found.request(RequestId("1"), route).gathers is expected
 
 
 def test_a_form_is_read_with_the_boundary_in_its_type() -> None:
