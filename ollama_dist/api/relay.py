@@ -110,16 +110,21 @@ def _chunks_to(request: web.BaseRequest) -> Sink:
 
     What comes after a client has left is not taken: the plain way finds out then.
     """
-    protocol = request.protocol
+    connection, transport = request.protocol, request.transport
+    if transport is None:
+        return lambda _data: False
+    write = transport.write
 
     def take(data: bytes) -> bool:
-        transport = protocol.transport
-        if transport is None:
+        try:
+            frame = _FRAMES[len(data)]
+        except IndexError:
+            frame = b"%x\r\n" % len(data)
+        try:
+            write(b"".join((frame, data, b"\r\n")))
+        except RuntimeError:  # it is closed
             return False
-        size = len(data)
-        frame = _FRAMES[size] if size < len(_FRAMES) else b"%x\r\n" % size
-        transport.write(b"".join((frame, data, b"\r\n")))
-        return transport.get_write_buffer_size() <= HIGH_WATER_BYTES
+        return not connection._paused  # what it has to send has not grown beyond its high water
 
     return take
 
