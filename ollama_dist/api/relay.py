@@ -8,8 +8,8 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Awaitable, Iterable
+from typing import Final, Protocol, cast
 
 from aiohttp import web
 
@@ -41,9 +41,17 @@ class Source(Protocol):
         ...
 
 
-Pour = Callable[[Sink], Awaitable[None]]
-"""A source may have this as ``pour``: it lets what comes run into a sink, with nobody woken for it, until the
-sink has enough, or ``more`` has something to tell."""
+class Pouring(Source, Protocol):
+    """A source that can let what comes run into a sink, with nobody woken for it."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all there is has been read; how it ended ``more`` tells at once."""
+        ...
+
+    def pour(self, sink: Sink) -> Awaitable[None]:
+        """Until the sink has enough, or ``more`` has something to tell."""
+        ...
 
 
 class ClientStalled(DistError):
@@ -83,25 +91,30 @@ async def relay(
     await response.prepare(request)
     has_place_for_words = response.content_type in STREAMS
     response.headers.clear()  # they are said, and would lie here for as long as the answer lasts
-    pour: Pour | None = getattr(source, "pour", None) if splice and response.chunked else None
+    pouring = cast(Pouring, source) if splice and response.chunked and hasattr(source, "pour") else None
     data = first
     try:
         while data or (data := await source.more()):
+            if pouring is not None and pouring.is_over:
+                await source.more()
+                break  # what is left is written with the end
             await response.write(data)
             await _keep_pace(request)
-            if pour is not None:
-                await pour(_chunks_to(request))
+            if pouring is not None:
+                await pouring.pour(_chunks_to(request))
                 await _keep_pace(request)
             data = b""
     except UpstreamFailed as failure:
         if not explain and isinstance(failure, BrokenOff) and failure.result is Result.GAVE_OUT:
             # The engine ended this in due form, and the node that relays on can tell the reason only then.
-            await response.write_eof()
+            await response.write_eof(data)
             return response
+        if data:
+            await response.write(data)
         explain = explain and has_place_for_words
         await _end_as_failure(exchange, response, failure, explain=explain, is_framed=is_framed)
     else:
-        await response.write_eof()
+        await response.write_eof(data)
     return response
 
 
