@@ -79,14 +79,14 @@ class Splice:
                 self.left -= count
                 self._empty()
                 if not count or not self.left:
-                    return self._done()
+                    return self._finish()
         except BlockingIOError:
             if self._in_pipe:
                 self._loop.remove_reader(self._source)
                 self._loop.add_writer(self._sink, self._go_on)
                 self._held(True)
         except OSError:
-            self._done()
+            self._finish()
         return None
 
     def _go_on(self) -> None:
@@ -96,13 +96,18 @@ class Splice:
         except BlockingIOError:
             return None
         except OSError:
-            return self._done()
+            return self._finish()
         if not self.left:
-            return self._done()
+            return self._finish()
         self._held(False)
         self._loop.remove_writer(self._sink)
         self._loop.add_reader(self._source, self._fill)
         return None
+
+    def _finish(self) -> None:
+        self._loop.remove_reader(self._source)
+        self._loop.remove_writer(self._sink)
+        self._done()
 
     def _empty(self) -> None:
         try:
