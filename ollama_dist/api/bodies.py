@@ -1,9 +1,8 @@
 """Reading what a caller sends, within bounds of size and of patience."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 from aiohttp import web
 
@@ -28,106 +27,15 @@ class BrokenBody(BadRequest):
     code = "broken_body"
 
 
-DIVERTED_BYTES: Final = 2**20
-"""Of a body this long and longer the rest goes past the parser."""
-
-_HELD_BYTES: Final = 256 * 1024
-"""What may wait here to be sent on; a loop reads as much at once, and so much more may come."""
-
-
-class Rest:
-    """What is still to come of a body of known length, taken from its connection before a parser sees it."""
-
-    def __init__(self, size: int, transport: asyncio.Transport) -> None:
-        self._left = size
-        self._transport = transport
-        self._parts: deque[bytes] = deque()
-        self._held = 0
-        self._is_wanted = True
-        self._is_lost = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def feed(self, data: bytes) -> None:
-        """Take what came. Of a body that nobody wants any more, and beyond its end, it is dropped."""
-        if not self._is_wanted or not self._left:
-            return
-        part = data[: self._left]
-        self._left -= len(part)
-        self._held += len(part)
-        self._parts.append(part)
-        if self._held >= _HELD_BYTES:
-            self._transport.pause_reading()
-        self._wake()
-
-    def lose(self) -> None:
-        """The client has left."""
-        self._is_lost = True
-        self._wake()
-
-    def drop(self) -> None:
-        """Nobody wants more of it. What comes is read all the same: a client reads its answer after that."""
-        self._is_wanted = False
-        self._parts.clear()
-        if not self._is_lost:
-            self._transport.resume_reading()
-
-    async def next(self) -> bytes:
-        """The next bytes; ``b""`` at the end. Raises `ConnectionResetError`."""
-        while not self._parts:
-            if not self._left:
-                return b""
-            if self._is_lost:
-                raise ConnectionResetError("the client left before its body came")
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        part = self._parts.popleft()
-        self._held -= len(part)
-        if self._held < _HELD_BYTES and not self._is_lost:
-            self._transport.resume_reading()
-        return part
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
-@runtime_checkable
-class Diverting(Protocol):
-    """A request, or rather its connection, that can give the rest of its body past the parser."""
-
-    def divert(self) -> Rest | None:
-        """None where there is no telling how much that is; else no request follows on the connection."""
-        ...
-
-
 class PacedBody:
-    """The client's body as it comes, for whoever sends it on: `trouble` is why it ended early, if it did.
-
-    Of a long one most goes past the parser and its buffers, a quarter of what sending it on costs.
-    """
+    """The client's body as it comes, for whoever sends it on: `trouble` is why it ended early, if it did."""
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
-        self._rest: Rest | None = None
         self.trouble: BadRequest | None = None
 
-    def drop(self) -> None:
-        """Nobody wants more of it."""
-        if self._rest is not None:
-            self._rest.drop()
-
-    async def _next_part(self) -> bytes:
-        if self._rest is None and self._request.content.total_bytes:
-            if part := self._request.content.read_nowait():
-                return part
-            if isinstance(self._request, Diverting):
-                self._rest = self._request.divert()
-        if self._rest is not None:
-            return await self._rest.next()
-        return await _next_part(self._request)
-
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        _ask_for_it(self._request)
+        ask_for_it(self._request)
         waited = 0.0
         received = 0
         while True:
@@ -136,7 +44,7 @@ class PacedBody:
             patience = PATIENCE_S + received / SLOWEST_BYTES_PER_S - waited
             try:
                 async with asyncio.timeout(patience):
-                    part = await self._next_part()
+                    part = await _next_part(self._request)
             except TimeoutError as error:
                 self.trouble = TooSlow("the body came in too slowly")
                 raise self.trouble from error
@@ -168,7 +76,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     began = asyncio.get_running_loop().time()
     parts: list[bytes] = []
     received = 0
-    _ask_for_it(request)
+    ask_for_it(request)
     try:
         while not content.at_eof():
             async with asyncio.timeout_at(began + PATIENCE_S + received / SLOWEST_BYTES_PER_S):
@@ -182,7 +90,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _ask_for_it(request: web.BaseRequest) -> None:
+def ask_for_it(request: web.BaseRequest) -> None:
     """Tell a client that holds its body back that it is wanted: when it is about to be read, as Go does."""
     if request.version < (1, 1) or not expects_to_go_on(request.headers.get("Expect", "")):
         return

@@ -18,7 +18,7 @@ from aiohttp.http import HttpVersion10, RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from ollama_dist.api.bodies import DIVERTED_BYTES, BrokenBody, Rest
+from ollama_dist.api.bodies import BrokenBody
 from ollama_dist.api.heads import Request, head_of
 from ollama_dist.api.lane import Heads, Lane, Ways
 from ollama_dist.api.responses import refused
@@ -69,17 +69,18 @@ class Gate:
 class Arrived(Request):
     """A request that came by one of the connections here."""
 
-    def divert(self) -> Rest | None:
-        """See `bodies.Diverting`. What the parser has given so far must have been taken."""
-        length, connection = self.content_length, self.protocol
-        if length is None or length < DIVERTED_BYTES or self.content.is_eof():
-            return None
-        if not isinstance(connection, Connection) or connection.transport is None or connection.is_held_back:
-            return None
-        # The parser would take what follows for the rest of the body.
+    def taken_over(self) -> tuple["Connection", asyncio.Transport]:
+        """The connection and its transport, for who takes the rest of the body past the parser.
+
+        No request follows on it: the parser would take what comes for the rest of the body. Raises
+        `ConnectionResetError` when the client has left.
+        """
+        connection = self.protocol
+        assert isinstance(connection, Connection)
+        if connection.transport is None:
+            raise ConnectionResetError("the client left before its body came")
         self._message = self._message._replace(should_close=True)
-        connection.rest = Rest(length - self.content.total_bytes, connection.transport)
-        return connection.rest
+        return connection, connection.transport
 
 
 def _request(
@@ -173,7 +174,7 @@ class Server(web.Server):
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_address", "_head_timer", "_last_body", "_server", "rest")
+    __slots__ = ("_address", "_head_timer", "_last_body", "_server")
 
     def __init__(self, server: Server, **more: Any) -> None:
         super().__init__(server, **more)
@@ -181,8 +182,6 @@ class Connection(RequestHandler):
         self._address: str | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_body: StreamReader | None = None
-        self.rest: Rest | None = None
-        """Where everything goes that comes from now on."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         address = self._server.enter(transport)
@@ -205,9 +204,6 @@ class Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._manager is None:
             return
-        if self.rest is not None:
-            self.rest.feed(data)
-            return
         before = self._request_count
         super().data_received(data)
         if self._request_count != before:
@@ -215,11 +211,6 @@ class Connection(RequestHandler):
             self._end_broken_body()
         elif self._head_timer is None and self._current_request is None and not self._messages:
             self._expect_head()
-
-    @property
-    def is_held_back(self) -> bool:
-        """Whether the parser may have bytes that it has not given yet."""
-        return bool(self._reading_paused)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """aiohttp wants it after each piece of a body, and then looks for what was held back: rare."""
@@ -236,8 +227,6 @@ class Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._head_came()
-        if self.rest is not None:
-            self.rest.lose()
         if self._address is not None:
             self._server.leave(self._address)
             self._address = None

@@ -4,7 +4,6 @@ Either may take hours and tells how far it is meanwhile: its lines pass as they 
 bounded. What was sent to a node is not sent to another one: it may have been begun.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -15,8 +14,8 @@ from aiohttp import web
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.hearing import HEARD_S, until_heard
 from ollama_dist.api.listing import Surroundings, gone
-from ollama_dist.api.passthrough import PASSED_BACK, unchanged
-from ollama_dist.api.relay import Source, relay
+from ollama_dist.api.passthrough import SILENCE_S, pass_back, unchanged
+from ollama_dist.api.relay import Source
 from ollama_dist.api.responses import Header
 from ollama_dist.backends.http1 import Connection, Head
 from ollama_dist.backends.target import Target
@@ -28,10 +27,6 @@ from ollama_dist.wire import gojson
 from ollama_dist.wire.relay_headers import REFUSAL, REQUEST_ID
 
 log = structlog.get_logger()
-
-SILENCE_S: Final = 24 * 3600.0
-"""Between two pieces of an answer: one that is not streamed says nothing for as long as it takes. A node that
-dies meanwhile is known by gossip much sooner."""
 
 GIVEN_FIELDS: Final = ("files", "adapters", "draft_files")
 """What a model is made of that was given to the engine here before."""
@@ -106,15 +101,8 @@ class Making:
     async def _relay(
         self, node: NodeView, wish: Wish, exchange: Exchange, connection: Connection, head: Head
     ) -> web.StreamResponse:
-        length = head.get("content-length") or ""
-        headers = [(name.title(), value) for name, value in head.headers if name in PASSED_BACK]
-        return await relay(
-            exchange,
-            self._held_back(node, wish)(Coming(connection)),
-            status=head.status,
-            headers=[*headers, ("X-Ollama-Node", node.name)],
-            length=int(length) if length.isdecimal() else None,
-        )
+        more = [("X-Ollama-Node", node.name)]
+        return await pass_back(exchange, connection, head, more=more, through=self._held_back(node, wish))
 
     def _held_back(
         self, node: NodeView, wish: Wish, hurry: Callable[[], None] = lambda: None
@@ -147,16 +135,6 @@ class HeldBack:
             await self._heard()
         self._before = (self._before + data)[1 - len(_SUCCESS) :]
         return data
-
-
-class Coming:
-    """The answer of a peer, as a `relay.Source`."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    async def more(self) -> bytes:
-        return await self._connection.read(asyncio.get_running_loop().time() + SILENCE_S)
 
 
 async def send_on(target: Target, exchange: Exchange, body: bytes) -> tuple[Connection, Head]:

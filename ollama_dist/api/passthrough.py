@@ -13,7 +13,9 @@ from ollama_dist.api.bodies import PacedBody
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.relay import Source, relay
 from ollama_dist.api.responses import Header
-from ollama_dist.core.errors import BadRequest, UpstreamCut, UpstreamRefused
+from ollama_dist.api.uploads import is_long, uploaded
+from ollama_dist.backends.http1 import Connection, Head
+from ollama_dist.core.errors import BadRequest, UpstreamCut, UpstreamFailed, UpstreamRefused
 
 log = structlog.get_logger()
 
@@ -21,6 +23,10 @@ PASSED_BACK: Final = frozenset({"allow", "cache-control", "content-type", "locat
 """Headers of the engine's answer that a client sees; framing is ours."""
 
 CONNECT_S: Final = 1.0
+
+SILENCE_S: Final = 24 * 3600.0
+"""Between two pieces of an answer: one that is not streamed says nothing for as long as it takes. A node that
+dies meanwhile is known by gossip much sooner."""
 
 
 class _Body:
@@ -77,6 +83,14 @@ class Passthrough:
         answers.
         """
         headers = exchange.passed_on()
+        if body is None and is_long(request := exchange.full):
+            try:
+                async with uploaded(request, origin, path, headers) as (engine, head):
+                    return await pass_back(
+                        exchange, engine, head, more=more, through=through, explain=explain
+                    )
+            except UpstreamFailed as failure:
+                raise _refused(path, failure, is_sent=failure.is_sent) from failure
         data: bytes | PacedBody | None = body
         if body is None and exchange.full.body_exists:
             data = PacedBody(exchange.full)
@@ -91,14 +105,10 @@ class Passthrough:
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, TimeoutError, BadRequest) as error:
-            if isinstance(data, PacedBody):
-                data.drop()
-                if data.trouble is not None:
-                    raise data.trouble from error
-            log.info("engine_refused", path=path, error=str(error))
-            refused = UpstreamRefused("this node's engine does not answer")
-            refused.is_sent = not isinstance(error, aiohttp.ClientConnectorError)
-            raise refused from error
+            if isinstance(data, PacedBody) and data.trouble is not None:
+                raise data.trouble from error
+            is_sent = not isinstance(error, aiohttp.ClientConnectorError)
+            raise _refused(path, error, is_sent=is_sent) from error
         try:
             passed = [
                 (name, value) for name, value in response.headers.items() if name.lower() in PASSED_BACK
@@ -113,8 +123,6 @@ class Passthrough:
             )
         finally:
             response.close()
-            if isinstance(data, PacedBody):
-                data.drop()
 
     async def fetch(self, origin: str, path: str, *, timeout: float) -> tuple[int, bytes]:
         """Status and body of a GET, bounded in time. Raises `UpstreamRefused`."""
@@ -122,5 +130,43 @@ class Passthrough:
             async with asyncio.timeout(timeout), self._session.get(origin + path) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            log.info("engine_refused", path=path, error=str(error))
-            raise UpstreamRefused("this node's engine does not answer") from error
+            raise _refused(path, error) from error
+
+
+def _refused(path: str, error: Exception, *, is_sent: bool = True) -> UpstreamRefused:
+    log.info("engine_refused", path=path, error=str(error))
+    refused = UpstreamRefused("this node's engine does not answer")
+    refused.is_sent = is_sent
+    return refused
+
+
+class _Coming:
+    """The rest of an answer that comes by a connection of ours, as a `relay.Source`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def more(self) -> bytes:
+        return await self._connection.read(asyncio.get_running_loop().time() + SILENCE_S)
+
+
+async def pass_back(
+    exchange: Exchange,
+    connection: Connection,
+    head: Head,
+    *,
+    more: Sequence[Header] = (),
+    through: Callable[[Source], Source] = unchanged,
+    explain: bool = True,
+) -> web.StreamResponse:
+    """Relay an answer that comes by a connection of ours, as `Passthrough.send` does."""
+    length = head.get("content-length") or ""
+    passed = [(name.title(), value) for name, value in head.headers if name in PASSED_BACK]
+    return await relay(
+        exchange,
+        through(_Coming(connection)),
+        status=head.status,
+        headers=(*passed, *more),
+        length=int(length) if length.isdecimal() else None,
+        explain=explain,
+    )

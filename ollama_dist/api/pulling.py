@@ -16,8 +16,8 @@ from aiohttp import web
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.hearing import HEARD_S, until_heard
 from ollama_dist.api.listing import Surroundings
-from ollama_dist.api.making import Coming, send_on
-from ollama_dist.api.passthrough import PASSED_BACK
+from ollama_dist.api.making import send_on
+from ollama_dist.api.passthrough import pass_back
 from ollama_dist.api.relay import relay
 from ollama_dist.core.errors import DistError, NoCandidate
 from ollama_dist.core.names import InvalidModelName, ModelName, Source, parse_model_ref
@@ -143,14 +143,7 @@ class Pull:
             raise NoCandidate(f"node {node.name!r} was asked for by name, but it cannot be asked now")
         connection, head = await send_on(target, exchange, body)
         try:
-            length = head.get("content-length") or ""
-            return await relay(
-                exchange,
-                Coming(connection),
-                status=head.status,
-                headers=[(name.title(), value) for name, value in head.headers if name in PASSED_BACK],
-                length=int(length) if length.isdecimal() else None,
-            )
+            return await pass_back(exchange, connection, head)
         finally:
             target.drop(connection)
 
