@@ -93,6 +93,11 @@ class Connected(Protocol):
         """None once the client has left."""
         ...
 
+    @property
+    def _paused(self) -> bool:
+        """Whether what it has to send has grown beyond its high water; aiohttp calls it so."""
+        ...
+
 
 class Incoming(Protocol):
     """What all who answer may want to know of a request, however it came in."""

@@ -197,9 +197,9 @@ class Lane(asyncio.Protocol):
         "_due",
         "_has_asked",
         "_heads",
-        "_is_full",
         "_loop",
         "_owner",
+        "_paused",
         "_rest_timer",
         "_stream",
         "_timer",
@@ -227,7 +227,7 @@ class Lane(asyncio.Protocol):
         self._has_asked = False
         self._due = 0.0
         """When the connection is over if nothing comes."""
-        self._is_full = False
+        self._paused = False
         self._drained: asyncio.Future[None] | None = None
         self._stream: Streamed | None = None
 
@@ -246,7 +246,7 @@ class Lane(asyncio.Protocol):
             self._close()
 
     def data_received(self, data: bytes) -> None:
-        if self.task is not None or self._is_full:
+        if self.task is not None or self._paused:
             self._keep(data)
         elif self._waits_for:
             self._keep(data)
@@ -266,10 +266,10 @@ class Lane(asyncio.Protocol):
         self.resume_writing()
 
     def pause_writing(self) -> None:
-        self._is_full = True
+        self._paused = True
 
     def resume_writing(self) -> None:
-        self._is_full = False
+        self._paused = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         if self.task is None and self.transport is not None and not self.transport.is_closing():
@@ -379,7 +379,7 @@ class Lane(asyncio.Protocol):
             transport.close()
             return
         self._due = self._loop.time() + self._owner.keep_alive_s
-        if not self._is_full:
+        if not self._paused:
             if self._waiting:
                 self._listen(transport)
         else:
@@ -407,7 +407,7 @@ class Lane(asyncio.Protocol):
         self._stream = None
 
     async def drain(self) -> None:
-        while self._is_full and self.transport is not None:
+        while self._paused and self.transport is not None:
             self._drained = self._loop.create_future()
             await self._drained
         if self.transport is None:

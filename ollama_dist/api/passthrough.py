@@ -83,9 +83,9 @@ class Passthrough:
         answers.
         """
         headers = exchange.passed_on()
-        if body is None and is_long(exchange.request):
+        if body is None and is_long(request := exchange.full):
             try:
-                async with uploaded(exchange.request, origin, path, headers) as (engine, head):
+                async with uploaded(request, origin, path, headers) as (engine, head):
                     return await pass_back(
                         exchange, engine, head, more=more, through=through, explain=explain
                     )

@@ -8,8 +8,8 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Sequence
+from typing import Final, Protocol, cast
 
 from aiohttp import web
 
@@ -38,9 +38,17 @@ class Source(Protocol):
         ...
 
 
-Pour = Callable[[Sink], Awaitable[None]]
-"""A source may have this as ``pour``: it lets what comes run into a sink, with nobody woken for it, until the
-sink has enough, or ``more`` has something to tell."""
+class Pouring(Source, Protocol):
+    """A source that can let what comes run into a sink, with nobody woken for it."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all there is has been read; how it ended ``more`` tells at once."""
+        ...
+
+    def pour(self, sink: Sink) -> Awaitable[None]:
+        """Until the sink has enough, or ``more`` has something to tell."""
+        ...
 
 
 class ClientStalled(DistError):
@@ -74,25 +82,31 @@ async def relay(
     del headers  # they are said, and would lie here for as long as the answer lasts
     response = await request.begin(status, marked, length=length, holds_head=bool(first))
     del marked
-    pour: Pour | None = getattr(source, "pour", None) if splice and length is None and is_framed else None
+    is_poured = splice and length is None and is_framed and hasattr(source, "pour")
+    pouring = cast(Pouring, source) if is_poured else None
     data = first
     try:
         while data or (data := await source.more()):
+            if pouring is not None and pouring.is_over:
+                await source.more()
+                break  # what is left is written with the end
             await response.write(data)
             await _keep_pace(request)
-            if pour is not None:
-                await pour(_chunks_to(request))
+            if pouring is not None:
+                await pouring.pour(_chunks_to(request))
                 await _keep_pace(request)
             data = b""
     except UpstreamFailed as failure:
         if not explain and isinstance(failure, BrokenOff) and failure.result is Result.GAVE_OUT:
             # The engine ended this in due form, and the node that relays on can tell the reason only then.
-            await response.write_eof()
+            await response.write_eof(data)
             return response
+        if data:
+            await response.write(data)
         explain = explain and has_place_for_words
         await _end_as_failure(exchange, response, failure, explain=explain, is_framed=is_framed)
     else:
-        await response.write_eof()
+        await response.write_eof(data)
     return response
 
 
@@ -105,14 +119,17 @@ def _chunks_to(request: Incoming) -> Sink:
 
     What comes after a client has left is not taken: the plain way finds out then.
     """
-    protocol = request.protocol
+    connection, transport = request.protocol, request.transport
+    if transport is None:
+        return lambda _data: False
+    write = transport.write
 
     def take(data: bytes) -> bool:
-        transport = protocol.transport
-        if transport is None:
+        try:
+            write(framed(data))
+        except RuntimeError:  # it is closed
             return False
-        transport.write(framed(data))
-        return transport.get_write_buffer_size() <= HIGH_WATER_BYTES
+        return not connection._paused  # what it has to send has not grown beyond its high water
 
     return take
 

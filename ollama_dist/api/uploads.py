@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, TypeGuard
 
 from aiohttp.streams import StreamReader
@@ -14,6 +14,7 @@ from ollama_dist.api.responses import Header
 from ollama_dist.backends.http1 import Connection, Head, request_bytes
 from ollama_dist.backends.upload import UploadConnection
 from ollama_dist.core.errors import DistError, UpstreamFailed, UpstreamRefused, UpstreamTimeout
+from ollama_dist.runtime.splice import Splice, descriptor_of
 
 LONG_BYTES: Final = 2**20
 """Bodies this long and longer go this way."""
@@ -38,9 +39,10 @@ def is_long(request: Incoming) -> TypeGuard[Arrived]:
 class Upload(asyncio.BufferedProtocol):
     """The protocol of a client's connection while the rest of a body comes, in place of ``behind``.
 
-    What comes goes to ``engine`` from the buffer it was read into; as long as some of it waits to be sent,
-    nothing more is read. What comes when nobody wants it any more is read and dropped: a client may look for
-    its answer only once it has sent all. Whatever else happens to the connection is told to ``behind``.
+    What comes goes to ``engine``: past this process where the system can do that, else from the buffer it was
+    read into; as long as some of it waits to be sent, nothing more is read. What comes when nobody wants it
+    any more is read and dropped: a client may look for its answer only once it has sent all. Whatever else
+    happens to the connection is told to ``behind``.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class Upload(asyncio.BufferedProtocol):
         self._body = body
         self._engine = engine
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._splice: Splice | None = None
         self._left = 0
+        """Bytes that come by `buffer_updated`."""
         self._is_wanted = True
         self._loop = asyncio.get_running_loop()
         self._began = self._moved_at = self._loop.time()
@@ -63,47 +67,88 @@ class Upload(asyncio.BufferedProtocol):
         """For how long it was the engine that was waited for, and not the client."""
         self._held_at: float | None = None
         """Since when it is."""
-        self._received = self._seen = 0
-        """Bytes that came, and as many as had come by `_moved_at`, when it was looked."""
+        self._size = self._seen = 0
+        """Bytes that are to come, and as many were to come at `_moved_at`, when it was looked."""
         self._timer: asyncio.TimerHandle | None = None
         self.trouble: DistError | None = None
         """Why it ended early, if it did: then the engine's connection is closed."""
 
     def begin(self, left: int) -> None:
         """Take the connection over, of which ``left`` bytes belong to the body."""
-        self._left = left
+        self._left = self._size = self._seen = left
         if not left:
             return
-        self._engine.on_drained = self._go_on
-        if not self._engine.write(b""):
-            self._hold()
         self._client.set_protocol(self)
         self._look()
+        self._engine.on_drained = self._begin
+        if self._engine.write(b""):
+            self._begin()
+        else:
+            self._hold()
+
+    def _begin(self) -> None:
+        """What came before has gone out."""
+        self._engine.on_drained = self._go_on
+        client, engine = descriptor_of(self._client), self._engine.descriptor
+        if client is not None and engine is not None:
+            with suppress(OSError):  # else it goes the other way
+                self._splice = Splice(client, engine, self._left, self._wait_for_engine, self._end_splice)
+        if self._splice is None:
+            self._go_on()
+        else:
+            self._wait_for_engine(False)
+            self._client.pause_reading()
+
+    def _end_splice(self) -> None:
+        """All has gone that way, or it is to go on the other."""
+        splice, self._splice = self._splice, None
+        assert splice is not None
+        self._left = splice.left
+        if splice.is_refused:  # to write more would be noticed before what the engine said at last
+            self._is_wanted = False
+        self._go_on()
+        if (rest := splice.stop()) and self._is_wanted and not self._engine.write(rest):
+            self._hold()
+        if not self._left:
+            self._end()
 
     def drop(self) -> None:
         """Nobody wants more of it."""
         self._is_wanted = False
         self._stop_timer()
+        if self._splice is not None:
+            self._end_splice()
         self._go_on()
 
+    def _end(self) -> None:
+        self._stop_timer()
+        self._body.feed_eof()  # for who waits for the rest of it before the connection is closed
+
+    def _wait_for_engine(self, is_so: bool) -> None:
+        now = self._loop.time()
+        if is_so:
+            self._held_at = now
+        elif self._held_at is not None:
+            self._held_s += now - self._held_at
+            self._held_at = None
+
     def _hold(self) -> None:
-        self._held_at = self._loop.time()
+        self._wait_for_engine(True)
         self._client.pause_reading()
 
     def _go_on(self) -> None:
-        if self._held_at is not None:
-            self._held_s += self._loop.time() - self._held_at
-            self._held_at = None
-            self._client.resume_reading()
+        self._wait_for_engine(False)
+        self._client.resume_reading()
 
     def _look(self) -> None:
         """Give up a side that does too little; else look again when it may have done so."""
         now = self._loop.time()
-        if self._received != self._seen:
-            self._seen, self._moved_at = self._received, now
+        left = self._left if self._splice is None else self._splice.left
+        if left != self._seen:
+            self._seen, self._moved_at = left, now
         due = self._moved_at + SILENCE_S
         if self._held_at is None:
-            patience = PATIENCE_S + self._received / SLOWEST_BYTES_PER_S
+            patience = PATIENCE_S + (self._size - left) / SLOWEST_BYTES_PER_S
             due = min(due, self._began + self._held_s + patience)
         if due > now:
             self._timer = self._loop.call_at(due, self._look)
@@ -129,12 +174,10 @@ class Upload(asyncio.BufferedProtocol):
         if not count:
             return
         self._left -= count
-        self._received += count
         if self._is_wanted and not self._engine.write(self._buffer[:count]):
             self._hold()
         if not self._left:
-            self._stop_timer()
-            self._body.feed_eof()  # for who waits for the rest of it before the connection is closed
+            self._end()
 
     def eof_received(self) -> bool | None:
         return self._behind.eof_received()
@@ -146,6 +189,9 @@ class Upload(asyncio.BufferedProtocol):
         self._behind.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._is_wanted = False
+        if self._splice is not None:
+            self._end_splice()
         self._stop_timer()
         if self._left:
             self._engine.close()  # it stops working for who is gone

@@ -96,6 +96,10 @@ class _Scratch(threading.local):
 _SCRATCH: Final = _Scratch()
 
 
+def _parse_nothing(data: memoryview) -> None:
+    """Stands for a parser where there is none."""
+
+
 class Connection(asyncio.BufferedProtocol):
     """A connection that carries one exchange after another.
 
@@ -118,6 +122,7 @@ class Connection(asyncio.BufferedProtocol):
         "_interim",
         "_keep_alive",
         "_loop",
+        "_parse",
         "_parser",
         "_paused",
         "_poured",
@@ -159,6 +164,7 @@ class Connection(asyncio.BufferedProtocol):
         self._poured = self._seen = self._tell_at = 0
         """Bytes that have run through with their frames; as many had at the last look; when to tell."""
         self._parser: httptools.HttpResponseParser | None = None
+        self._parse: Callable[[memoryview], None] = _parse_nothing
         self._complete = False
         self._body: list[bytes] = []
         self.on_body = self._body.append
@@ -170,6 +176,7 @@ class Connection(asyncio.BufferedProtocol):
     def _reset(self) -> None:
         if self._parser is None or not self._complete:  # after a whole answer it is ready for the next
             self._parser = httptools.HttpResponseParser(self)
+            self._parse = self._parser.feed_data
         self._headers: list[Header] = []
         self._head: Head | None = None
         self._head_bytes = 0
@@ -365,27 +372,27 @@ class Connection(asyncio.BufferedProtocol):
         if sink is None:
             self._received(self._view[:nbytes])
             return
-        assert self._parser is not None
+        # What follows is done for each piece of each stream: no step more than it takes.
         try:
-            self._parser.feed_data(self._view[:nbytes])
+            self._parse(self._view[:nbytes])
         except _NO_HTTP as error:
             self._give_up(error)
             return
-        if self._complete:
-            self._wake()
-            return
-        # What follows is done for each piece of each stream: no call and no attribute more than it takes.
-        if body := self._body:
-            data = body[0] if len(body) == 1 else b"".join(body)
-            body.clear()
-            self._untold.append(data)
-            self._poured = poured = self._poured + nbytes
-            if poured >= self._tell_at:
-                self._tell()
-            if not sink(data):
-                self._sink = None
-                self._pause()
+        self._poured = poured = self._poured + nbytes
+        if poured >= self._tell_at:
+            if self._complete:
                 self._wake()
+                return
+            self._tell()
+        if not (body := self._body):
+            return  # only a part of a frame
+        data = b"".join(body)  # of one piece that is the piece itself
+        body.clear()
+        self._untold.append(data)
+        if not sink(data):
+            self._sink = None
+            self._pause()
+            self._wake()
 
     def _received(self, data: memoryview) -> None:
         if self._complete or self._parser is None or not self.exchanges:
@@ -405,7 +412,7 @@ class Connection(asyncio.BufferedProtocol):
                 return
             self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
+            self._parse(data)
         except _NO_HTTP as error:
             self._give_up(error)
             return
@@ -435,7 +442,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._parser = None  # it holds on to our callbacks: let go of the circle
+        self._parser, self._parse = None, _parse_nothing  # it holds our callbacks: let go of the circle
         if self._until_close and exc is None:
             self._complete = True
         reason = f": {exc}" if exc else ""
@@ -473,4 +480,5 @@ class Connection(asyncio.BufferedProtocol):
         if self._interim:
             return
         self._complete = True
+        self._tell_at = 0  # see `buffer_updated`
         self._keep_alive = self._parser.should_keep_alive()

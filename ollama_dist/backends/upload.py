@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from ollama_dist.backends.http1 import Connection
+from ollama_dist.runtime.splice import descriptor_of
 
 
 class UploadConnection(Connection):
@@ -34,6 +35,11 @@ class UploadConnection(Connection):
             return True
         transport.write(data)
         return not transport.get_write_buffer_size()
+
+    @property
+    def descriptor(self) -> int | None:
+        """See `runtime.splice`."""
+        return None if self._transport is None else descriptor_of(self._transport)
 
     def resume_writing(self) -> None:
         self.on_drained()

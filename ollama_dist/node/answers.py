@@ -103,6 +103,11 @@ class Answer:
     def is_whole(self) -> bool:
         return self._rest is None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all there is has been read; how it ended `more` tells at once."""
+        return self._rest is None or self._rest.is_over
+
     async def more(self) -> bytes:
         """The next bytes; ``b""`` at an honest end. Raises `BrokenOff` at any other."""
         if self._rest is None:
@@ -159,6 +164,10 @@ class _Rest:
         self._silence = silence
         self._loop = asyncio.get_running_loop()
         self.verdict = Verdict(End.CUT)
+
+    @property
+    def is_over(self) -> bool:
+        return self._connection.is_read
 
     async def more(self) -> bytes:
         try:

@@ -9,11 +9,15 @@ import asyncio
 import contextlib
 import ssl
 import threading
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 READ_BYTES: Final = 32 * 1024
 """Taken from the network at once, so no more waits here for a protocol that takes nothing for now. Records
 are half as long at most (RFC 8446 §5.1), so one that is read leaves nothing behind."""
+
+RECORD_BYTES: Final = 16 * 1024
+"""The most that one record carries; more is encrypted in several goes."""
 
 HANDSHAKE_S: Final = 10.0
 """From a connection's beginning to the end of its handshake."""
@@ -32,13 +36,12 @@ _SCRATCH: Final = _Scratch()
 class Tls(asyncio.BufferedProtocol, asyncio.Transport):
     """The protocol of a TCP connection, and the transport of ``protocol`` from the handshake's end on.
 
-    A buffered ``protocol`` has room for `READ_BYTES`. Back-pressure is the TCP connection's: what is
-    written is encrypted at once, and reading pauses there. A connection that ends without TLS's own end, a
-    ``close_notify``, is lost with an error.
+    A buffered ``protocol`` has room for `READ_BYTES`, always the same. Back-pressure is the TCP connection's:
+    what is written is encrypted at once, and reading pauses there. A connection that ends without TLS's own
+    end, a ``close_notify``, is lost with an error.
     """
 
     __slots__ = (
-        "_buffered",
         "_context",
         "_encrypt",
         "_failure",
@@ -48,10 +51,13 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         "_is_paused",
         "_lower",
         "_object",
+        "_open",
         "_outgoing",
         "_protocol",
         "_read",
+        "_room",
         "_timer",
+        "_updated",
         "_view",
         "_waiter",
         "get_write_buffer_size",
@@ -71,9 +77,13 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._object = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
         )
-        self._read, self._encrypt = self._object.read, self._object.write
+        # What is in it does the work; itself adds a call to each.
+        inner: Any = getattr(self._object, "_sslobj", self._object)
+        self._read, self._encrypt = inner.read, inner.write
         self._view = _SCRATCH.view
         self._lower: asyncio.Transport | None = None
+        self._open: asyncio.Transport | None = None
+        """The same for as long as something may be written."""
         self._timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
@@ -93,6 +103,8 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._lower = lower = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        if not self._is_closed:
+            self._open = lower
         self.get_write_buffer_size = lower.get_write_buffer_size  # type: ignore[method-assign]
         self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_S, self._handshake_is_late)
         self._shake_hands()
@@ -104,15 +116,16 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._incoming.write(self._view[:nbytes])
         if not self._is_made:
             self._shake_hands()
-        if self._is_made:
-            self._deliver()
+            if not self._is_made:
+                return
+        self._deliver()
 
     def eof_received(self) -> bool:
         self._failure = self._failure or ConnectionResetError("the connection ended without TLS's own end")
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lower = None
+        self._lower = self._open = None
         self._stop_timer()
         self._failure = self._failure or exc
         if self._is_made:
@@ -158,19 +171,22 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     # What comes
 
+    # This and `write` are done for each piece of each stream: no step more than it takes.
+
     def _deliver(self) -> None:
-        incoming, read, buffered = self._incoming, self._read, self._buffered
+        incoming, room = self._incoming, self._room
         try:
             while incoming.pending and not self._is_paused:
-                if buffered is None:
-                    if not (data := read(READ_BYTES)):
+                if room is None:
+                    if not (data := self._read(READ_BYTES)):
                         return self._end()
-                    self._protocol.data_received(data)  # type: ignore[attr-defined]  # the other kind has it
+                    self._updated(data)
+                elif not (count := self._read(READ_BYTES, room)):
+                    return self._end()
+                elif incoming.pending:
+                    self._deliver_more(count)
                 else:
-                    room = buffered.get_buffer(-1)
-                    if not (count := read(READ_BYTES, room)):
-                        return self._end()
-                    buffered.buffer_updated(count)  # type: ignore[arg-type]  # typeshed: bytes
+                    self._updated(count)
         except ssl.SSLWantReadError:
             pass  # the rest of a record is still on its way
         except ssl.SSLZeroReturnError:
@@ -180,6 +196,19 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         if self._outgoing.pending:  # the other side wants new keys
             self._flush()
         return None
+
+    def _deliver_more(self, count: int) -> None:
+        """What came with the first ``count`` bytes as well, as far as there is room: one piece, not several.
+
+        Raises as reading does, when what was read has been delivered.
+        """
+        try:
+            while self._incoming.pending and count <= READ_BYTES - RECORD_BYTES:
+                if not (more := self._read(RECORD_BYTES, self._room[count:])):
+                    raise ssl.SSLZeroReturnError
+                count += more
+        finally:
+            self._updated(count)
 
     def _end(self) -> None:
         """The other side has ended it in due form."""
@@ -198,13 +227,13 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
     # asyncio.Transport, for the protocol above
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        lower = self._lower
-        if lower is None or self._is_closed:
+        if (lower := self._open) is None:
             return
         try:
             count = self._encrypt(data)
-            while count < len(data):
-                count += self._encrypt(memoryview(data)[count:])
+            if count >= RECORD_BYTES:
+                while count < len(data):
+                    count += self._encrypt(memoryview(data)[count:])
         except ssl.SSLError as error:
             self._fail(error)
             return
@@ -214,14 +243,14 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         """End it in due form, once what was written has gone out; the other side's end is not waited for."""
         if self._lower is None or self._is_closed:
             return
-        self._is_closed = True
+        self._is_closed, self._open = True, None
         with contextlib.suppress(ssl.SSLError):  # it has said then what it had to
             self._object.unwrap()
         self._flush()
         self._lower.close()
 
     def abort(self) -> None:
-        self._is_closed = True
+        self._is_closed, self._open = True, None
         if self._lower is not None:
             self._lower.abort()
 
@@ -257,7 +286,12 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
-        self._buffered = protocol if isinstance(protocol, asyncio.BufferedProtocol) else None
+        self._room: Any = None
+        self._updated: Callable[[Any], None]
+        if isinstance(protocol, asyncio.BufferedProtocol):
+            self._room, self._updated = protocol.get_buffer(-1), protocol.buffer_updated
+        else:
+            self._updated = protocol.data_received  # type: ignore[attr-defined]  # a `asyncio.Protocol`
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol

@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
+import errno
+import os
+import sys
 from collections.abc import AsyncIterator
 
+import psutil
 import pytest
 from aiohttp import web
 
@@ -13,7 +17,7 @@ from ollama_dist.api.heads import Request
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.routes import OLLAMA_ROUTES
-from ollama_dist.api.uploads import BUFFER_BYTES, LONG_BYTES
+from ollama_dist.api.uploads import BUFFER_BYTES, LONG_BYTES, Upload
 from ollama_dist.backends.upload import UploadConnection
 from ollama_dist.core.errors import DistError
 from ollama_dist.core.ids import RequestId
@@ -28,6 +32,16 @@ BODY = b"".join(b"%07d\n" % number for number in range(400_000))
 CREATED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
 
 
+@pytest.fixture(name="way", autouse=True, params=["spliced", "copied"])
+def chosen_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Past this process, and through it as where the system cannot do that."""
+    if request.param == "spliced" and sys.platform != "linux":
+        pytest.skip("only Linux has splice(2)")
+    if request.param == "copied":
+        monkeypatch.setattr(uploads, "descriptor_of", lambda _: None)
+    return str(request.param)
+
+
 class Front:
     """A listener whose every request goes to the engine; ``ended`` has how each handler did."""
 
@@ -36,10 +50,12 @@ class Front:
         self._passthrough = Passthrough()
         self.listener = Listener(self._handle, bind("127.0.0.1", [0]))
         self.ended: list[str] = []
+        self.requests: list[Request] = []
         self.is_sent: bool | None = None
         """What the last failure said of that."""
 
     async def _handle(self, request: Request) -> web.StreamResponse:
+        self.requests.append(request)
         exchange = Exchange(request, ROUTE, RequestId("0" * 24), [])
         try:
             answer = await self._passthrough.send(exchange, self.origin, "/x", None)
@@ -52,6 +68,13 @@ class Front:
             raise
         self.ended.append("answered")
         return answer
+
+    @property
+    def waits(self) -> bool:
+        """Whether an upload waits for the engine."""
+        transports = [request.transport for request in self.requests if request.transport is not None]
+        protocols = [transport.get_protocol() for transport in transports]
+        return any(isinstance(each, Upload) and each._held_at is not None for each in protocols)
 
     async def stop(self) -> None:
         await self.listener.stop()
@@ -140,7 +163,8 @@ async def test_who_waits_to_be_told_to_go_on_is_told() -> None:
         assert got[0] == BODY
 
 
-async def test_little_waits_for_an_engine_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_waits_for_an_engine_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "descriptor_of", lambda _: None)
     reads = asyncio.Event()
     got: list[bytes] = []
     held: list[tuple[int, int]] = []
@@ -171,6 +195,26 @@ async def test_little_waits_for_an_engine_that_reads_nothing(monkeypatch: pytest
         assert 0 < max(after for _, after in held) <= BUFFER_BYTES
 
 
+async def test_an_engine_that_reads_nothing_for_a_while_gets_all_the_same() -> None:
+    reads = asyncio.Event()
+    got: list[bytes] = []
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await reads.wait()
+        reader._transport.resume_reading()  # type: ignore[attr-defined]
+        await keeper(got)(reader, writer)
+
+    async with fronted(slow) as front, client(front) as (reader, writer):
+        sent = BODY * 10
+        writer.write(head(len(sent)) + sent)
+        await until(lambda: front.waits, what="that the engine is waited for")
+        assert writer.transport.get_write_buffer_size() > 0
+        reads.set()
+        assert (await reader.read()).startswith(b"HTTP/1.1 201 ")
+        assert got[0] == sent
+
+
 async def test_an_early_answer_reaches_a_client_that_sends_on() -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(100_000)
@@ -183,6 +227,58 @@ async def test_an_early_answer_reaches_a_client_that_sends_on() -> None:
         answer = await reader.read()
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert answer.endswith(b"no")
+
+
+async def test_an_engine_that_hangs_up_over_its_answer_is_heard(way: str) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(100_000)
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await until(lambda: front.waits, what="that there is more than it reads")
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno")
+        writer.transport.abort()  # with bytes unread: what is sent there is answered with a reset
+
+    async with fronted(refuse) as front, client(front) as (reader, writer):
+        writer.write(head(len(BODY) * 10) + BODY * 10)
+        answer = await reader.read()
+        if way == "spliced":
+            assert answer.startswith(b"HTTP/1.1 400 ")
+        else:  # it may be that it is written to before it is read from
+            assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 502 "))
+
+
+@pytest.mark.parametrize("where", ["from the client", "to the engine"])
+async def test_where_bytes_cannot_be_spliced_they_are_copied(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    splice, calls = os.splice, []
+
+    def unable(source: int, sink: int, count: int, **more: int) -> int:
+        calls.append(source)
+        if where == "from the client" or len(calls) == 2:
+            raise OSError(errno.EINVAL, "no")
+        return splice(source, sink, count, **more)
+
+    monkeypatch.setattr(os, "splice", unable)
+    got: list[bytes] = []
+    async with fronted(keeper(got)) as front, client(front) as (reader, writer):
+        writer.write(head(len(BODY)) + BODY)
+        assert (await reader.read()).startswith(b"HTTP/1.1 201 ")
+        assert got[0] == BODY
+
+
+async def test_nothing_stays_open() -> None:
+    got: list[bytes] = []
+    process = psutil.Process()
+    async with fronted(keeper(got)) as front:
+        before = process.num_fds()
+        for ends_well in (True, False, True):
+            async with client(front) as (reader, writer):
+                writer.write(head(len(BODY)) + BODY[:-1] + BODY[-1:] * ends_well)
+                if ends_well:
+                    assert (await reader.read()).startswith(b"HTTP/1.1 201 ")
+                else:
+                    await until(lambda: len(front.requests) == 2, what="its beginning")
+        await until(lambda: process.num_fds() == before, what="as many descriptors as before")
 
 
 async def test_what_an_engine_says_of_a_body_passes_as_it_is() -> None:

@@ -160,6 +160,7 @@ async def test_who_takes_nothing_is_given_a_read_at_most_and_later_all_in_order(
             client.way.pause_reading()
 
         client.data_received = pausing  # type: ignore[method-assign]
+        client.way.set_protocol(client)
         server.way.set_write_buffer_limits(65536)
         server.way.write(sent)
         while len(client.heard) < len(sent):
