@@ -147,8 +147,8 @@ class Exchange:
 
     def _load_delta(self, row: Row) -> MemberDelta:
         assert row.hot is not None
-        hot = Hot(row.hot.version, row.hot.data, self._context.now - row.hot_at)
-        return MemberDelta(row.id, row.standing[0], (), hot)
+        version, data, _ = row.hot
+        return MemberDelta(row.id, row.standing[0], (), Hot(version, data, self._context.now - row.hot_at))
 
     # Digests and deltas
 
@@ -167,12 +167,12 @@ class Exchange:
 
     def deltas_for(self, digest: tuple[DigestEntry, ...], budget: int) -> tuple[MemberDelta, ...]:
         """What the owner of ``digest`` lacks: members never heard of first, then the smallest pieces."""
-        known = {entry[0]: entry for entry in digest}
+        known = dict(zip(map(_SUBJECT, digest), digest, strict=True))
         members, hidden = self._context.members, None if self._own.is_announced else self._own.row
         lacking = [
             (theirs is not None, row.cold.size, row, mine, theirs)
-            for mine in members.digests.values()
-            if mine != (theirs := known.get(mine[0])) and _is_newer(mine, theirs)
+            for mine in members.unlike(known)
+            if _is_newer(mine, theirs := known.get(mine[0]))
             if (row := members.row(mine[0])) is not hidden
         ]
         lacking.sort(key=_IN_ORDER)
@@ -361,6 +361,7 @@ def _versions(delta: MemberDelta) -> tuple[int, int, int]:
     return (hot, delta.cold.end, delta.cold.gc) if delta.cold is not None else (hot, 0, 0)
 
 
+_SUBJECT: Final = itemgetter(0)
 _IN_ORDER: Final = itemgetter(0, 1)
 
 

@@ -5,9 +5,11 @@ generation and incarnation: what it signed is the floor below which nobody is be
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import compress
+from operator import ne
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
@@ -140,6 +142,14 @@ class Members:
     def living(self) -> list[Row]:
         return list(self._living.values())
 
+    def unlike(self, known: Mapping[NodeId, DigestEntry]) -> Iterator[DigestEntry]:
+        """What is known here of those of whom ``known`` says anything else, or nothing.
+
+        A thousand are compared at a time, so it is done without a line of Python for each.
+        """
+        ours = self.digests
+        return compress(ours.values(), map(ne, ours.values(), map(known.get, ours)))
+
     @property
     def living_count(self) -> int:
         return len(self._living)
@@ -182,7 +192,7 @@ class Members:
 def _entry(
     member: NodeId, generation: int, incarnation: int, is_gone: bool, hot: int, cold: int, gc: int
 ) -> DigestEntry:
-    """The same numbers are the same object for all members that one process plays: so its caches hold them."""
+    """The same numbers are the same object, for all members that one process plays: its caches hold these."""
     return DigestEntry(member, generation, incarnation, is_gone, hot, cold, gc)
 
 
