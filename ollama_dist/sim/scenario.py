@@ -232,6 +232,7 @@ def _calm(run: _Run) -> None:
     links.heal()
     links.loss = links.duplicates = 0.0
     links.slow.clear()
+    links.far.clear()
     links.latency = LATENCIES[run.scenario.latency]
     for node in list(network.nodes.values()):
         if network.by_id.get(node.id) is not node:
