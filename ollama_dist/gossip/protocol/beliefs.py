@@ -190,8 +190,7 @@ class Beliefs:
     def _set_alarms(self, row: Row, suspicion: Suspicion) -> None:
         context = self._context
         if context.config.rules.ask_once:
-            patience = context.patience + row.distance
-            at = suspicion.next_question(context.now, patience, context.declare_from)
+            at = suspicion.next_question(context.now, context.patience, context.declare_from)
             context.alarms.set(("ask", row.id), at)
         else:
             context.alarms.set(("verdict", row.id), max(suspicion.deadline, context.declare_from))

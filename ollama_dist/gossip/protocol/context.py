@@ -10,7 +10,7 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.protocol.alarms import Alarms
 from ollama_dist.gossip.protocol.config import GossipConfig
 from ollama_dist.gossip.protocol.effects import Call, Count, Effect, Event, EventKind
-from ollama_dist.gossip.protocol.health import LocalHealth, distance_after
+from ollama_dist.gossip.protocol.health import LocalHealth
 from ollama_dist.gossip.protocol.members import Members, Row
 from ollama_dist.gossip.protocol.messages import Claim, Envelope, Kind
 from ollama_dist.gossip.protocol.rumours import Rumours
@@ -101,13 +101,8 @@ class Context:
 
     @property
     def patience(self) -> float:
-        """For how long an answer of somebody near is waited for: the longer, the worse we are ourselves."""
+        """For how long an answer is waited for: the longer, the worse we are ourselves."""
         return self.probe_timeout * self.health.factor
-
-    def note_answer(self, row: Row, took: float) -> None:
-        """The member's answer took so many seconds: what is more than its distance says how we are."""
-        row.distance = distance_after(took, row.distance)
-        self.health.answered(took - row.distance)
 
     def others(self) -> list[Row]:
         """Living members but ourselves."""

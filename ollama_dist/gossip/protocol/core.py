@@ -124,8 +124,8 @@ class Membership:
         row = self._context.members.get(sender)
         if row is not None:
             row.answers = True
-            if pending.kind is not Kind.PING_REQ and pending.sent_at >= self._context.stood_until:
-                self._context.note_answer(row, now - pending.sent_at)
+        if pending.kind is not Kind.PING_REQ and pending.sent_at >= self._context.stood_until:
+            self._context.health.answered(now - pending.sent_at)
         self._use_reply(pending, row, envelope, brought_news=self._context.members.fingerprint != before)
         self._context.answers.clear()  # a reply is never answered
         if row is not None and row.is_living:

@@ -99,9 +99,9 @@ class Detector:
         factor = context.health.factor
         context.count("probes")
         self._number += 1
-        probe = Probe(row.id, context.now + context.period * factor + row.distance)
+        probe = Probe(row.id, context.now + context.period * factor)
         self._probes[self._number] = probe
-        timeout = row.distance + min(context.probe_timeout, context.period * HELPER_SHARE) * factor
+        timeout = min(context.probe_timeout * factor, context.period * factor * HELPER_SHARE)
         probe.open_calls += self._ping(row, context.now + timeout, Purpose.PROBE, self._number)
         context.alarms.set(("helpers", self._number), context.now + timeout)
         context.alarms.set(("probe_ends", self._number), probe.ends)
@@ -196,7 +196,7 @@ class Detector:
         A ping that is under way already does for this one too.
         """
         self._waiting.setdefault(target.id, []).append(request)
-        deadline = self._context.now + self._context.probe_timeout * HELPER_SHARE + target.distance
+        deadline = self._context.now + self._context.probe_timeout * HELPER_SHARE
         self._ping(target, deadline, Purpose.HELP)
 
     def ask(self, row: Row) -> None:

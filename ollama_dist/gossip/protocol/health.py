@@ -17,21 +17,7 @@ as one missed answer does. A loop that is well rings within a few milliseconds."
 ANSWER_WEIGHT: Final = 1 / 8
 DEVIATION_WEIGHT: Final = 1 / 4
 DEVIATIONS: Final = 4
-"""How late an answer may be, from how late answers were: as TCP reckons how long one may take (RFC 6298,
-section 2)."""
-
-DISTANCE_WEIGHT: Final = 1 / 8
-"""Part that an answer has in the distance of who gave it; one that came sooner is the distance. More: who is
-far is known to be far sooner, and an even shortage of time is taken for distance sooner."""
-
-
-def distance_after(took: float, distance: float) -> float:
-    """How far a member is, in seconds, by an answer that ``took`` so many and by those before.
-
-    It is nearly the quickest of late: who is far answers late and evenly; where somebody is short of time,
-    answers come late and unevenly, and that alone is a reason to judge slowly.
-    """
-    return min(took, distance + DISTANCE_WEIGHT * (took - distance))
+"""How long an answer may take, from how long answers took: as TCP does (RFC 6298, section 2)."""
 
 
 class LocalHealth:
@@ -46,7 +32,7 @@ class LocalHealth:
         self._most_slowness = bound if paces else 0
         self._patience = patience
         self._late = 0.0
-        self._took: float | None = None  # beyond the distance of who answered
+        self._took: float | None = None
         self._deviation = 0.0
         self.score = 0
 
@@ -63,7 +49,7 @@ class LocalHealth:
 
     @property
     def answers_within(self) -> float:
-        """By when nearly all answers of late have come, in seconds beyond the distance of who gave them."""
+        """By when nearly all answers of late have come, in seconds."""
         return (self._took or 0.0) + DEVIATIONS * self._deviation
 
     def worse(self, by: int = 1) -> None:
@@ -78,7 +64,7 @@ class LocalHealth:
         self._late += LATE_WEIGHT * (min(max(late, 0.0), most) - self._late)
 
     def answered(self, took: float) -> None:
-        """Somebody's answer took so many seconds longer than it is far.
+        """Somebody's answer took so many seconds.
 
         One that takes long says little, for it may be a way that was cut; each of several in a row says more.
         """

@@ -46,8 +46,6 @@ class Row:
     reach: bool = True
     """Whether we can talk to it ourselves; it may live all the same."""
     rtt: float | None = None
-    distance: float = 0.0
-    """Seconds that its answers take at least, by those of late (`health.distance_after`)."""
     heard_at: float = float("-inf")
     """When it last spoke to us itself."""
     fingerprint: int | None = None
