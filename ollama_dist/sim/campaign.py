@@ -68,6 +68,7 @@ CAMPAIGN: Final = (
     _entry("pause 30 s", "pause:every=45,seconds=30"),
     _entry("starved", "starve:seconds=60"),
     _entry("slow node", "slow:every=30"),
+    _entry("far node", "far:seconds=110", "kill:at=30,every=25"),
     _entry("join of 30", "join:count=30"),
     _entry("leave", "leave:every=25"),
     _entry("clone", "clone:every=20"),

@@ -220,6 +220,21 @@ class Slow(Fault):
         world.network.links.slow.pop(node.name, None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Far(Fault):
+    name = "far"
+    says = "a node is `delay` seconds away from all others, each way, and all is well with it"
+    delay: float = 0.075
+
+    def strike(self, world: World) -> None:
+        for node in world.some(self.count):
+            world.network.links.far[node.name] = self.delay
+            world.after(self.seconds, partial(self._mend, world, node))
+
+    def _mend(self, world: World, node: VirtualNode) -> None:
+        world.network.links.far.pop(node.name, None)
+
+
 # Who comes and goes
 
 
@@ -441,6 +456,7 @@ ALL: Final = (
     Pause,
     Starve,
     Slow,
+    Far,
     Join,
     Leave,
     Clone,

@@ -62,6 +62,8 @@ class Links:
     """In a partition: on which side each node is. Who is named nowhere is on side 0."""
     slow: dict[str, float] = field(default_factory=dict)
     """Seconds that everything from and to a node takes longer, on average, and that its alarms are late."""
+    far: dict[str, float] = field(default_factory=dict)
+    """Seconds that everything from and to a node takes longer, always as many."""
     late_until: dict[Pair, float] = field(default_factory=dict)
     """Connections that stand still: what is sent over them arrives at that time, not before."""
 
@@ -87,6 +89,8 @@ class Links:
         delay = self.latency.sample(rng)
         if self.slow:
             delay += self._extra(self.slow.get(sender, 0.0) + self.slow.get(receiver, 0.0), rng)
+        if self.far:
+            delay += self.far.get(sender, 0.0) + self.far.get(receiver, 0.0)
         if self.late_until:
             delay = max(delay, self.late_until.get((sender, receiver), 0.0) - now)
         return delay

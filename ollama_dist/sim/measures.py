@@ -22,6 +22,8 @@ GRACE_S: Final = 5.0
 REPORTERS: Final = 16
 """Nodes whose loads are followed."""
 
+_UPDATED: Final = EventKind.UPDATED
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -192,18 +194,22 @@ class Measures:
         if (queued := self.network.queued) > self.most_queued:
             self.most_queued = queued
         self._own_news(node)
+        loads, writes, claims = self._loads, self._writes, self._claims
         for effect in effects:
             if isinstance(effect, Event):
-                match effect.kind:
-                    case EventKind.SUSPECT:
-                        self._suspects(node, effect.member)
-                    case EventKind.DEAD | EventKind.LEFT:
-                        self._buries(node, effect.member, is_death=effect.kind is EventKind.DEAD)
-                member = effect.member
-                if member in self._loads or member in self._writes or member in self._claims:
+                kind, member, _ = effect
+                if kind is not _UPDATED:
+                    self._judges(node, kind, member)
+                if member in loads or member in writes or member in claims:
                     self._learns(node, member)
 
     # Errors of judgement
+
+    def _judges(self, node: VirtualNode, kind: EventKind, member: NodeId) -> None:
+        if kind is EventKind.SUSPECT:
+            self._suspects(node, member)
+        elif kind in (EventKind.DEAD, EventKind.LEFT):
+            self._buries(node, member, is_death=kind is EventKind.DEAD)
 
     def _suspects(self, node: VirtualNode, member: NodeId) -> None:
         waiting = self._dying.get(member)

@@ -41,6 +41,9 @@ FIRST_GENERATION: Final = 1000
 """A start that finds nothing written down takes the time, as the driver does: a number surely new."""
 
 
+_CLONE: Final = EventKind.CLONE
+
+
 class Input(Enum):
     """What was handed to a state machine."""
 
@@ -297,7 +300,7 @@ class VirtualNetwork:
         for effect in effects:
             match effect:
                 case Event():
-                    is_copy |= effect.kind is EventKind.CLONE
+                    is_copy |= effect[0] is _CLONE
                     if self._keeps_events:
                         node.events.append((self.now, effect))
                 case WakeAt(time, number):

@@ -365,7 +365,7 @@ class Membership:
                 break
         take_state = self._exchange.take_state
         for delta in envelope.deltas:
-            for claim in delta.claims:
+            for claim in delta[2]:
                 self._beliefs.hear(claim, teller=sender, by_sync=True)
             take_state(delta)
 

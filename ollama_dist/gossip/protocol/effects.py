@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from ollama_dist.core.ids import NodeId
@@ -73,6 +74,12 @@ class Event(NamedTuple):
     kind: EventKind
     member: NodeId
     detail: str = ""
+
+
+@lru_cache(maxsize=2048)
+def updated(member: NodeId) -> Event:
+    """Of all that is told this is told most."""
+    return Event(EventKind.UPDATED, member)
 
 
 @dataclass(frozen=True, slots=True)

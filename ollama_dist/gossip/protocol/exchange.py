@@ -4,11 +4,14 @@ News of members rides on everything. Whoever hears a fingerprint other than his 
 with a digest of what he has (scuttlebutt); loads of others ride along while they are fresh.
 """
 
+from operator import itemgetter
+from typing import Final
+
 from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.protocol.context import Context, Purpose
-from ollama_dist.gossip.protocol.effects import EventKind, Respond
+from ollama_dist.gossip.protocol.effects import EventKind, Respond, updated
 from ollama_dist.gossip.protocol.fresh import FreshLoads
-from ollama_dist.gossip.protocol.members import Row, digest_of
+from ollama_dist.gossip.protocol.members import Row
 from ollama_dist.gossip.protocol.messages import (
     VERSION_LIMIT,
     Claim,
@@ -144,8 +147,8 @@ class Exchange:
 
     def _load_delta(self, row: Row) -> MemberDelta:
         assert row.hot is not None
-        hot = Hot(row.hot.version, row.hot.data, self._context.now - row.hot_at)
-        return MemberDelta(row.id, row.standing[0], (), hot)
+        version, data, _ = row.hot
+        return MemberDelta(row.id, row.standing[0], (), Hot(version, data, self._context.now - row.hot_at))
 
     # Digests and deltas
 
@@ -154,32 +157,31 @@ class Exchange:
 
         Before we have announced ourselves, nothing of us: others shall say what they know under our identity.
         """
-        context = self._context
-        told = context.members.living()
-        if not self._own.is_announced:
-            told = [row for row in told if row is not self._own.row]
-        if context.members.gone_count:
-            oldest = context.now - context.config.dead_in_digest
-            told += [row for row in context.members if not row.is_living and row.since > oldest]
-        return digest_of(told)
+        context, own = self._context, self._own
+        members = context.members
+        if own.is_announced and not members.gone_count:
+            return tuple(members.digests.values())
+        oldest = context.now - context.config.dead_in_digest
+        told = (row for row in members if row.is_living or row.since > oldest)
+        return tuple(members.digests[row.id] for row in told if own.is_announced or row is not own.row)
 
     def deltas_for(self, digest: tuple[DigestEntry, ...], budget: int) -> tuple[MemberDelta, ...]:
         """What the owner of ``digest`` lacks: members never heard of first, then the smallest pieces."""
-        known = {entry.subject: entry for entry in digest}
-        hidden = None if self._own.is_announced else self._own.row
+        known = dict(zip(map(_SUBJECT, digest), digest, strict=True))
+        members, hidden = self._context.members, None if self._own.is_announced else self._own.row
         lacking = [
-            row
-            for row in self._context.members.unlike(known)
-            if _has_news(row, known.get(row.id)) and row is not hidden
+            (theirs is not None, row.cold.size, row, mine, theirs)
+            for mine in members.unlike(known)
+            if _is_newer(mine, theirs := known.get(mine[0]))
+            if (row := members.row(mine[0])) is not hidden
         ]
-        lacking.sort(key=lambda row: (row.id in known, row.cold.size))
+        lacking.sort(key=_IN_ORDER)
         deltas = []
-        for row in lacking:
+        for _, _, row, mine, entry in lacking:
             if budget < CLAIM_OVERHEAD:
                 break
-            entry = known.get(row.id)
-            if entry is not None and row.hot is not None and _is_load_alone(row.digest(), entry):
-                delta, cost = self._load_delta(row), CLAIM_OVERHEAD + len(row.hot.data) + 8
+            if entry is not None and row.hot is not None and _is_load_alone(mine, entry):
+                delta, cost = self._load_delta(row), CLAIM_OVERHEAD + len(row.hot[1]) + 8
             else:
                 delta, cost = self._delta(row, entry, budget)
             if cost > budget:
@@ -212,14 +214,15 @@ class Exchange:
 
     def take_state(self, delta: MemberDelta) -> None:
         """Take in load and slow state of one member; its claims were heard before."""
-        row, told = self._context.members.get(delta.subject), delta.hot
+        subject, generation, _, told, state = delta
+        row = self._context.members.get(subject)
         if row is None:
             return
-        if delta.cold is None and told is not None and row.hot is not None and told[0] <= row.hot[0]:
+        if state is None and told is not None and row.hot is not None and told[0] <= row.hot[0]:
             return  # so it is with most loads that ride along, and they are many
-        if not row.is_living or delta.generation != row.standing.generation:
+        if not row.is_living or generation != row.standing[0]:
             return
-        if delta.cold is None and told is not None and told[0] < VERSION_LIMIT and row is not self._own.row:
+        if state is None and told is not None and told[0] < VERSION_LIMIT and row is not self._own.row:
             self.take_load(row, told)
             return
         hot, cold, gc = _versions(delta)
@@ -249,9 +252,10 @@ class Exchange:
 
     def take_load(self, row: Row, hot: Hot) -> None:
         if row.hot is None or hot.version > row.hot.version:
-            row.load(hot, self._context.now - max(0.0, hot.age))
-            self._loads.add(row.hot_at, row.id)
-            self._context.event(EventKind.UPDATED, row.id)
+            at = self._context.now - max(0.0, hot.age)
+            self._context.members.load(row, hot, at)
+            self._loads.add(at, row.id)
+            self._context.effects.append(updated(row.id))
 
     # Spreading
 
@@ -357,11 +361,15 @@ def _versions(delta: MemberDelta) -> tuple[int, int, int]:
     return (hot, delta.cold.end, delta.cold.gc) if delta.cold is not None else (hot, 0, 0)
 
 
-def _has_news(row: Row, entry: DigestEntry | None) -> bool:
-    if entry is None:
-        return row.is_living
-    _, generation, incarnation, is_gone, hot, cold, gc = row.digest()
-    _, their_generation, their_incarnation, they_say_gone, their_hot, their_cold, their_gc = entry
+_SUBJECT: Final = itemgetter(0)
+_IN_ORDER: Final = itemgetter(0, 1)
+
+
+def _is_newer(mine: DigestEntry, theirs: DigestEntry | None) -> bool:
+    _, generation, incarnation, is_gone, hot, cold, gc = mine
+    if theirs is None:
+        return not is_gone
+    _, their_generation, their_incarnation, they_say_gone, their_hot, their_cold, their_gc = theirs
     if generation != their_generation:
         return generation > their_generation
     if incarnation != their_incarnation:
@@ -373,4 +381,10 @@ def _has_news(row: Row, entry: DigestEntry | None) -> bool:
 
 def _is_load_alone(mine: DigestEntry, theirs: DigestEntry) -> bool:
     """Whether nothing but the load differs: so it is with nearly all."""
-    return mine[:4] == theirs[:4] and mine[5:] == theirs[5:]
+    return (
+        mine[1] == theirs[1]
+        and mine[2] == theirs[2]
+        and mine[5] == theirs[5]
+        and mine[3] == theirs[3]
+        and mine[6] == theirs[6]
+    )

@@ -119,7 +119,7 @@ class Own:
 
     def publish_load(self, data: bytes) -> None:
         version = max(self._hot_floor, self.row.hot.version if self.row.hot else 0) + 1
-        self.row.load(Hot(version, data), self._context.now)
+        self._context.members.load(self.row, Hot(version, data), self._context.now)
 
     def outbid(self, told: DigestEntry) -> None:
         """Others have load or state of this life that we never wrote: go beyond it, that nobody believes it.

@@ -22,6 +22,7 @@ QUICK = [
     "pause:seconds=12",
     "starve:seconds=10",
     "slow",
+    "far",
     "join:count=8",
     "leave:seconds=5",
     "clone",
