@@ -36,7 +36,7 @@ PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0)
 SILENCE_S: Final = 5.0
 """Nothing came from a source for so long: it failed."""
 
-HELD_PIECES: Final = 32
+HELD_PIECES: Final = 24
 """Wanted at once by all readers together: a bound of the memory of a transfer, in MiB."""
 
 AHEAD: Final = 16
