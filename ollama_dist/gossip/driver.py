@@ -52,6 +52,9 @@ log = structlog.get_logger()
 STALL_PERIODS: Final = 2
 """A tick that comes so many probe periods late means that this process did not run (rule 8)."""
 
+TIMER_S: Final = 0.001
+"""uvloop's timers count in whole milliseconds, and most ring up to one of them before their time."""
+
 GOODBYE_S: Final = 1.0
 """Saying good-bye takes no longer, whoever hears it."""
 
@@ -300,8 +303,7 @@ class Driver:
         if self._wake is not None:
             self._wake.cancel()
         self._wake_at = when
-        delay = max(0.0, when - time.monotonic())  # the loop's own clock may be another one, and coarser
-        self._wake = asyncio.get_running_loop().call_later(delay, self._tick, number)
+        self._wake = asyncio.get_running_loop().call_later(_until(when), self._tick, number)
 
     def _count(self, what: str) -> None:
         self._counters[what] += 1
@@ -495,3 +497,8 @@ _ALWAYS_COUNTED: Final = (
 """What operators look for, though it may not have happened yet."""
 
 _ALARMING: Final = (EventKind.REACH, EventKind.CLONE)
+
+
+def _until(when: float) -> float:
+    """The delay, in seconds, of a timer that seldom rings before ``when``: it would find nothing to do."""
+    return max(0.0, when - time.monotonic()) + TIMER_S

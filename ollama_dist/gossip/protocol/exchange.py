@@ -265,9 +265,11 @@ class Exchange:
         self.wake()
 
     def wake(self) -> None:
-        """See to it that news goes out, if there is any."""
+        """See to it that news goes out, if there is any and somebody to tell."""
         context = self._context
-        if (len(context.rumours) or self._spread_ticks) and not context.alarms.is_set("gossip"):
+        if not len(context.rumours) and not self._spread_ticks:
+            return
+        if context.size > self._own.row.is_living and not context.alarms.is_set("gossip"):
             context.alarms.set("gossip", context.now + self._gossip_pause / 4)
 
     def gossip(self) -> None:
