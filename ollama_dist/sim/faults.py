@@ -205,6 +205,17 @@ class Starve(Fault):
             world.after(self.stop + self.awake, lambda: self._stop(world, node, until))
 
 
+def _delay(world: World, count: int, seconds: float, delays: dict[str, float], delay: float) -> None:
+    """Enter ``delay`` in ``delays`` for as many nodes, and take it out again later."""
+    for node in world.some(count):
+        delays[node.name] = delay
+        world.after(seconds, partial(_mend, delays, node.name))
+
+
+def _mend(delays: dict[str, float], name: str) -> None:
+    delays.pop(name, None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slow(Fault):
     name = "slow"
@@ -212,12 +223,7 @@ class Slow(Fault):
     delay: float = 0.1
 
     def strike(self, world: World) -> None:
-        for node in world.some(self.count):
-            world.network.links.slow[node.name] = self.delay
-            world.after(self.seconds, partial(self._mend, world, node))
-
-    def _mend(self, world: World, node: VirtualNode) -> None:
-        world.network.links.slow.pop(node.name, None)
+        _delay(world, self.count, self.seconds, world.network.links.slow, self.delay)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,12 +233,7 @@ class Far(Fault):
     delay: float = 0.075
 
     def strike(self, world: World) -> None:
-        for node in world.some(self.count):
-            world.network.links.far[node.name] = self.delay
-            world.after(self.seconds, partial(self._mend, world, node))
-
-    def _mend(self, world: World, node: VirtualNode) -> None:
-        world.network.links.far.pop(node.name, None)
+        _delay(world, self.count, self.seconds, world.network.links.far, self.delay)
 
 
 # Who comes and goes
