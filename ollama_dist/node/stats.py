@@ -1,14 +1,17 @@
 """What this process counted since it started."""
 
+import math
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from itertools import accumulate
 from typing import Any, Final
 
 from ollama_dist.core.outcomes import Outcome, Result
 
-_GROWTH: Final = 2**0.25
+EDGES_PER_DOUBLING: Final = 4
+_GROWTH: Final = 2 ** (1 / EDGES_PER_DOUBLING)
 _EDGES: Final = tuple(0.001 * _GROWTH**step for step in range(100))
 """Upper edges of the latency bins, seconds: from a millisecond to about nine hours, a fifth apart."""
 
@@ -30,6 +33,7 @@ class Latencies:
 
     def __init__(self) -> None:
         self._bins = [0] * (len(_EDGES) + 1)
+        self._sum = 0.0
         self._fresh: list[float] = []
         """What is in no bin yet."""
 
@@ -41,7 +45,21 @@ class Latencies:
     def _sort(self) -> None:
         for index, count in Counter(map(_bin, self._fresh)).items():
             self._bins[index] += count
+        self._sum += sum(self._fresh)
         self._fresh.clear()
+
+    @property
+    def seconds(self) -> float:
+        """All of them together."""
+        self._sort()
+        return self._sum
+
+    def cumulative(self) -> list[tuple[float, int]]:
+        """Edges in seconds, each twice the one before and the last infinite, and how many took no longer."""
+        self._sort()
+        counts = list(accumulate(self._bins))
+        coarse = [(_EDGES[index], counts[index]) for index in range(0, len(_EDGES), EDGES_PER_DOUBLING)]
+        return [*coarse, (math.inf, counts[-1])]
 
     def quantile(self, part: float) -> float | None:
         """The time within which ``part`` of all (0 to 1) were done; None before the first."""
@@ -116,6 +134,11 @@ class Stats:
     def failed(self) -> int:
         return sum(self._ends.values()) - self.served - self._by(3)[Result.CANCELLED]
 
+    @property
+    def latencies(self) -> Mapping[str, Latencies]:
+        """How long requests took, by what was waited for."""
+        return {"first_byte": self._first_byte, "total": self._total}
+
     def render(self) -> dict[str, Any]:
         return {
             "served": self.served,
@@ -128,7 +151,7 @@ class Stats:
             "models": dict(self._by(1)),
             "nodes": {name: count for name, count in self._by(2).items() if name},
             "outcomes": dict(self._by(3)),
-            "latency": {"first_byte": self._first_byte.render(), "total": self._total.render()},
+            "latency": {name: each.render() for name, each in self.latencies.items()},
         }
 
 
