@@ -130,11 +130,8 @@ class Server(web.Server):
     def __call__(self) -> "Connection":
         """The protocol of a new connection."""
         # For whoever accepts connections one protocol is as good as another.
-        if self._tls is not None:
-            return cast(Connection, Tls(self._connection(), self._tls, server_side=True))
-        return (
-            self._connection() if self.heads is None else cast(Connection, Lane(self, self.heads, self._loop))
-        )
+        speaks = self._connection() if self.heads is None else Lane(self, self.heads, self._loop)
+        return cast(Connection, speaks if self._tls is None else Tls(speaks, self._tls, server_side=True))
 
     def _connection(self) -> "Connection":
         return Connection(self, loop=self._loop, **self._kwargs)

@@ -54,6 +54,8 @@ class Front:
     ``standing`` gives the headers that every answer carries.
     """
 
+    names_requests: Final = False
+
     def __init__(
         self,
         routes: Iterable[Route],

@@ -11,6 +11,7 @@ from aiohttp import web
 from ollama_dist.api.framing import refusal
 from ollama_dist.api.guard import host_of
 from ollama_dist.api.responses import Header, StreamResponse
+from ollama_dist.wire.relay_headers import REQUEST_ID
 
 HEADS_KEPT: Final = 256
 """So many different heads are remembered."""
@@ -52,7 +53,7 @@ _FORWARDED_PREFIXES: Final = ("cf-", "tailscale-", "x-envoy-", "x-forwarded", "x
 
 _LEFT_OUT: Final = frozenset(
     spelt.encode()
-    for name in ("authorization", "content-length", "cookie", "proxy-authorization", "x-api-key")
+    for name in ("authorization", "content-length", "cookie", "proxy-authorization", "x-api-key", REQUEST_ID)
     for spelt in (name, name.title())
 )
 """Headers that differ where heads are alike, or that are not to be remembered, as they are usually spelt."""
@@ -124,6 +125,11 @@ class Incoming(Protocol):
     def authorization(self) -> str: ...
 
     @property
+    def name(self) -> str:
+        """The header `REQUEST_ID`; of clients, whom nobody asks for it, it may be missing."""
+        ...
+
+    @property
     def whole(self) -> bytes | None:
         """The body where it came with its head; None where it is still to be read."""
         ...
@@ -160,6 +166,10 @@ class Request(web.BaseRequest):
     @property
     def authorization(self) -> str:
         return self.headers.get("Authorization", "")
+
+    @property
+    def name(self) -> str:
+        return self.headers.get(REQUEST_ID, "")
 
     async def drain(self) -> None:
         await self.writer.drain()

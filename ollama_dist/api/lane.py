@@ -17,6 +17,7 @@ from aiohttp.tcp_helpers import tcp_keepalive
 
 from ollama_dist.api.heads import HEADS_KEPT, LARGEST_KEPT, RequestHead, head_of
 from ollama_dist.api.responses import Header, Response, Streamed, refused
+from ollama_dist.wire.relay_headers import REQUEST_ID
 
 log = structlog.get_logger()
 
@@ -30,6 +31,7 @@ HOLD_S: Final = 0.25
 _REQUEST_LINE: Final = re.compile(rb"(GET|POST) (/[A-Za-z0-9/._:@-]*) HTTP/1\.1")
 _FIELD: Final = re.compile(rb"([A-Za-z0-9_-]+):[ ]?([\t\x20-\x7e]*)")
 _MOST_FIELDS: Final = 64
+_NAME: Final = f"\r\n{REQUEST_ID}: ".encode()
 
 _NOT_HERE: Final = frozenset(
     {"content-length", "expect", "http2-settings", "te", "trailer", "transfer-encoding", "upgrade"}
@@ -59,6 +61,11 @@ class Known:
 
 class Ways(Protocol):
     """Who answers what comes in here."""
+
+    @property
+    def names_requests(self) -> bool:
+        """Whether requests may be named in `REQUEST_ID`, which stands last but for the length of the body."""
+        ...
 
     def find(self, method: str, target: str, head: RequestHead) -> Any:
         """Where a request leads, as follows from these; None for one that is not to be answered here."""
@@ -92,10 +99,11 @@ class Heads:
     def __init__(self, ways: Ways) -> None:
         self.answer = ways.answer
         self._find = ways.find
+        self._names_requests = ways.names_requests
         self._known: dict[tuple[bytes, bytes], Known] = {}
 
-    def read(self, data: bytes) -> tuple[Known, int, bytes] | None:
-        """The head at the beginning of ``data``, the length of its body, and what came of that.
+    def read(self, data: bytes) -> tuple[Known, int, bytes, str] | None:
+        """The head at the beginning of ``data``, the length of its body, what came of it, its name.
 
         None for what is not to be taken here.
         """
@@ -113,12 +121,17 @@ class Heads:
             length = int(digits)
             if length > LARGEST_BODY:
                 return None
+        name = b""
+        if self._names_requests:
+            before, named, name = before.partition(_NAME)
+            if named and not name.isalnum():  # so it was the last line
+                return None
         known = self._known.get((before, after))
         if known is None:
             known = self._read(before, after) if len(head) <= LARGEST_HEAD else None
             if known is None:
                 return None
-        return known, length, body
+        return known, length, body, name.decode()
 
     def _read(self, before: bytes, after: bytes) -> Known | None:
         first, *lines = (before + b"\r\n" + after if after else before).split(b"\r\n")
@@ -160,14 +173,25 @@ class Heads:
 class ShortRequest:
     """A request that is here as a whole; see `heads.Incoming`."""
 
-    __slots__ = ("api_key", "authorization", "head", "method", "protocol", "raw_path", "remote", "whole")
+    __slots__ = (
+        "api_key",
+        "authorization",
+        "head",
+        "method",
+        "name",
+        "protocol",
+        "raw_path",
+        "remote",
+        "whole",
+    )
 
     version: Final = (1, 1)
 
-    def __init__(self, known: Known, body: bytes, lane: "Lane") -> None:
+    def __init__(self, known: Known, name: str, body: bytes, lane: "Lane") -> None:
         self.head = known.head
         self.method = known.method
         self.raw_path = known.target
+        self.name = name
         self.api_key = known.api_key
         self.authorization = known.authorization
         self.remote = lane.address
@@ -295,11 +319,11 @@ class Lane(asyncio.Protocol):
         if read is None:
             self._hand_over(data)
             return
-        known, length, body = read
+        known, length, body, name = read
         missing = length - len(body)
         self._has_asked = True
         if missing == 0:
-            self.task = self._loop.create_task(self._answer(known, body))
+            self.task = self._loop.create_task(self._answer(known, name, body))
         elif missing > 0:
             self._waiting, self._waits_for = data, len(data) + missing
             self._rest_timer = self._loop.call_later(HOLD_S, self._rest_is_late)
@@ -342,10 +366,10 @@ class Lane(asyncio.Protocol):
 
     # Answering
 
-    async def _answer(self, known: Known, body: bytes) -> None:
+    async def _answer(self, known: Known, name: str, body: bytes) -> None:
         keeps_alive = known.keeps_alive
         try:
-            request = ShortRequest(known, body, self)
+            request = ShortRequest(known, name, body, self)
             del body  # it may be long, and so may the answer last
             response = await self._heads.answer(request, known.way)
             if isinstance(response, Response):

@@ -53,7 +53,7 @@ def bind(host: str, ports: Sequence[int]) -> socket.socket:
 class Listener:
     """Serves ``handler`` on a socket. Stop it to let what is under way end, within `DRAIN_S`.
 
-    With ``ways`` ordinary requests take a short way (`api.lane`); not over TLS.
+    With ``ways`` ordinary requests take a short way (`api.lane`).
     """
 
     def __init__(

@@ -11,6 +11,7 @@ import structlog
 
 from ollama_dist.api.bulk_giving import BulkGiving
 from ollama_dist.api.connections import HEAD_S
+from ollama_dist.api.lane import Ways
 from ollama_dist.api.listener import Handler, Listener
 from ollama_dist.runtime.tasks import Tasks
 from ollama_dist.wire.hello import BULK, HELLO_LIMIT, is_whole, offers
@@ -30,8 +31,15 @@ REST_S: Final = 0.005
 class NodeListener(Listener):
     """A `Listener` with TLS. What a hello offers is looked at without taking it from the socket."""
 
-    def __init__(self, handler: Handler, bound: socket.socket, tls: ssl.SSLContext, bulk: BulkGiving) -> None:
-        super().__init__(handler, bound, tls)
+    def __init__(
+        self,
+        handler: Handler,
+        bound: socket.socket,
+        tls: ssl.SSLContext,
+        bulk: BulkGiving,
+        ways: Ways | None = None,
+    ) -> None:
+        super().__init__(handler, bound, tls, ways=ways)
         self._bulk = bulk
         self._welcoming = Tasks()
         self._waiting: asyncio.TimerHandle | None = None

@@ -3,7 +3,7 @@
 A request that comes in here is never sent on: the node that sent it decides again when it is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 import structlog
@@ -13,7 +13,7 @@ from ollama_dist.api.changes import read_change
 from ollama_dist.api.exchange import JSON, Exchange
 from ollama_dist.api.front import Handler
 from ollama_dist.api.giving import Giving
-from ollama_dist.api.heads import Request
+from ollama_dist.api.heads import Incoming, Request, RequestHead
 from ollama_dist.api.inference import inspected, priority_of, whole, wishes_of
 from ollama_dist.api.lending import Lends, LoanGiving
 from ollama_dist.api.listing import ask
@@ -23,7 +23,7 @@ from ollama_dist.api.pulling import Pull, PullSurroundings
 from ollama_dist.api.relay import relay
 from ollama_dist.api.responses import Response
 from ollama_dist.api.routes import OLLAMA_ROUTES, REPLICATION_ROUTES, Route, Where
-from ollama_dist.api.table import Matched, RouteTable
+from ollama_dist.api.table import Found, Matched, RouteTable
 from ollama_dist.api.turns import TurnGiving
 from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import Busy, DistError, NoCandidate, Unauthorized, UpstreamFailed
@@ -39,7 +39,7 @@ from ollama_dist.replication.disk.giving import Giver
 from ollama_dist.replication.moves.doing import Pinned
 from ollama_dist.replication.pulls.turns import Turns
 from ollama_dist.wire.places import HEADER, write_place
-from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL, REQUEST_ID
+from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL
 
 log = structlog.get_logger()
 
@@ -80,11 +80,13 @@ class PeerListener:
     where there is no telling, and raises unless it is one.
     """
 
+    names_requests: Final = True
+
     def __init__(
         self,
         node: Home,
         passthrough: Passthrough,
-        admit: Callable[[web.BaseRequest], NodeId | None],
+        admit: Callable[[Incoming], NodeId | None],
     ) -> None:
         self._node = node
         self._passthrough = passthrough
@@ -102,11 +104,18 @@ class PeerListener:
         self._handlers |= {route.name: getattr(asked, route.name) for route in PEER_OPERATION_ROUTES}
         self._pull = Pull(node, self._own_engine)
 
-    async def __call__(self, request: Request) -> web.StreamResponse:
-        found = self._table.find(request.method, request.raw_path)
+    def __call__(self, request: Request) -> Awaitable[web.StreamResponse]:
+        return self.answer(request, self._table.find(request.method, request.raw_path))
+
+    def find(self, method: str, target: str, _head: RequestHead) -> Matched | None:
+        """The row of a request that wants no more of it than an answer to its head and body."""
+        found = self._table.find(method, target)
+        return found if isinstance(found, Matched) and found.route.is_plain else None
+
+    async def answer(self, request: Incoming, found: Found) -> web.StreamResponse:
+        """Answer ``request``, whose row was looked for before."""
         route = found.route if isinstance(found, Matched) else PEER_ROUTES[-1]
-        said = request.headers.get(REQUEST_ID, "")
-        request_id = RequestId(said if is_request_id(said) else "0" * 24)
+        request_id = RequestId(request.name if is_request_id(request.name) else "0" * 24)
         exchange = Exchange(
             request, route, request_id, [], found.params if isinstance(found, Matched) else {}
         )

@@ -16,6 +16,7 @@ from ollama_dist.api.changes import Changes
 from ollama_dist.api.exchange import Exchange
 from ollama_dist.api.front import Front, Handler
 from ollama_dist.api.guard import DEFAULT_ORIGINS, Guard
+from ollama_dist.api.heads import Incoming
 from ollama_dist.api.inference import Inference
 from ollama_dist.api.listing import Listing
 from ollama_dist.api.making import Making
@@ -109,7 +110,7 @@ def plain_front(
 
 
 def peer_front(
-    node: Node, passthrough: Passthrough, admit: Callable[[web.BaseRequest], NodeId | None]
+    node: Node, passthrough: Passthrough, admit: Callable[[Incoming], NodeId | None]
 ) -> PeerListener:
     """What other members talk to."""
     return PeerListener(node, passthrough, admit)

@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
-from aiohttp import web
 
 from ollama_dist import __version__
 from ollama_dist.admin.operator import Operator
 from ollama_dist.api.auth import ClientPolicy
 from ollama_dist.api.bulk_giving import BulkGiving
 from ollama_dist.api.connections import Gate
+from ollama_dist.api.heads import Incoming
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.node_listener import NodeListener
 from ollama_dist.api.passthrough import Passthrough
@@ -178,7 +178,8 @@ class _Relay:
         assert self._socket is not None
         tls = self._cluster.credentials.server_context()
         bulk = BulkGiving(lambda: self._node.giver, self._admit_by, tls)
-        self._listener = NodeListener(self._front, self._socket, tls, bulk)
+        ways = self._front if self._node.options.splice else None
+        self._listener = NodeListener(self._front, self._socket, tls, bulk, ways)
         await self._listener.start()
 
     async def stop(self) -> None:
@@ -192,7 +193,7 @@ class _Relay:
         self.bind()
         await self.start()
 
-    def _admit(self, request: web.BaseRequest) -> NodeId | None:
+    def _admit(self, request: Incoming) -> NodeId | None:
         """The member on the other side; raises `Unauthorized` unless it is one now, whenever it connected."""
         if request.transport is None:
             return None

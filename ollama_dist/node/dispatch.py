@@ -404,11 +404,12 @@ def _told_after(failed: AttemptFailed) -> int:
 
 def _for_owner(request: InferenceRequest, on_place: OnPlace | None) -> list[Header]:
     """What the node that owns the engine has to know beside the request itself."""
-    said = [(REQUEST_ID, str(request.id))]
+    said: list[Header] = []
     if request.priority is not Priority.NORMAL:
         said.append((PRIORITY, request.priority))
     if on_place is not None:
         said.append((QUEUE, "1"))
+    said.append((REQUEST_ID, str(request.id)))  # it is looked for at the end
     return said
 
 

@@ -118,11 +118,16 @@ class EndWatch:
             end, message, usage = _judge_body(self._dialect, tail.outline(), clean=clean)
         elif self._dialect is Dialect.OLLAMA:
             records = tail.newlines or int(self.has_begun)
-            end, message, usage = _judge_lines(tail.lines(), tail.unfinished(), clean=clean)
+            end, message, usage = _judge_lines(tail.last(1), b"", clean=clean)
+            if end is not End.COMPLETE:  # then more than its last line counts
+                end, message, usage = _judge_lines(tail.lines(), tail.unfinished(), clean=clean)
         else:
             records = tail.newlines // _LINES_PER_EVENT[self._dialect]
-            events = _events(tail.lines(), tail.unfinished())
+            events = _events(tail.last(_CLOSING_LINES[self._dialect]), b"")
             end, message, usage = _judge_events(self._dialect, events, clean=clean)
+            if end is not End.COMPLETE or len(events) <= _CLOSING_EVENTS:
+                events = _events(tail.lines(), tail.unfinished())
+                end, message, usage = _judge_events(self._dialect, events, clean=clean)
         return Verdict(end, message, usage, records, tail.size)
 
 
@@ -254,6 +259,11 @@ def _judge_events(dialect: Dialect, events: list[_Event], *, clean: bool) -> _Ju
 _CLOSING_EVENTS: Final = 4
 """The end of an answer is said within its last few events: finish, usage, end marker, or an error."""
 
+_CLOSING_LINES: Final = {
+    dialect: (_CLOSING_EVENTS + 1) * lines for dialect, lines in _LINES_PER_EVENT.items()
+}
+"""Lines enough for one more than these: what comes before is then of no account."""
+
 
 # Answers that are one JSON object
 
@@ -358,6 +368,8 @@ def _usage(dialect: Dialect, record: _Record) -> Usage:
     if dialect is Dialect.OLLAMA:
         return _ollama_usage(record)
     for before in ("usage.", "response.usage.", "message.usage."):
+        if before.partition(".")[0] not in record.top:
+            continue
         for prompt, output in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")):
             read, written = record.number(before + prompt), record.number(before + output)
             if read or written:

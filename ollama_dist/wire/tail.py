@@ -50,6 +50,24 @@ class Tail:
         """Bytes seen."""
         return self._settled + self._pending
 
+    def last(self, count: int) -> list[Line]:
+        """The last ``count`` finished lines without their ends, or all there are; the others are left alone.
+
+        None of them where that takes more: something came after them, or one is long.
+        """
+        pieces: list[bytes] = []
+        line_ends = 0
+        for piece in reversed(self._pieces):
+            pieces.append(piece)
+            line_ends += piece.count(b"\n")
+            if line_ends > count:
+                break
+        *lines, rest = b"".join(reversed(pieces)).split(b"\n")
+        is_all = line_ends <= count
+        if rest or max(map(len, lines), default=0) > LONG_LINE_BYTES or (is_all and self._long is not None):
+            return []
+        return [*(self._kept if is_all else ()), *lines][-count:]
+
     def lines(self) -> list[Line]:
         """The last finished lines, oldest first, without their line ends."""
         self._settle()

@@ -10,6 +10,7 @@ from ollama_dist.api import connections
 from ollama_dist.api.connections import Server
 from ollama_dist.api.lane import Lane
 from tests.support.fake_ollama import FakeOllama
+from tests.support.joined_nodes import joined_nodes
 from tests.support.solo_node import solo_node
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -77,6 +78,21 @@ async def test_nothing_takes_it_where_it_is_turned_off(engine: FakeOllama, ways:
     async with solo_node(engine.port, splice=False) as solo:
         await ask_all(solo.url, {})
     assert ways == []
+
+
+@pytest.mark.parametrize("splice", [True, False])
+async def test_what_a_member_relays_takes_it_as_well(ways: list[str], splice: bool) -> None:
+    async with joined_nodes({"desk": [], "laptop": ["tiny"]}, {"splice": splice}) as nodes:
+        async with aiohttp.ClientSession() as session:
+            for stream in (True, False, True):
+                body = {"model": "tiny", "messages": MESSAGES, "stream": stream}
+                async with session.post(nodes["desk"].url + "/api/chat", json=body) as answer:
+                    assert answer.status == 200, await answer.text()
+                    assert b'"done":true' in await answer.read()
+                    assert answer.headers["X-Ollama-Node"] == "laptop"
+        seen = [request.path for request in nodes["laptop"].fake.journal.requests]
+        assert seen.count("/api/chat") == 3
+    assert ways == (["lane", "lane"] if splice else [])
 
 
 async def test_a_request_in_two_parts_is_answered_once(engine: FakeOllama, ways: list[str]) -> None:

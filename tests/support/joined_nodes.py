@@ -177,9 +177,12 @@ class JoinedNodes:
                 moving = MoverSettings(pull_hosts=pull_hosts)
                 node.mover = Mover(moving, folder / name, local, keeper, node.view, node.target)
             passthrough = Passthrough()
-            relay = Listener(peer_front(node, passthrough, lambda _: None), bind("127.0.0.1", [0]))
             front = public_front(node, passthrough, Operator(node), admin_token=ADMIN_TOKEN)
-            public = Listener(front, bind("127.0.0.1", [0]), ways=front if node.options.splice else None)
+            members = peer_front(node, passthrough, lambda _: None)
+            public, relay = (
+                Listener(each, bind("127.0.0.1", [0]), ways=each if node.options.splice else None)
+                for each in (front, members)
+            )
             for part in (passthrough.close, node.stop, relay.stop, public.stop):
                 undo.push_async_callback(part)
             await node.start(relay.address[1])

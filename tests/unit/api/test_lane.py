@@ -1,9 +1,11 @@
 """The short way of ordinary requests, and that everything else goes to aiohttp just as it came."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -15,6 +17,9 @@ from ollama_dist.api.heads import HEADS_KEPT, Incoming, Request, RequestHead
 from ollama_dist.api.lane import Heads, ShortRequest
 from ollama_dist.api.listener import Listener, bind
 from ollama_dist.api.responses import Response
+from ollama_dist.gossip.credentials import Credentials, Pass
+from ollama_dist.gossip.identity import Identity
+from tests.support.members import KEY
 from tests.support.wait import until
 
 HEAD: Final = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"
@@ -30,6 +35,7 @@ class Echo:
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     large: int = 0
+    names_requests: bool = False
 
     def find(self, method: str, target: str, head: RequestHead) -> Any:
         return None if target == "/elsewhere" else target
@@ -65,9 +71,11 @@ class Echo:
 
 
 @asynccontextmanager
-async def served(gate: Gate | None = None, head_s: float = 10.0) -> AsyncIterator[tuple[Echo, Listener]]:
+async def served(
+    gate: Gate | None = None, head_s: float = 10.0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[Echo, Listener]]:
     echo = Echo()
-    listener = Listener(echo, bind("127.0.0.1", [0]), gate=gate, head_s=head_s, ways=echo)
+    listener = Listener(echo, bind("127.0.0.1", [0]), tls, gate=gate, head_s=head_s, ways=echo)
     await listener.start()
     try:
         yield echo, listener
@@ -79,8 +87,9 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @asynccontextmanager
-async def connected(listener: Listener) -> AsyncIterator[Streams]:
-    reader, writer = await asyncio.open_connection(*listener.address)
+async def connected(listener: Listener, tls: Pass | None = None) -> AsyncIterator[Streams]:
+    context, name = (tls.relay, tls.server_name) if tls is not None else (None, None)
+    reader, writer = await asyncio.open_connection(*listener.address, ssl=context, server_hostname=name)
     try:
         yield reader, writer
     finally:
@@ -109,6 +118,29 @@ async def test_one_request_after_the_other_takes_the_short_way() -> None:
         assert b"\r\nConnection: close\r\n" in said
         assert said.endswith(b"\r\n\r\nlast")
         assert echo.ways == ["lane"] * 4
+
+
+async def test_over_tls_it_is_the_same(tmp_path: Path) -> None:
+    server, client = (Credentials(Identity.load(tmp_path / name, KEY, "crt")) for name in ("a", "b"))
+    gate = Gate()
+    async with served(gate, tls=server.server_context()) as (echo, listener):
+        async with connected(listener, client.passes[0]) as (reader, writer):
+            long = b"." * 100_000  # of several records
+            for path, body in ((b"/echo", b"first"), (b"/echo", long), (b"/stream", b"again")):
+                head = HEAD.replace(b"/echo", path).replace(b"Length: 5", b"Length: %d" % len(body))
+                writer.write(head + body)
+                await up_to(reader, b"\r\n\r\n")
+                answer = b"2\r\nag\r\n3\r\nain\r\n0\r\n\r\n" if path == b"/stream" else body
+                assert await reader.readexactly(len(answer)) == answer
+            writer.write(ODD["chunked"])
+            assert (await up_to(reader, b"hello")).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert echo.ways == ["lane", "lane", "lane", "aiohttp"]
+        async with connected(listener, client.passes[0]) as (_, writer):
+            echo.begun.clear()
+            writer.write(HEAD.replace(b"/echo", b"/wait") + b"first")
+            await echo.begun.wait()
+        await until(lambda: echo.left == ["lane"], what="its being ended")
+        await until(lambda: gate.inside == 0, what="their being gone")
 
 
 @pytest.mark.parametrize("cut", [len(HEAD), len(HEAD) + 1, len(HEAD) + 4])
@@ -322,7 +354,37 @@ def test_a_head_is_read_once_for_all_that_are_alike_but_for_the_length() -> None
     assert one is not None
     assert other is not None
     assert one[0] is other[0]
-    assert (one[1:], other[1:]) == ((5, b"first"), (7, b"another"))
+    assert (one[1:], other[1:]) == ((5, b"first", ""), (7, b"another", ""))
+
+
+NAMED: Final = HEAD.replace(b"Content", b"x-request-id: a1\r\nContent")
+
+
+def test_requests_that_are_named_are_as_alike_as_others() -> None:
+    heads = Heads(Echo(names_requests=True))
+    one, other = heads.read(NAMED + b"first"), heads.read(NAMED.replace(b"a1", b"b2") + b"again")
+    assert one is not None
+    assert other is not None
+    assert (one[1:], other[1:]) == ((5, b"first", "a1"), (5, b"again", "b2"))
+    assert one[0] is other[0]
+    assert one[0].head.get("x-request-id") == ""
+    unnamed = heads.read(HEAD + b"third")
+    assert unnamed is not None
+    assert unnamed[1:] == (5, b"third", "")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        NAMED.replace(b"a1", b""),
+        NAMED.replace(b"a1", b"a 1"),
+        NAMED.replace(b"a1\r\n", b"a1\r\nX-A: b\r\n"),
+        NAMED.replace(b"a1\r\n", b"a1\r\nx-request-id: b2\r\n"),
+    ],
+    ids=["empty", "two words", "not last", "twice"],
+)
+def test_heads_whose_name_is_not_where_a_node_writes_it_are_not_taken(said: bytes) -> None:
+    assert Heads(Echo(names_requests=True)).read(said + b"first") is None
 
 
 def test_heads_with_credentials_are_not_remembered() -> None:

@@ -251,6 +251,28 @@ def test_in_two_pieces_an_answer_is_what_it_is_in_one(version: str) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("version", recordings.VERSIONS)
+def test_the_last_lines_alone_tell_the_same_as_all(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each stream after a longer beginning, cut near its end and in pieces of its lines."""
+    bodies = []
+    for whole, _ in all_whole(version):
+        if whole.is_stream:
+            record_end = b"\n" if whole.dialect is OLLAMA else b"\n\n"
+            begin = b"".join(whole.body.partition(record_end)[:2])
+            bodies += [
+                (whole, (begin * 20 + whole.body[:cut]).splitlines(keepends=True))
+                for cut in range(len(whole.body) - 40, len(whole.body) + 1)
+            ]
+
+    def verdicts() -> list[Verdict]:
+        return [whole.judged(*body, clean=clean) for whole, body in bodies for clean in (True, False)]
+
+    told = verdicts()
+    assert {End.COMPLETE, End.CUT} <= {verdict.end for verdict in told}
+    monkeypatch.setattr(Tail, "last", lambda *_: [])
+    assert told == verdicts()
+
+
 @pytest.mark.timeout(0 if EVERY_CUT else 120)
 @pytest.mark.parametrize("version", recordings.VERSIONS)
 def test_in_three_pieces_an_answer_is_what_it_is_in_one(version: str) -> None:

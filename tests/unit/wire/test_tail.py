@@ -24,6 +24,27 @@ def test_the_last_lines_are_there_and_what_is_unfinished() -> None:
     assert tail.size == sum(len(b"line %d\n" % number) for number in range(10_000)) + 4
 
 
+def test_the_last_lines_are_those_of_all_where_it_tells_them() -> None:
+    said = b"".join(b"line %d\n" % number for number in range(10_000))
+    told = 0
+    for cut in range(len(said) - 40, len(said) + 1):
+        for count in (1, 3):
+            tail = fed(said[:cut], longest_piece=1 + cut % 300)
+            for last in (tail.last(count), tail.last(count) if tail.lines() else []):
+                assert last == (tail.lines()[-count:] if said[:cut].endswith(b"\n") else [])
+                told += bool(last)
+    assert told == 4 * said[-41:].count(b"\n")
+
+
+def test_the_last_lines_are_not_told_where_they_are_long() -> None:
+    assert fed(b"a\nb\nc\n").last(2) == [b"b", b"c"]
+    assert fed(b"a\nb\nc\n").last(9) == [b"a", b"b", b"c"]
+    assert fed(b"a\n\n\n").last(2) == [b"", b""]
+    assert fed(b"").last(1) == []
+    for size in (LONG_LINE_BYTES, LONG_LINE_BYTES + 1, 4 * SETTLE_BYTES):
+        assert bool(fed(b"a\n" + b"x" * size + b"\n").last(1)) == (size <= LONG_LINE_BYTES)
+
+
 def test_lines_and_counts_are_the_same_however_often_they_are_asked_for() -> None:
     tail = fed(b"a\nb\nc")
     assert (tail.lines(), tail.unfinished()) == ([b"a", b"b"], b"c")
