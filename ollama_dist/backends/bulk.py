@@ -145,6 +145,7 @@ class Line:
         try:
             plain = socket.create_connection((self.target.host, self.target.port), CONNECT_TIMEOUT_S)
             plain.settimeout(self._silence_s)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket = plain
             if self._security is not None:
                 self._secure(plain)
