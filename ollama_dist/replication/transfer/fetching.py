@@ -22,8 +22,8 @@ from ollama_dist.replication.pace import Pace
 from ollama_dist.replication.sources import BlobLost
 from ollama_dist.replication.transfer.asking import Lacking, Reach, ask_manifest, reached, refusal
 from ollama_dist.replication.transfer.lists import Lists
-from ollama_dist.replication.transfer.machine import IN_FLIGHT, Ask, Failure, Piece, Transfer
-from ollama_dist.replication.transfer.sharing import Share, Sharing
+from ollama_dist.replication.transfer.machine import IN_FLIGHT, RUN, Ask, Failure, Piece, Transfer
+from ollama_dist.replication.transfer.sharing import KEPT, Share, Sharing
 from ollama_dist.runtime.tasks import Tasks, background, end
 
 log = structlog.get_logger()
@@ -37,8 +37,8 @@ PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0)
 SILENCE_S: Final = 5.0
 """Nothing came from a source for so long: it failed."""
 
-HELD_PIECES: Final = 24
-"""On their way or not yet read: a bound of a transfer's memory, in MiB, with one more for each reader."""
+HELD_PIECES: Final = 16
+"""On their way or not yet read, in MiB of memory; a long run and one more for each reader may come on top."""
 
 AHEAD: Final = 16
 """Pieces that one reader alone wants at once; where there are several each wants a run at the least."""
@@ -159,10 +159,12 @@ class PeerSource:
         self._pumping: asyncio.TimerHandle | None = None
         self._tasks = Tasks()
         self._lines = Lines(IN_FLIGHT, SILENCE_S)
-        self._tanks = Tanks(PIECE, HELD_PIECES)
+        self._tanks = Tanks(PIECE, HELD_PIECES + KEPT)
         self._filling: dict[Piece, _Filling] = {}
         self._lists = Lists(manifest, self._transfer, reach, self._tasks)
-        self._sharing = Sharing(manifest, self._transfer, reach, share, self._lists.expected, self._tasks)
+        self._sharing = Sharing(
+            manifest, self._transfer, reach, share, self._lists.expected, self._tasks, self._tanks
+        )
         self._watch = background(self._look(), "transfer-watch")
         self.fetched = 0
         """Bytes of pieces that came in, wrong ones included."""
@@ -295,13 +297,14 @@ class PeerSource:
     def _next_run(self, now: float) -> list[Ask]:
         """What is to be asked for: where much lies here unread, only what a reader is waiting for."""
         unread = sum(arrival.landed.done() for arrival in self._arrivals.values())
-        self._is_held_back = unread + self._transfer.in_flight > HELD_PIECES - self._transfer.run()
+        self._is_held_back = unread + self._transfer.in_flight > HELD_PIECES - RUN
         if not self._is_held_back:
             return self._transfer.next_run(now)
         awaited = [piece for piece, arrival in self._arrivals.items() if arrival.awaited]
         if not awaited:
             self._transfer.held_back(now)
-        ask = self._transfer.next_ask(now, awaited)
+        is_idle = self._transfer.in_flight < RUN
+        ask = self._transfer.next_ask(now, awaited) if is_idle else None
         return [ask] if ask is not None else []
 
     def _pump_again(self) -> None:
