@@ -30,8 +30,16 @@ UPLINK: Final = 20_000_000
 
 START_S: Final = 30.0
 
+NODE: Final = "node to node, 16 ranges"
+NGINX: Final = "nginx to curl, TLS"
 NGINX_PULL: Final = "nginx to an Ollama, its pull"
 NODE_PULL: Final = "node to node to an Ollama, its pull"
+
+RATIOS: Final = (
+    ("Rate from node to node, of what nginx gives curl", NGINX, NODE),
+    ("Time of the Ollama's pull through its node, of what it takes from nginx", NODE_PULL, NGINX_PULL),
+)
+"""What they are called, and whose seconds are divided by whose."""
 
 Row = dict[str, float]
 """Seconds, CPU seconds per GB on either side, MiB above idle; what a way does not tell is missing."""
@@ -43,7 +51,14 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--passes", type=int, default=3, help="how often each way is measured, in turns (3)")
     parser.add_argument("--fan-out", action="store_true", help="also from one node to several at once")
     parser.add_argument(
-        "--large", type=int, default=0, metavar="GB", help="also one of so many GB, for memory"
+        "--large",
+        type=int,
+        default=0,
+        metavar="GB",
+        help="also one of so many GB, for memory; with --fan-out to two, who write it",
+    )
+    parser.add_argument(
+        "--only", default="", metavar="WORDS", help="ways whose names have one of these in them (a,b)"
     )
     parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
     wish = parser.parse_args(words)
@@ -54,8 +69,10 @@ def main(words: Sequence[str] | None = None) -> int:
         blob = make_store(folder / "store", os.urandom(wish.mib * MIB))
         (folder / "served").symlink_to(blob)
         ways = _ways(folder, stack)
-        load, rows = os.getloadavg()[0], _measure(ways, wish.passes)
-        found: dict[str, Any] = {"mib": wish.mib, "load_before": load, "ways": rows}
+        ways = {name: way for name, way in ways.items() if any(map(name.__contains__, wish.only.split(",")))}
+        load, passes = os.getloadavg()[0], _measure(ways, wish.passes)
+        found: dict[str, Any] = {"mib": wish.mib, "load_before": load, "ways": _medians(passes)}
+        found["ratios"] = _ratios(passes)
         port = stack.enter_context(giver(folder, "store"))
         if wish.fan_out:
             found["fan_out"] = {
@@ -74,7 +91,10 @@ def main(words: Sequence[str] | None = None) -> int:
             }
         if wish.large:
             make_holes(folder / "large", wish.large * 10**9)
-            found["large"] = _taken(folder, stack.enter_context(giver(folder, "large")), [])
+            large = stack.enter_context(giver(folder, "large"))
+            found["large"] = _taken(folder, large, [])
+            if wish.fan_out:
+                found["fan_out"]["a large one to 2 at once"] = _fan_out(folder, large, 2, alone=False)
     print(markdown(found))
     if wish.out is not None:
         wish.out.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +110,7 @@ def _ways(folder: Path, stack: ExitStack) -> dict[str, Callable[[], Row]]:
         "SHA-256 on one core": lambda: _hashed(hashlib.sha256, folder / "served"),
         "BLAKE3 on one core": lambda: _hashed(blake3, folder / "served"),
         "plain copy of the file": lambda: _copied(folder),
-        "node to node, 16 ranges": lambda: _taken(folder, node, []),
+        NODE: lambda: _taken(folder, node, []),
         "node to file, in order, hashed": lambda: _taken(folder, node, ["--into", str(folder / "copy")]),
     }
     ways |= _pulls(folder, stack, node, size)
@@ -101,7 +121,7 @@ def _ways(folder: Path, stack: ExitStack) -> dict[str, Callable[[], Row]]:
     program = ollama.nginx_program()
     if program is not None:
         port = stack.enter_context(nginx(folder, program))
-        ways["nginx to curl, TLS"] = lambda: _curled(folder, port, "/served", size)
+        ways[NGINX] = lambda: _curled(folder, port, "/served", size)
     return ways
 
 
@@ -119,16 +139,30 @@ def _pulls(folder: Path, stack: ExitStack, node: int, size: int) -> dict[str, Ca
     }
 
 
-def _measure(ways: dict[str, Callable[[], Row]], passes: int) -> dict[str, Row]:
-    """The medians of each way, measured in turns."""
+def _measure(ways: dict[str, Callable[[], Row]], passes: int) -> dict[str, list[Row]]:
+    """Each way, measured in turns."""
     found: dict[str, list[Row]] = {name: [] for name in ways}
     for _ in range(passes):
         for name, way in ways.items():
             found[name].append(way())
+    return found
+
+
+def _medians(passes: dict[str, list[Row]]) -> dict[str, Row]:
     return {
         name: {figure: statistics.median(row[figure] for row in rows) for figure in rows[0]}
-        for name, rows in found.items()
+        for name, rows in passes.items()
     }
+
+
+def _ratios(passes: dict[str, list[Row]]) -> dict[str, list[float]]:
+    """What the bars are about, of each pass by itself: these survive other programs' load."""
+    found = {}
+    for title, over, under in RATIOS:
+        if over in passes and under in passes:
+            pairs = zip(passes[over], passes[under], strict=True)
+            found[title] = [one["seconds"] / other["seconds"] for one, other in pairs]
+    return found
 
 
 # The ways
@@ -359,9 +393,9 @@ def markdown(found: dict[str, Any]) -> str:
     for name, row in rows.items():
         cells = [f"{row[figure]:.2f}" if figure in row else "" for figure in _COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    if NODE_PULL in rows:
-        ratio = rows[NODE_PULL]["seconds"] / rows[NGINX_PULL]["seconds"]
-        lines += ["", f"The Ollama's pull through the node took {ratio:.2f} times what it took from nginx."]
+    for title, each in found.get("ratios", {}).items():
+        told = ", ".join(f"{ratio:.2f}" for ratio in each)
+        lines += ["", f"{title}: {statistics.median(each):.2f} (each pass: {told})."]
     return "\n".join(lines)
 
 

@@ -98,6 +98,7 @@ async def _as_an_ollama(source: PeerSource, digest: Digest, size: int, keep: Pat
                 if file is not None:
                     await asyncio.to_thread(os.pwrite, file.fileno(), part, at)
                 at += len(part)
+                del part
 
     await asyncio.gather(*(reader() for _ in range(RANGES)))
     if file is not None:

@@ -149,7 +149,10 @@ class Pull:
 
 
 class _Lines:
-    """Lines that ``work`` tells, as a `relay.Source`. Of progress nobody has read yet the last counts."""
+    """Lines that ``work`` tells, as a `relay.Source`.
+
+    Of progress nobody has read yet the last counts, and what was said already is not said again.
+    """
 
     def __init__(self, work: Callable[[Tell], Awaitable[None]]) -> None:
         self._unread: deque[tuple[bytes, str]] = deque()
@@ -182,7 +185,8 @@ class _Lines:
             self._told.set()
 
     def _tell(self, line: bytes, digest: str) -> None:
-        if digest and self._unread and self._unread[-1][1] == digest:
+        before, about = self._unread[-1] if self._unread else (b"", "")
+        if about == digest and (digest or before == line):
             self._unread.pop()
         self._unread.append((line, digest))
         self._told.set()

@@ -70,8 +70,11 @@ class Line:
             at = min(len(self._rest), len(tank))
             tank[:at], self._rest = self._rest[:at], self._rest[at:]
             hear(at)
-            while at < len(tank):
-                count = self._receive(tank[at:])
+            read, size = self._reading(), len(tank)
+            while at < size:
+                count = read(size - at, tank[at:])
+                if not count:
+                    raise UpstreamCut("the answer broke off")
                 hear(count)
                 at += count
             self.left -= at
@@ -142,6 +145,7 @@ class Line:
         try:
             plain = socket.create_connection((self.target.host, self.target.port), CONNECT_TIMEOUT_S)
             plain.settimeout(self._silence_s)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket = plain
             if self._security is not None:
                 self._secure(plain)
@@ -165,12 +169,13 @@ class Line:
         except Exception as refusal:
             raise UpstreamRefused(str(refusal)) from refusal
 
-    def _receive(self, room: memoryview) -> int:
-        assert self._socket is not None
-        count = self._socket.recv_into(room)
-        if not count:
-            raise UpstreamCut("the answer broke off")
-        return count
+    def _reading(self) -> Callable[[int, memoryview], int]:
+        """Called for every record, some 60,000 times a GB: of a length, and of room for it."""
+        open_ = self._socket
+        assert open_ is not None
+        if isinstance(open_, ssl.SSLSocket):
+            return cast(Callable[[int, memoryview], int], open_.read)  # `recv_into` is a call more
+        return lambda _, room: open_.recv_into(room)
 
 
 class Lines:
@@ -239,19 +244,27 @@ class Lines:
 
 
 class Tanks:
-    """Room for ``size`` bytes each, used again once nobody looks at it: fresh memory is dear."""
+    """Room for ``size`` bytes each, used again once nobody looks at it: fresh memory is dear.
+
+    What was used last is used first: a processor's caches may have it yet. Any thread may take and give.
+    """
 
     def __init__(self, size: int, kept: int) -> None:
         self._size = size
         self._used: deque[bytearray] = deque(maxlen=kept)
 
-    def take(self) -> bytearray:
-        for _ in range(len(self._used)):
-            tank = self._used.popleft()
-            if _is_unseen(tank):
-                return tank
-            self._used.append(tank)
-        return bytearray(self._size)
+    def take(self, size: int) -> bytearray:
+        """Room for ``size`` bytes; of another size than the others have, it is made for once."""
+        if size != self._size:
+            return bytearray(size)
+        seen: list[bytearray] = []
+        try:
+            while not _is_unseen(tank := self._used.pop()):
+                seen.append(tank)
+        except IndexError:
+            tank = bytearray(size)
+        self._used.extend(reversed(seen))
+        return tank
 
     def give_back(self, tank: bytearray) -> None:
         """Views of it may still be about."""

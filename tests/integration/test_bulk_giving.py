@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ollama_dist.api import bulk_giving, node_listener
@@ -52,6 +54,26 @@ async def test_threads_give_blobs_and_the_loop_the_rest(tmp_path: Path) -> None:
         assert held[0].sent == held[0].giver.given == source.fetched == len(WEIGHTS)
         assert blobs_through_the_loop(held) == []
         assert any("pieces" in asked for asked in held[0].requests)
+        await source.close()
+
+
+async def test_what_is_small_waits_for_no_acknowledgement(tmp_path: Path) -> None:
+    async with holders(tmp_path, 1, secured=True) as held:
+        install(held)
+        source = await peer_source("tiny", held)
+        port = held[0].target.port
+
+        await whole(source, source.manifest.config.digest)
+
+        ends = [
+            each.fd
+            for each in psutil.Process().net_connections("tcp")
+            if each.status == psutil.CONN_ESTABLISHED and port in (each.laddr.port, each.raddr.port)
+        ]
+        assert len(ends) >= 4  # of the loop's and of a thread's
+        for end in ends:
+            with socket.socket(fileno=os.dup(end)) as open_:
+                assert open_.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         await source.close()
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.view import MemberState
+from ollama_dist.replication.pulls.pulling import WAITING
 from ollama_dist.replication.pulls.turns import arbiter
 from tests.support.joined_nodes import JoinedNode, JoinedNodes, joined_nodes
 from tests.support.store_source import StoreSource
@@ -105,6 +106,30 @@ async def test_however_many_ask_at_once_it_is_fetched_once(
         answers = await asyncio.gather(*(pull(node, model) for node in nodes for _ in range(2)))
         assert [lines[-1] for _, lines in answers] == [{"status": "success"}] * 6
         assert all(has_it(node, model, registry) for node in nodes)
+        assert registry.total == size_of(registry, model)
+
+
+async def test_who_waits_for_another_pull_is_told_so_all_the_time(
+    registry: UpstreamRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ollama_dist.replication.pulls.pulling.TELL_S", 0.02)
+    model = registry.publish("tiny:1b", WEIGHTS).short
+    registry.block_s = 0.05
+    async with nodes_at(registry, tmp_path, "one", "two") as nodes:
+        first = asyncio.create_task(pull(nodes["one"], model))
+        await until(lambda: registry.total > 0, what="the first one's turn")
+        _, lines = await pull(nodes["two"], model)
+
+        says = [line["status"] for line in lines]
+        waited = says.count(WAITING)
+        assert waited > 1
+        assert says[: waited + 2] == [
+            "pulling manifest",
+            *[WAITING] * waited,
+            f"pulling {digest_of(WEIGHTS)[7:19]}",
+        ]
+        assert says[-1] == "success"
+        assert WAITING not in [line["status"] for line in (await first)[1]]
         assert registry.total == size_of(registry, model)
 
 

@@ -13,7 +13,8 @@ from ollama_dist.core.ids import Digest
 from ollama_dist.replication.disk.pieces import PIECE
 from ollama_dist.replication.pace import Pace
 from ollama_dist.replication.sources import BlobLost
-from ollama_dist.replication.transfer.fetching import PeerSource
+from ollama_dist.replication.transfer.fetching import HELD_PIECES, PeerSource
+from ollama_dist.replication.transfer.machine import RUN
 from tests.support.holders import holders, peer_source
 from tests.support.model_store import noise
 from tests.support.wait import until
@@ -234,6 +235,25 @@ async def test_a_reader_that_leaves_leaves_nothing_behind(tmp_path: Path) -> Non
 
         assert source.silent_s == 0.0
         assert await whole(source, digest) == WEIGHTS
+        await source.close()
+
+
+async def test_readers_that_stop_keep_little_here_and_nothing_from_others(tmp_path: Path) -> None:
+    stopped, each = 12, RUN * PIECE
+    weights = noise((stopped + 2) * each)
+    async with holders(tmp_path, 1) as [holder]:
+        digest = holder.store.install("tiny", weights).layers[0].digest
+        source = await peer_source("tiny", [holder])
+        readers = [source.read(digest, start, start + each) for start in range(0, stopped * each, each)]
+        firsts = [bytes(part) for part in await asyncio.gather(*(anext(reader) for reader in readers))]
+
+        rest = b"".join([part async for part in source.read(digest, stopped * each, len(weights))])
+
+        assert rest == weights[stopped * each :]
+        assert source.fetched - len(rest) <= (HELD_PIECES + stopped) * PIECE < stopped * each
+        for start, first, reader in zip(range(0, len(weights), each), firsts, readers, strict=False):
+            assert b"".join([first, *[part async for part in reader]]) == weights[start : start + each]
+        assert source.fetched == len(weights)
         await source.close()
 
 

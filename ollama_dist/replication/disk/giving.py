@@ -168,6 +168,7 @@ class Giver:
                     self._count(len(part[:step]))
                     yield part[:step]
                     part = part[step:]
+                del part  # no piece stays in memory because the next one is waited for
         finally:
             self._passing -= 1
 

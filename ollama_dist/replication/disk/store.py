@@ -114,10 +114,13 @@ class OllamaStore:
         for part in (name.host, name.namespace, name.model, name.tag):
             path = _child(path, part, name)
         try:
-            if path.stat().st_size > MANIFEST_LIMIT:
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):  # or a device: on Windows there is a ``nul`` in every folder
+                raise ModelNotFound(f"model '{name.short}' not found")
+            if found.st_size > MANIFEST_LIMIT:
                 raise StoreUnreadable(f"{path} is too long for a manifest")
             return read_manifest(path.read_bytes())
-        except (FileNotFoundError, IsADirectoryError):
+        except FileNotFoundError:
             raise ModelNotFound(f"model '{name.short}' not found") from None
         except OSError as error:
             raise StoreUnreadable(f"{path} cannot be read: {error.strerror}") from error

@@ -47,6 +47,7 @@ async def feed(
             kept = memoryview(bytes(came[-RESERVE:]))  # a copy, or all of the block would stay with it
             if len(came) > RESERVE:
                 await write(came[:-RESERVE])
+            del block, came  # what it lies in is used again
     finally:
         if coming is not None and not coming.done():
             coming.cancel()

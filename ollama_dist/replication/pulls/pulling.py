@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -12,11 +12,14 @@ from ollama_dist.core.errors import DistError, UpstreamFailed
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.core.names import ModelName
 from ollama_dist.replication.intake.copying import ModelSource, OnLine
+from ollama_dist.replication.intake.ollama_calls import PullLine
 from ollama_dist.replication.manifest import BadManifest, Manifest
 from ollama_dist.replication.pulls.both import PeersFirst
 from ollama_dist.replication.pulls.members import Members
 from ollama_dist.replication.pulls.turns import Turns, arbiter, remote_turn
 from ollama_dist.replication.pulls.upstream import NotThere, Upstream, WantsKey
+from ollama_dist.runtime.tasks import background, end
+from ollama_dist.wire import gojson
 
 log = structlog.get_logger()
 
@@ -24,6 +27,10 @@ HEARD_S: Final = 2.0
 """How long after another's turn its model is waited for to be heard of."""
 
 LOOK_S: Final = 0.05
+
+WAITING: Final = "waiting for another pull of this model to end"
+TELL_S: Final = 5.0
+"""How often a client hears that: some give up where nothing comes for minutes."""
 
 
 class Installer(Protocol):
@@ -81,7 +88,7 @@ class Pulling:
     async def carry_out(self, plan: Plan, on_line: OnLine) -> None:
         """Returns when the model is installed here. Raises `DistError`s, as `OllamaCopier.install`."""
         if plan.is_upstream and not self._is_held(plan):
-            async with self._turn(plan.manifest.identity) as is_after:
+            async with _told_of(self._turn(plan.manifest.identity), on_line) as is_after:
                 if not is_after or not await self._heard_of(plan):
                     return await self._install(plan, on_line)
         return await self._install(plan, on_line)
@@ -146,3 +153,21 @@ class Pulling:
             finally:
                 await turn.end()
             return
+
+
+@asynccontextmanager
+async def _told_of(turn: AbstractAsyncContextManager[bool], on_line: OnLine) -> AsyncIterator[bool]:
+    """``turn``; as long as it is waited for, ``on_line`` hears so."""
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(TELL_S)
+            on_line(PullLine(gojson.encode({"status": WAITING}), WAITING))
+
+    telling = background(tell(), "waiting-for-turn")
+    try:
+        async with turn as is_after:
+            await end(telling)
+            yield is_after
+    finally:
+        await end(telling)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
@@ -22,7 +23,7 @@ from ollama_dist.replication.sources import BlobLost
 from ollama_dist.replication.transfer.asking import Lacking, Reach, ask_manifest, reached, refusal
 from ollama_dist.replication.transfer.lists import Lists
 from ollama_dist.replication.transfer.machine import IN_FLIGHT, RUN, Ask, Failure, Piece, Transfer
-from ollama_dist.replication.transfer.sharing import Share, Sharing
+from ollama_dist.replication.transfer.sharing import KEPT, Share, Sharing
 from ollama_dist.runtime.tasks import Tasks, background, end
 
 log = structlog.get_logger()
@@ -36,11 +37,11 @@ PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0)
 SILENCE_S: Final = 5.0
 """Nothing came from a source for so long: it failed."""
 
-HELD_PIECES: Final = 24
-"""Wanted at once by all readers together: a bound of the memory of a transfer, in MiB."""
+HELD_PIECES: Final = 16
+"""On their way or not yet read, in MiB of memory; a long run and one more for each reader may come on top."""
 
 AHEAD: Final = 16
-"""Pieces that one reader alone has on their way."""
+"""Pieces that one reader alone wants at once; where there are several each wants a run at the least."""
 
 
 @dataclass(slots=True)
@@ -49,8 +50,10 @@ class _Arrival:
 
     size: int
     data: bytearray | None = None
-    """Room for all of it, from the time it is asked for until it has landed."""
+    """Room for all of it, from when some of it is here and no thread has it."""
     readers: int = 0
+    awaited: int = 0
+    """By so many of them now."""
     landed: asyncio.Future[memoryview] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -62,7 +65,9 @@ class _Filling:
 
     ask: Ask
     line: Line
-    data: bytearray
+    data: bytearray | None
+    """Where its beginning is, if any came before; else it gets room when its turn comes."""
+    room: Callable[[], bytearray]
     hashed: Callable[[bytearray], bytes]
     came: int = 0
     noted: int = 0
@@ -70,8 +75,9 @@ class _Filling:
 
     def fill(self) -> bytes:
         """In the thread."""
-        self.line.fill(memoryview(self.data)[self.ask.start :], self._hear)
-        return self.hashed(self.data)
+        data = self.data = self.data or self.room()
+        self.line.fill(memoryview(data)[self.ask.start :], self._hear)
+        return self.hashed(data)
 
     def _hear(self, count: int) -> None:
         self.came += count
@@ -149,13 +155,16 @@ class PeerSource:
         self._arrivals: dict[Piece, _Arrival] = {}
         self._fetches: dict[Piece, asyncio.Task[None]] = {}
         self._readers = 0
+        self._is_held_back = False
         self._pumping: asyncio.TimerHandle | None = None
         self._tasks = Tasks()
         self._lines = Lines(IN_FLIGHT, SILENCE_S)
-        self._tanks = Tanks(PIECE, HELD_PIECES)
+        self._tanks = Tanks(PIECE, HELD_PIECES + KEPT)
         self._filling: dict[Piece, _Filling] = {}
         self._lists = Lists(manifest, self._transfer, reach, self._tasks)
-        self._sharing = Sharing(manifest, self._transfer, reach, share, self._lists.expected, self._tasks)
+        self._sharing = Sharing(
+            manifest, self._transfer, reach, share, self._lists.expected, self._tasks, self._tanks
+        )
         self._watch = background(self._look(), "transfer-watch")
         self.fetched = 0
         """Bytes of pieces that came in, wrong ones included."""
@@ -207,17 +216,21 @@ class PeerSource:
         self._readers += 1
         try:
             while ahead or held:
-                window = self._window()
-                if ahead and len(held) <= window - min(RUN, window, len(ahead)):
+                run = self._transfer.run()
+                window = max(run, min(AHEAD, HELD_PIECES // self._readers))
+                if ahead and len(held) <= window - min(run, len(ahead)):
                     while ahead and len(held) < window:
                         held.append(ahead.popleft())
                         self._hold(held[-1], size)
                     self._pump()
-                data = await asyncio.shield(self._arrivals[held[0]].landed)
+                data = await self._landed(self._arrivals[held[0]])
                 begin = held[0].index * PIECE
                 yield data[max(0, start - begin) : stop - begin]
                 self._sharing.handed_over(held[0], data)
+                del data  # what it lies in is used again
                 self._release(held.popleft())
+                if self._is_held_back:
+                    self._pump()
         finally:
             self._readers -= 1
             for piece in held:
@@ -229,8 +242,16 @@ class PeerSource:
 
     # Readers
 
-    def _window(self) -> int:
-        return max(1, min(AHEAD, HELD_PIECES // max(1, self._readers)))
+    async def _landed(self, arrival: _Arrival) -> memoryview:
+        if not arrival.landed.done():
+            arrival.awaited += 1
+            if self._is_held_back:
+                self._pump()
+            try:
+                await asyncio.shield(arrival.landed)
+            finally:
+                arrival.awaited -= 1
+        return arrival.landed.result()
 
     def _hold(self, piece: Piece, size: int) -> None:
         arrival = self._arrivals.get(piece)
@@ -264,8 +285,7 @@ class PeerSource:
         """Begin what is to be begun and may be, at our own pace."""
         now = self._clock()
         while (wait := self._pace.wait_s(now)) <= 0:
-            run = self._transfer.next_run(now)
-            if not run:
+            if not (run := self._next_run(now)):
                 return
             self._pace.spend(sum(self._arrivals[ask.piece].size - ask.start for ask in run), now)
             fetch = self._tasks.start(self._fetch(run), "pieces")
@@ -273,6 +293,19 @@ class PeerSource:
                 self._fetches[ask.piece] = fetch
         if self._pumping is None:
             self._pumping = asyncio.get_running_loop().call_later(wait, self._pump_again)
+
+    def _next_run(self, now: float) -> list[Ask]:
+        """What is to be asked for: where much lies here unread, only what a reader is waiting for."""
+        unread = sum(arrival.landed.done() for arrival in self._arrivals.values())
+        self._is_held_back = unread + self._transfer.in_flight > HELD_PIECES - RUN
+        if not self._is_held_back:
+            return self._transfer.next_run(now)
+        awaited = [piece for piece, arrival in self._arrivals.items() if arrival.awaited]
+        if not awaited:
+            self._transfer.held_back(now)
+        is_idle = self._transfer.in_flight < RUN
+        ask = self._transfer.next_ask(now, awaited) if is_idle else None
+        return [ask] if ask is not None else []
 
     def _pump_again(self) -> None:
         self._pumping = None
@@ -351,6 +384,7 @@ class PeerSource:
                     self._note(filling)
                     if self._filling.get(filling.ask.piece) is filling:
                         del self._filling[filling.ask.piece]
+                        self._arrivals[filling.ask.piece].data = filling.data
                     await self._judge(filling.ask, hashed)
                 await anext(parts, None)
         finally:
@@ -361,9 +395,8 @@ class PeerSource:
     def _filled_by(self, line: Line, ask: Ask) -> "_Filling":
         """The rest of one piece is to land where its beginning is, if any came."""
         arrival = self._arrivals[ask.piece]
-        if arrival.data is None:
-            arrival.data = self._tanks.take() if arrival.size == PIECE else bytearray(arrival.size)
-        filling = _Filling(ask, line, arrival.data, self._hash_of(ask.piece))
+        room = functools.partial(self._tanks.take, arrival.size)
+        filling = _Filling(ask, line, arrival.data, room, self._hash_of(ask.piece))
         self._filling[ask.piece] = filling
         return filling
 
@@ -382,9 +415,9 @@ class PeerSource:
             return
         self._note(filling)
         del self._filling[piece]
-        arrival = self._arrivals.get(piece)
-        if arrival is not None and arrival.data is filling.data:
-            arrival.data = bytearray(filling.data) if filling.ask.start + filling.came else None
+        if (arrival := self._arrivals.get(piece)) is not None:
+            data = filling.data if filling.ask.start + filling.noted else None
+            arrival.data = bytearray(data) if data is not None else None
 
     async def _judge(self, ask: Ask, hashed: bytes) -> None:
         piece, arrival = ask.piece, self._arrivals[ask.piece]

@@ -21,6 +21,12 @@ IN_FLIGHT: Final = 16
 RUN: Final = 4
 """Consecutive pieces asked for with one request."""
 
+LONG_RUN: Final = 8
+"""The same of one or two holders that are `FAST`: fewer requests cost both sides less."""
+
+FAST: Final = 64 * 2**20
+"""Bytes a second: then nobody waits long for what others asked for."""
+
 BAD_PIECES: Final = 3
 """So many wrong pieces, and a source is asked for nothing more."""
 
@@ -234,14 +240,33 @@ class Transfer:
         """Ask ``source`` for nothing more."""
         self._sources[source].quarantined = reason
 
+    def held_back(self, now: float) -> None:
+        """What is wanted is not asked for now: that nothing comes says nothing of the sources."""
+        self._heard_at = now
+
     # What is asked
 
-    def next_ask(self, now: float) -> Ask | None:
-        """What to begin now, if anything; it counts as begun. A piece that is whole is only to be judged."""
+    @property
+    def in_flight(self) -> int:
+        """Pieces asked for that have not landed."""
+        return self._in_flight
+
+    def run(self) -> int:
+        """How many consecutive pieces are asked for with one request, where as many are wanted."""
+        rates = [self._sources[source].bytes_per_s for source in self._present]
+        is_fast = len(rates) <= IN_FLIGHT // LONG_RUN and min(rates, default=0.0) >= FAST
+        return LONG_RUN if is_fast and not any(self._line.values()) else RUN
+
+    def next_ask(self, now: float, among: Iterable[Piece] | None = None) -> Ask | None:
+        """What to begin now, if anything; it counts as begun. A piece that is whole is only to be judged.
+
+        ``among``: of these alone, where there is room for no others.
+        """
         if self._in_flight >= IN_FLIGHT:
             return None
-        for piece, wanted in self._wanted.items():
-            if wanted.flight is None:
+        for piece in self._wanted if among is None else among:
+            wanted = self._wanted.get(piece)
+            if wanted is not None and wanted.flight is None:
                 source = self._choose(piece, wanted, now)
                 if source is not None:
                     self._launch(wanted, _Flight(source, now, now))
@@ -253,13 +278,14 @@ class Transfer:
 
         None as long as there is no room for a whole run: else each piece that lands would begin one of one.
         """
-        ask = self.next_ask(now) if self._in_flight <= IN_FLIGHT - RUN else None
+        most = self.run()
+        ask = self.next_ask(now) if self._in_flight <= IN_FLIGHT - most else None
         if ask is None:
             return []
         run = [ask]
         flight = self._wanted[ask.piece].flight
         assert flight is not None
-        while len(run) < RUN:
+        while len(run) < most:
             piece = Piece(ask.piece.digest, run[-1].piece.index + 1)
             wanted = self._wanted.get(piece)
             if wanted is None or not self._goes_along(piece, wanted, flight, now):

@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 from blake3 import blake3
 
+from ollama_dist.backends.bulk import Tanks
 from ollama_dist.core.errors import UpstreamFailed
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.replication.disk.giving import Partial
@@ -65,7 +66,7 @@ class Share:
 
 
 class Sharing:
-    """The blobs of one model. ``expected`` says what a piece hashes to."""
+    """The blobs of one model. ``expected`` says what a piece hashes to, ``tanks`` are what pieces lie in."""
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class Sharing:
         share: Share | None,
         expected: Callable[[Piece], Awaitable[bytes]],
         tasks: Tasks,
+        tanks: Tanks,
     ) -> None:
         self._manifest = manifest
         self._transfer = transfer
@@ -82,6 +84,7 @@ class Sharing:
         self._share = share
         self._expected = expected
         self._tasks = tasks
+        self._tanks = tanks
         self._since_ms = round(time.time() * 1000)
         self._offers: dict[Digest, Offer] = {}
         self._leaving = ExitStack()
@@ -94,7 +97,7 @@ class Sharing:
         if piece_count(self._manifest.blobs[digest]) < WORTH_PIECES:
             return
         offer = self._offers[digest] = Offer(
-            digest, self._manifest.blobs[digest], self._expected, share.lies_at
+            digest, self._manifest.blobs[digest], self._expected, share.lies_at, self._tanks
         )
         self._leaving.enter_context(share.offer(digest, offer))
         heard = asyncio.Event()
@@ -152,11 +155,13 @@ class Offer:
         size: int,
         expected: Callable[[Piece], Awaitable[bytes]],
         lies_at: Callable[[Digest], Path | None],
+        tanks: Tanks,
     ) -> None:
         self.digest = digest
         self.size = size
         self._expected = expected
         self._lies_at = lies_at
+        self._tanks = tanks
         self._coming: dict[int, asyncio.Future[memoryview]] = {}
         self._kept: OrderedDict[int, memoryview] = OrderedDict()
         self._handed = bytearray(piece_count(size))
@@ -178,7 +183,7 @@ class Offer:
         self._coming.pop(index, None)
         self._move()
 
-    async def piece(self, index: int) -> bytes | memoryview:
+    async def piece(self, index: int) -> memoryview:
         """Waits for one that is here soon. Raises `BlobNotFound` for others."""
         try:
             async with asyncio.timeout(WAIT_S):
@@ -189,7 +194,7 @@ class Offer:
             raise BlobNotFound(f"piece {index} of sha256:{self.digest} is not here, nor soon")
         return found
 
-    async def _find(self, index: int) -> bytes | memoryview | None:
+    async def _find(self, index: int) -> memoryview | None:
         while True:
             if (kept := self._kept.get(index)) is not None:
                 return kept
@@ -205,14 +210,15 @@ class Offer:
             else:
                 return None
 
-    async def _read_again(self, index: int) -> bytes | None:
+    async def _read_again(self, index: int) -> memoryview | None:
         """From where the engine writes it; None where it has not, or where that may not be read."""
         path, piece = self._lies_at(self.digest), Piece(self.digest, index)
         if path is None:
             return None
+        size = piece_size(self.size, index)
         try:
             expected = await self._expected(piece)
-            return await asyncio.to_thread(_read, path, index, piece_size(self.size, index), expected)
+            return await asyncio.to_thread(_read, path, index, size, expected, self._tanks)
         except (OSError, UpstreamFailed) as error:
             log.debug("piece_not_read_again", path=str(path), error=str(error))
             return None
@@ -227,8 +233,11 @@ async def _landed(landed: "asyncio.Future[memoryview]") -> memoryview | None:
     return None if landed.cancelled() or landed.exception() is not None else landed.result()
 
 
-def _read(path: Path, index: int, size: int, expected: bytes) -> bytes | None:
+def _read(path: Path, index: int, size: int, expected: bytes, tanks: Tanks) -> memoryview | None:
     with path.open("rb", buffering=0) as file:
         file.seek(index * PIECE)
-        data = file.read(size)
-    return data if blake3(data).digest() == expected else None
+        tank = tanks.take(size)
+        is_right = file.readinto(tank) == size and blake3(tank).digest() == expected
+    read = memoryview(tank).toreadonly() if is_right else None
+    tanks.give_back(tank)  # it is used again once nobody looks at it
+    return read

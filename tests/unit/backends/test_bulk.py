@@ -192,24 +192,38 @@ async def test_who_is_somebody_else_is_told_nothing(tmp_path: Path) -> None:
 
 def test_room_is_used_again_only_when_nobody_looks_at_it() -> None:
     tanks = Tanks(4, kept=2)
-    first = tanks.take()
+    first = tanks.take(4)
     first[:] = b"wxyz"
     view = memoryview(first)[1:]
     tanks.give_back(first)
 
-    second = tanks.take()
+    second = tanks.take(4)
     assert second is not first
     assert bytes(view) == b"xyz"
 
     view.release()
-    assert tanks.take() is first
+    assert tanks.take(4) is first
     assert len(first) == 4
+
+
+def test_what_was_used_last_is_used_first_and_another_size_is_made() -> None:
+    tanks = Tanks(4, kept=3)
+    many = [tanks.take(4) for _ in range(3)]
+    for tank in many:
+        tanks.give_back(tank)
+    seen = memoryview(many[2])
+
+    assert len(tanks.take(5)) == 5
+    assert tanks.take(4) is many[1]
+    seen.release()
+    assert tanks.take(4) is many[2]
+    assert tanks.take(4) is many[0]
 
 
 def test_only_so_much_room_is_kept_and_none_of_another_size() -> None:
     tanks = Tanks(4, kept=2)
-    many = [tanks.take() for _ in range(3)]
+    many = [tanks.take(4) for _ in range(3)]
     for tank in (*many, bytearray(5)):
         tanks.give_back(tank)
-    taken = [id(tanks.take()) for _ in range(3)]
+    taken = [id(tanks.take(4)) for _ in range(3)]
     assert len({id(tank) for tank in many} & set(taken)) == 2

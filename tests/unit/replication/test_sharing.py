@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from ollama_dist.backends.bulk import Tanks
 from ollama_dist.core.ids import Digest
 from ollama_dist.replication.disk.pieces import PIECE
 from ollama_dist.replication.disk.store import BlobNotFound
@@ -27,7 +28,7 @@ async def hash_of(piece: Piece) -> bytes:
 
 
 def offer(path: Path | None = None) -> Offer:
-    return Offer(BLOB, len(DATA), hash_of, lambda _: path)
+    return Offer(BLOB, len(DATA), hash_of, lambda _: path, Tanks(PIECE, 4))
 
 
 def landing(made: Offer, index: int) -> "asyncio.Future[memoryview]":

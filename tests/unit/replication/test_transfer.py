@@ -7,11 +7,14 @@ from hypothesis import strategies as st
 
 from ollama_dist.core.ids import Digest, NodeId
 from ollama_dist.replication.transfer.machine import (
+    FAST,
     FORGET_S,
     GIVE_UP_S,
     IN_FLIGHT,
     LAGS,
     LONE_STALL_S,
+    LONG_RUN,
+    RUN,
     STALL_S,
     Ask,
     Failure,
@@ -251,6 +254,25 @@ def test_pieces_that_follow_each_other_are_one_run_and_wait_for_room_for_one() -
     assert indices(machine.next_run(now=0.1)) == [16, 17, 18, 19]
 
 
+def test_runs_are_long_of_one_or_two_that_are_fast_and_of_nobody_else() -> None:
+    machine = transfer(A, B, wanted=40)
+    for ask in (Ask(A, piece(0), 0), Ask(B, piece(1), 0)):
+        assert machine.next_ask(now=0.0) == ask
+    for ask in (Ask(A, piece(0), 0), Ask(B, piece(1), 0)):
+        assert machine.run() == RUN
+        machine.received(ask.piece, ask.source, FAST, now=1.0)
+        machine.good(ask.piece)
+    assert machine.run() == LONG_RUN
+    runs = [machine.next_run(now=1.0) for _ in range(3)]
+    assert [len(run) for run in runs] == [LONG_RUN, LONG_RUN, 0]
+
+    machine.set_line(BLOB, [NodeId("y")])
+    assert machine.run() == RUN  # what a taker has yet to get itself would keep the others waiting
+    machine.set_line(BLOB, [])
+    machine.set_sources([A, B, NodeId("c")])
+    assert machine.run() == RUN
+
+
 def test_a_run_ends_where_pieces_do_not_follow_or_begin_elsewhere() -> None:
     machine = transfer(A, B)
     for index in (1, 3):
@@ -260,6 +282,18 @@ def test_a_run_ends_where_pieces_do_not_follow_or_begin_elsewhere() -> None:
     machine.failed(piece(0), A, Failure.GONE, now=0.1)
     machine.failed(piece(1), A, Failure.GONE, now=0.1)
     assert machine.next_run(now=0.1) == [Ask(B, piece(0), 10), Ask(B, piece(1), 0)]
+
+
+def test_where_room_is_scarce_only_what_is_named_is_asked_for_and_silence_blames_nobody() -> None:
+    machine = transfer(A, wanted=3)
+    assert machine.next_ask(now=0.0, among=[piece(2), piece(7)]) == Ask(A, piece(2), 0)
+    assert machine.next_ask(now=0.0, among=[piece(2)]) is None
+    machine.good(piece(2))
+    assert machine.in_flight == 0
+
+    machine.held_back(now=GIVE_UP_S)
+    assert machine.lost(piece(0), now=GIVE_UP_S + 1.0) == ""
+    assert machine.silent_s(now=GIVE_UP_S + 1.0) == 1.0
 
 
 def test_equal_sources_share_the_runs() -> None:
