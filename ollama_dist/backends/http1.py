@@ -7,7 +7,8 @@ as its framing promised or merely stopped. Parsing is llhttp's (through httptool
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final, cast
+from dataclasses import field
+from typing import Any, Final, cast
 
 import httptools
 
@@ -34,6 +35,8 @@ _LOOKS: Final = 8
 """How often in the time that may pass in silence it is looked whether something ran through meanwhile: by so
 much of it silence is noticed late at most."""
 
+_NEVER: Final = float("inf")
+
 Header = tuple[str, str]
 
 OnInterim = Callable[["Head"], None]
@@ -49,6 +52,8 @@ class Head:
 
     status: int
     headers: tuple[Header, ...]
+    worked_out: dict[Any, Any] | None = field(default=None, compare=False)
+    """For what follows from the headers but their length: of a head that is like others before it."""
 
     def get(self, name: str) -> str | None:
         """The first value of the header ``name`` (lower case)."""
@@ -70,10 +75,9 @@ def request_bytes(
     Values of headers are what aiohttp makes of a client's bytes, and become the same bytes again. Where
     ``length`` is given ``body`` is the beginning of one of so many bytes.
     """
-    lines = [f"{method} {path} HTTP/1.1\r\nHost: {host}", *map(": ".join, headers)]
+    lines = [f"{method} {path} HTTP/1.1\r\nHost: {host}", *map(": ".join, headers), "\r\n"]
     if body or length or method not in ("GET", "HEAD"):
-        lines.append(f"Content-Length: {len(body) if length is None else length}")
-    lines.append("\r\n")
+        lines[-1] = f"Content-Length: {len(body) if length is None else length}\r\n\r\n"
     return "\r\n".join(lines).encode("utf-8", "surrogateescape") + body
 
 
@@ -139,6 +143,7 @@ class Connection(asyncio.BufferedProtocol):
         "_verify",
         "_view",
         "_waiter",
+        "_was_whole",
         "answered",
         "exchanges",
         "on_body",
@@ -166,6 +171,8 @@ class Connection(asyncio.BufferedProtocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._parse: Callable[[memoryview], None] = _parse_nothing
         self._complete = False
+        self._was_whole = False
+        """The last answer came in one piece, and left nothing behind that is not overwritten."""
         self._body: list[bytes] = []
         self.on_body = self._body.append
         """The parser's way to us, for each piece."""
@@ -198,11 +205,16 @@ class Connection(asyncio.BufferedProtocol):
 
         Raises `UpstreamRefused` if the connection is already gone.
         """
-        self._reset()
+        if self._was_whole:
+            self._was_whole = self._complete = self.answered = False
+            self._head = self.on_interim = None
+        else:
+            self._reset()
         self.exchanges += 1
-        if self._transport is None or self._transport.is_closing():
+        transport = self._transport
+        if transport is None or transport.is_closing():
             raise UpstreamRefused("the connection is closed")
-        self._transport.write(data)
+        transport.write(data)
 
     async def head(self, deadline: float) -> Head:
         """The head of the answer, waited for until ``deadline`` (loop time); to be asked for once.
@@ -267,11 +279,14 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_reusable(self) -> bool:
         """Whether the exchange is over and the other side keeps the connection open."""
-        return self._complete and self._keep_alive and not self._body and self.is_open
+        transport = self._transport
+        is_over = self._complete and self._keep_alive and not self._body
+        return is_over and transport is not None and not transport.is_closing()
 
     @property
     def is_open(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing()
+        transport = self._transport
+        return transport is not None and not transport.is_closing()
 
     def close(self) -> None:
         """Drop the connection now; the other side sees it at once and stops working for us."""
@@ -301,21 +316,18 @@ class Connection(asyncio.BufferedProtocol):
             self._paused = False
             self._transport.resume_reading()
 
-    async def _wait(self, deadline: float, complaint: str, look_at: float = float("inf")) -> None:
-        """Until something comes in; at ``deadline`` the exchange fails with ``complaint``.
+    def _wait(self, deadline: float, complaint: str, look_at: float = _NEVER) -> asyncio.Future[None]:
+        """Done when something comes in; at ``deadline`` the exchange fails with ``complaint``.
 
         Making a timer costs as much as passing a chunk on. So one that is set stays, whatever comes in, and
         looks how late it may become once it is due, which is ``look_at`` at the latest.
         """
         self._deadline, self._complaint = deadline, complaint
-        due = min(deadline, look_at)
+        due = deadline if deadline < look_at else look_at
         if self._timer is None or self._timer_at > due:
             self._set_timer(due)
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:
@@ -325,7 +337,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _look_at_deadline(self) -> None:
         self._timer = None
-        if self._waiter is None:
+        if self._waiter is None or self._waiter.done():
             return  # between two exchanges, or what came in is being dealt with
         now = self._loop.time()
         if self._poured != self._seen:
@@ -340,8 +352,9 @@ class Connection(asyncio.BufferedProtocol):
         self.close()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _fail(self, failure: UpstreamFailed) -> None:
         if self._failure is None and not self._complete:
@@ -400,16 +413,16 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.answered = True
         if self._head is None:
-            is_first = not self._head_bytes and not self._interim
-            whole = whole_answer(bytes(data)) if is_first else None
-            if whole is not None:
-                status, headers, body = whole
-                self._head = Head(status, headers)
-                if body:
-                    self._body.append(body)
-                self._complete = self._keep_alive = True
-                self._wake()
-                return
+            if not self._head_bytes and not self._interim:
+                whole = whole_answer(bytes(data))
+                if whole is not None:
+                    status, headers, worked_out, body = whole
+                    self._head = Head(status, headers, worked_out)
+                    if body:
+                        self._body.append(body)
+                    self._was_whole = self._complete = self._keep_alive = True
+                    self._wake()
+                    return
             self._head_bytes += len(data)
         try:
             self._parse(data)

@@ -104,15 +104,14 @@ class Target:
 
     def give_back(self, connection: Connection) -> None:
         """The exchange is over: keep the connection if another may follow on it, else close it."""
-        now = asyncio.get_running_loop().time()
+        now, idle = asyncio.get_running_loop().time(), self._idle
         self._busy.discard(connection)
-        is_outdated = connection in self._outdated
-        if is_outdated:
-            self._outdated.remove(connection)
-        idle = self._idle
         while idle and idle[0][0] < now - IDLE_LIMIT_S:
             idle.popleft()[1].close()
-        if connection.is_reusable and not is_outdated and len(idle) < IDLE_CONNECTIONS:
+        if connection in self._outdated:
+            self._outdated.remove(connection)
+            connection.close()
+        elif connection.is_reusable and len(idle) < IDLE_CONNECTIONS:
             idle.append((now, connection))
         else:
             connection.close()

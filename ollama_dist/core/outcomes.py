@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Final
 
-from ollama_dist.core.ids import NodeId
+from ollama_dist.core.ids import NodeId, RequestId
 from ollama_dist.core.values import value
 
 
@@ -77,3 +77,15 @@ class Outcome:
     first_byte_s: float | None
     total_s: float
     usage: Usage = NO_USAGE
+
+
+@value(frozen=True, slots=True)
+class Ended:
+    """A request that is over. The names of the model and the node are as somebody outside wrote them."""
+
+    request_id: RequestId
+    route: str
+    model: str
+    node: str
+    """Who answered; empty for nobody."""
+    outcome: Outcome

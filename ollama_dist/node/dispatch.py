@@ -17,7 +17,6 @@ from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import Busy, DistError, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.modes import Mode
-from ollama_dist.core.names import ModelKey
 from ollama_dist.core.outcomes import Result
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority
 from ollama_dist.core.view import ClusterView, NodeView
@@ -27,7 +26,7 @@ from ollama_dist.node.limits import OWNER_S
 from ollama_dist.node.load import Admission, EngineLoad, OnPlace, Waited
 from ollama_dist.node.loads import Loads
 from ollama_dist.node.modes import Switches, effective_mode
-from ollama_dist.node.notes import Notes
+from ollama_dist.node.notes import Asked, Notes
 from ollama_dist.node.served import Held, Served, let_go
 from ollama_dist.scheduling.decide import decide, unload_targets
 from ollama_dist.scheduling.decision import Decision
@@ -82,7 +81,7 @@ class Dispatcher:
         cache: AnswerCache,
         rng: Random,
         clock: Callable[[], float],
-        asked: Callable[[ModelKey, float], None] = lambda _model, _wait_s: None,
+        asked: Asked = lambda _model, _wait_s, _now: None,
     ) -> None:
         self._view = view
         self._switches = switches

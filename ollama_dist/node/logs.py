@@ -16,12 +16,13 @@ from collections.abc import Iterable, MutableMapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TextIO
+from typing import Any, Final, TextIO
 
 import structlog
 from structlog.typing import Processor
 
 from ollama_dist.core.ids import RequestId
+from ollama_dist.core.outcomes import Ended
 from ollama_dist.node.config import LogSettings
 from ollama_dist.node.setting_values import LogFormat, Secret
 
@@ -92,20 +93,6 @@ class Redactor:
 @lru_cache(maxsize=512)
 def _names_a_secret(field: str) -> bool:
     return _SECRET_FIELD.search(field) is not None
-
-
-class RequestEnded(NamedTuple):
-    """What the log says of each request. The model and the node are as somebody outside wrote them."""
-
-    request_id: RequestId
-    route: str
-    model: str
-    node: str
-    status: int
-    result: str
-    first_byte_s: float | None
-    total_s: float
-    tokens: int
 
 
 class _Lines:
@@ -184,7 +171,7 @@ class _RequestLines:
 
     def __init__(self) -> None:
         self._lines: _Lines | None = None
-        self._ended: deque[tuple[float, RequestEnded]] = deque()  # threads log too, and write it out first
+        self._ended: deque[tuple[float, Ended]] = deque()  # threads log too, and write it out first
 
     @property
     def is_on(self) -> bool:
@@ -204,7 +191,7 @@ class _RequestLines:
 
         self._lines, self._form, self._known_form = lines, form, lru_cache(maxsize=_WORDS)(form)
 
-    def add(self, ended: RequestEnded) -> None:
+    def add(self, ended: Ended) -> None:
         now, waiting = time.time(), self._ended
         waiting.append((now, ended))
         if len(waiting) == 1:
@@ -224,16 +211,17 @@ class _RequestLines:
         if lines:
             self._lines.write("".join(lines))
 
-    def _line(self, now: float, ended: RequestEnded) -> str:
-        request_id, route, model, node, status, result, first_s, total_s, tokens = ended
+    def _line(self, now: float, ended: Ended) -> str:
+        model, node, outcome = ended.model, ended.node, ended.outcome
         form = self._known_form if len(model) + len(node) <= 2 * _WORD else self._form
-        before, after = form(model, node, result, route, status)
-        second = int(now)
-        total = int(total_s * 1e4 + 0.5) / 1e4  # as `_brief`, in place
-        first = None if first_s is None else int(first_s * 1e4 + 0.5) / 1e4
+        before, after = form(model, node, outcome.result, ended.route, outcome.status)
+        second, first = int(now), outcome.first_byte_s
+        if first is not None:
+            first = int(first * 1e4 + 0.5) / 1e4  # as `_brief`, in place
         return (
             f"{_second(second)}.{int((now - second) * 1e6):06}Z [info     ] request                        "
-            f"first_byte_s={first} {before}{request_id}{after}{tokens} total_s={total}\n"
+            f"first_byte_s={first} {before}{ended.request_id}{after}{outcome.usage.output_tokens}"
+            f" total_s={int(outcome.total_s * 1e4 + 0.5) / 1e4}\n"
         )
 
 
@@ -251,13 +239,28 @@ _request_lines: Final = _RequestLines()
 atexit.register(_request_lines.flush)
 
 
-def log_request(ended: RequestEnded) -> None:
+def log_request(ended: Ended) -> None:
     """Log that a request has ended. No field is named like a secret."""
     if _request_lines.is_on:
         _request_lines.add(ended)
     else:
-        first, total = _brief(ended.first_byte_s), _brief(ended.total_s)
-        log.info("request", **(ended._asdict() | {"first_byte_s": first, "total_s": total}))
+        log.info("request", **_fields(ended))
+
+
+def _fields(ended: Ended) -> dict[str, Any]:
+    """What the log says of each request."""
+    outcome = ended.outcome
+    return {
+        "request_id": ended.request_id,
+        "route": ended.route,
+        "model": ended.model,
+        "node": ended.node,
+        "status": outcome.status,
+        "result": outcome.result,
+        "first_byte_s": _brief(outcome.first_byte_s),
+        "total_s": _brief(outcome.total_s),
+        "tokens": outcome.usage.output_tokens,
+    }
 
 
 _REQUEST: Final[ContextVar[RequestId | None]] = ContextVar("request", default=None)

@@ -10,13 +10,13 @@ import structlog
 from ollama_dist.core.errors import DistError
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
-from ollama_dist.core.outcomes import NO_USAGE, Attempt, Outcome, Result, Usage
+from ollama_dist.core.outcomes import NO_USAGE, Attempt, Ended, Outcome, Result, Usage
 from ollama_dist.core.requests import InferenceRequest, Intent
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.load import EngineLoad
 from ollama_dist.node.loads import Loads
-from ollama_dist.node.logs import RequestEnded, log_request
+from ollama_dist.node.logs import log_request
 from ollama_dist.node.served import Served
 from ollama_dist.node.stats import Stats
 from ollama_dist.scheduling.breaker import Breakers
@@ -29,18 +29,19 @@ CLIENT_LEFT: Final = 499
 """What is noted as the status when nobody was left to be answered."""
 
 
-class Notes:
-    """Takes down what was decided, what failed and how each request ended.
+Asked = Callable[[ModelKey, float, float], None]
+"""Hears of each request from a client: its model, how long it was expected to wait for others, and when."""
 
-    ``asked`` hears of each request from a client: its model, and how long it was expected to wait for others.
-    """
+
+class Notes:
+    """Takes down what was decided, what failed and how each request ended."""
 
     def __init__(
         self,
         load: EngineLoad,
         loads: Loads,
         clock: Callable[[], float],
-        asked: Callable[[ModelKey, float], None],
+        asked: Asked,
     ) -> None:
         self._load = load
         self._loads = loads
@@ -79,18 +80,17 @@ class Notes:
                 served.attempts.append(_attempt(node.id, result))
                 if result is Result.OK:
                     self.learn(node, request, usage, is_own=served.waited is not None)
-        first_s, total_s = served.first_byte_s, now - served.began
-        outcome = Outcome(status, result, tuple(served.attempts), first_s, total_s, usage)
+        attempts, began = tuple(served.attempts), served.began
+        outcome = Outcome(status, result, attempts, served.first_byte_s, now - began, usage)
         if served.record is not None:
             served.record.outcome = outcome
         if request.model is not None and request.intent in _WORK:
-            decision = served.decision
-            expected = decision.expected if decision is not None else None
-            self._asked(request.model, expected.wait_s if expected is not None else 0.0)
-        route, model, name = request.route, request.model_text, "" if node is None else node.name
-        self.stats.count(route, model, name, outcome, is_fallback=served.fallback_reason != "")
-        tokens = usage.output_tokens
-        log_request(RequestEnded(request.id, route, model, name, status, result, first_s, total_s, tokens))
+            expected = served.decision.expected if served.decision is not None else None
+            self._asked(request.model, expected.wait_s if expected is not None else 0.0, now)
+        name = node.name if node is not None else ""
+        ended = Ended(request.id, request.route, request.model_text, name, outcome)
+        self.stats.count(ended, is_fallback=served.fallback_reason != "")
+        log_request(ended)
 
     def learn(self, node: NodeView, request: InferenceRequest, usage: Usage, *, is_own: bool) -> None:
         """An answer of ``node`` ended well; ``is_own`` is whether this node's engine gave it."""

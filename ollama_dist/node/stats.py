@@ -2,11 +2,12 @@
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from itertools import accumulate
 from typing import Any, Final
 
-from ollama_dist.core.outcomes import Outcome, Result
+from ollama_dist.core.outcomes import Ended, Result
 
 _GROWTH: Final = 2**0.25
 _EDGES: Final = tuple(0.001 * _GROWTH**step for step in range(100))
@@ -14,7 +15,7 @@ _EDGES: Final = tuple(0.001 * _GROWTH**step for step in range(100))
 
 _bin: Final = partial(bisect_left, _EDGES)
 _AT_ONCE: Final = 256
-"""So many are put into their bins together, for a seventh of what it costs one by one."""
+"""So many are counted together, for a fraction of what it costs one by one."""
 
 MAX_NAMES: Final = 1000
 """Models and nodes counted by name; callers can invent names, so the rest is counted together."""
@@ -30,22 +31,13 @@ class Latencies:
 
     def __init__(self) -> None:
         self._bins = [0] * (len(_EDGES) + 1)
-        self._fresh: list[float] = []
-        """What is in no bin yet."""
 
-    def add(self, seconds: float) -> None:
-        self._fresh.append(seconds)
-        if len(self._fresh) >= _AT_ONCE:
-            self._sort()
-
-    def _sort(self) -> None:
-        for index, count in Counter(map(_bin, self._fresh)).items():
+    def add(self, seconds: Iterable[float]) -> None:
+        for index, count in Counter(map(_bin, seconds)).items():
             self._bins[index] += count
-        self._fresh.clear()
 
     def quantile(self, part: float) -> float | None:
         """The time within which ``part`` of all (0 to 1) were done; None before the first."""
-        self._sort()
         count = sum(self._bins)
         if not count:
             return None
@@ -68,25 +60,33 @@ class Stats:
         self.refused_in = 0
         """Requests of other nodes that were turned away, for want of room or of an engine."""
         self.retries = 0
+        self._fresh: list[Ended] = []
+        """What is not counted yet."""
         self._ends: dict[_End, int] = {}
         """How many ended so; everything else is summed up from it by who asks."""
         self._models: set[str] = set()
         self._first_byte = Latencies()
         self._total = Latencies()
 
-    def count(self, route: str, model: str, node: str, outcome: Outcome, *, is_fallback: bool) -> None:
-        """Note the end of a request. ``node`` is the name of the place that answered, "" for none."""
-        end = (route, model, node, outcome.result)
-        if end not in self._ends:
-            end = self._new(end)
-        self._ends[end] += 1
+    def count(self, ended: Ended, *, is_fallback: bool) -> None:
+        """Note the end of a request."""
+        fresh = self._fresh
+        fresh.append(ended)
+        if len(fresh) >= _AT_ONCE:
+            self._settle()
         if is_fallback:
             self.fallbacks += 1
-        if len(outcome.attempts) > 1:
-            self.retries += len(outcome.attempts) - 1
-        self._total.add(outcome.total_s)
-        if outcome.first_byte_s is not None:
-            self._first_byte.add(outcome.first_byte_s)
+        if len(ended.outcome.attempts) > 1:
+            self.retries += len(ended.outcome.attempts) - 1
+
+    def _settle(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        for end, count in Counter(map(_end_of, fresh)).items():
+            known = end if end in self._ends else self._new(end)
+            self._ends[known] += count
+        outcomes = [ended.outcome for ended in fresh]
+        self._total.add(each.total_s for each in outcomes)
+        self._first_byte.add(each.first_byte_s for each in outcomes if each.first_byte_s is not None)
 
     def _new(self, end: "_End") -> "_End":
         route, model, node, result = end
@@ -101,6 +101,7 @@ class Stats:
 
     def _by(self, field: int) -> Counter[str]:
         """How many there were of each route (0), model (1), node (2) or result (3)."""
+        self._settle()
         found: Counter[str] = Counter()
         for end, count in self._ends.items():
             found[end[field]] += count
@@ -114,9 +115,11 @@ class Stats:
 
     @property
     def failed(self) -> int:
-        return sum(self._ends.values()) - self.served - self._by(3)[Result.CANCELLED]
+        results = self._by(3)
+        return results.total() - results[Result.OK] - results[Result.REJECTED] - results[Result.CANCELLED]
 
     def render(self) -> dict[str, Any]:
+        self._settle()
         return {
             "served": self.served,
             "failed": self.failed,
@@ -134,3 +137,7 @@ class Stats:
 
 _End = tuple[str, str, str, Result]
 """Route, model, name of the node, and how it ended."""
+
+
+def _end_of(ended: Ended) -> _End:
+    return ended.route, ended.model, ended.node, ended.outcome.result
