@@ -24,7 +24,7 @@ JSON: Final = "application/json; charset=utf-8"
 
 @dataclass(slots=True)
 class Exchange:
-    """A request under way. ``headers`` go onto its answer, whatever that will be."""
+    """A request under way. ``standing`` and ``headers`` go onto its answer, whatever that will be."""
 
     request: Incoming
     route: Route
@@ -33,6 +33,8 @@ class Exchange:
     params: Mapping[str, str] = field(default_factory=dict)
     tenant: str = ""
     """Tells this caller from others; see `auth.Identity`."""
+    standing: tuple[Header, ...] = ()
+    """Those that are the same for many."""
 
     @property
     def full(self) -> Request:
@@ -91,14 +93,14 @@ class Exchange:
     ) -> Response:
         """A whole answer. ``more`` are headers beside ours."""
         kind = () if content_type is None else (("Content-Type", content_type),)
-        return Response(body, status=status, headers=(*kind, *self.headers, *more))
+        return Response(body, status=status, headers=(*kind, *self.standing, *self.headers, *more))
 
     def reply_json(self, value: object, *, status: int = 200) -> Response:
         return self.reply(orjson.dumps(value), status=status)
 
     def mark(self, response: web.StreamResponse, more: Iterable[Header] = ()) -> None:
         """Put our headers on an answer."""
-        for name, value in (*self.headers, *more):
+        for name, value in (*self.standing, *self.headers, *more):
             response.headers.add(name, value)
 
     def failure(self, error: DistError) -> Response:

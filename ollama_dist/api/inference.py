@@ -1,6 +1,7 @@
 """Requests for inference: read, dispatched over the cluster, relayed."""
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import web
@@ -57,12 +58,12 @@ class Inference:
         with await serving as served:
             answer = served.answer
             assert answer is not None
-            headers = [*answer.headers, *_about(served)]
+            headers = answer.headers + _about(served)
             if on_place is not None and served.waited is not None:
-                headers.append((HEADER, write_place(served.waited.place, served.waited.waited_s)))
+                headers += ((HEADER, write_place(served.waited.place, served.waited.waited_s)),)
             if answer.is_whole:
                 if answer.status == Busy.status:
-                    headers.append(("Retry-After", str(Busy.retry_after_s)))
+                    headers += (("Retry-After", str(Busy.retry_after_s)),)
                 return whole(exchange, answer.status, answer.first, headers)
             return await relay(
                 exchange,
@@ -135,26 +136,36 @@ def inspected(
     )
 
 
-def whole(exchange: Exchange, status: int, body: bytes, headers: Iterable[Header]) -> Response:
-    """An answer that is here from its first byte to its last."""
-    return Response(body, status=status, headers=(*exchange.headers, *headers))
+def whole(exchange: Exchange, status: int, body: bytes, headers: tuple[Header, ...]) -> Response:
+    """An answer that is here from its first byte to its last. Of ``headers`` many answers have the same."""
+    return Response(body, status=status, standing=exchange.standing + headers, headers=exchange.headers)
 
 
-def _about(served: Served) -> list[Header]:
+def _about(served: Served) -> tuple[Header, ...]:
     """What we say of an answer: where it comes from, and why it is not the first choice's if it is not."""
-    tries, node, decision, reason = len(served.attempts), served.node, served.decision, served.fallback_reason
-    headers: list[Header] = []
+    tries, node, decision = len(served.attempts), served.node, served.decision
+    if node is not None and not served.is_refusal:
+        tries += 1
+    told = _told(
+        None if node is None else node.name,
+        None if decision is None else decision.reason,
+        tries,
+        served.fallback_reason,
+    )
+    return told if served.kept_s is None else (*told, ("Age", str(int(served.kept_s))))
+
+
+@lru_cache(maxsize=512)
+def _told(node: str | None, reason: str | None, tries: int, fallback: str) -> tuple[Header, ...]:
+    headers = []
     if node is not None:
-        headers.append(("X-Ollama-Node", node.name))
-        tries += not served.is_refusal
-    if decision is not None:
-        headers.append(("X-Ollama-Reason", decision.reason))
-    headers.append(("X-Ollama-Attempts", str(tries) if tries != 1 else "1"))
-    if served.kept_s is not None:
-        headers.append(("Age", str(int(served.kept_s))))
-    if reason:
-        headers += (("X-Ollama-Fallback", "true"), ("X-Ollama-Fallback-Reason", reason))
-    return headers
+        headers.append(("X-Ollama-Node", node))
+    if reason is not None:
+        headers.append(("X-Ollama-Reason", reason))
+    headers.append(("X-Ollama-Attempts", str(tries)))
+    if fallback:
+        headers += (("X-Ollama-Fallback", "true"), ("X-Ollama-Fallback-Reason", fallback))
+    return tuple(headers)
 
 
 def priority_of(text: str) -> Priority:

@@ -142,9 +142,9 @@ class PeerListener:
         serving = self._node.dispatcher.serve_peer(request, exchange.passed_on(), body, on_place)
         del body  # it may be long, and so may the answer last
         async with serving as (answer, waited):
-            headers = list(answer.headers)
+            headers = answer.headers
             if on_place is not None:
-                headers.append((HEADER, write_place(waited.place, waited.waited_s)))
+                headers += ((HEADER, write_place(waited.place, waited.waited_s)),)
             if answer.is_whole:
                 return whole(exchange, answer.status, answer.first, headers)
             return await relay(

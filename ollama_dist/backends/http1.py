@@ -323,7 +323,7 @@ class Connection(asyncio.BufferedProtocol):
         looks how late it may become once it is due, which is ``look_at`` at the latest.
         """
         self._deadline, self._complaint = deadline, complaint
-        due = deadline if deadline < look_at else look_at
+        due = min(look_at, deadline)
         if self._timer is None or self._timer_at > due:
             self._set_timer(due)
         self._waiter = waiter = self._loop.create_future()

@@ -3,12 +3,13 @@
 from functools import lru_cache
 from typing import Final
 
+from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
 from ollama_dist.core.values import value
 from ollama_dist.core.view import LoadedModel, NodeView
 from ollama_dist.scheduling.decision import Estimate
-from ollama_dist.scheduling.rates import Rates, prefill
+from ollama_dist.scheduling.rates import Rates, guess, prefill
 
 BYTES_PER_TOKEN: Final = 4.0
 
@@ -32,13 +33,28 @@ class Holding:
     size: int
     slots: int
     sharing: float
+    prefill: float
+    """Prompt tokens read in the time one token is written."""
+    place: tuple[NodeId, ModelKey]
+    guess: float
+    """See `rates.guess`."""
     loaded: LoadedModel | None
 
     @classmethod
     def of(cls, key: ModelKey, node: NodeView, *, is_self: bool) -> "Holding":
-        sharing = GPU_SHARING if node.resources.gpus else CPU_SHARING
-        slots = max(1, node.load.slots)
-        return cls(node, key, is_self, node.models[key].size, slots, sharing, in_memory(key, node))
+        size = node.models[key].size
+        return cls(
+            node,
+            key,
+            is_self,
+            size,
+            slots=max(1, node.load.slots),
+            sharing=GPU_SHARING if node.resources.gpus else CPU_SHARING,
+            prefill=prefill(node, 1.0),
+            place=(node.id, key),
+            guess=guess(node, size),
+            loaded=in_memory(key, node),
+        )
 
 
 def estimate(request: InferenceRequest, holding: Holding, ahead: int, rates: Rates) -> Estimate:
@@ -46,25 +62,28 @@ def estimate(request: InferenceRequest, holding: Holding, ahead: int, rates: Rat
 
     Every figure is an expectation in seconds, never a promise.
     """
-    node, key, slots, loaded = holding.node, holding.key, holding.slots, holding.loaded
-    alone, length = rates.decode(node, key, holding.size), rates.output_tokens(key, None)
-    decode = alone / (1 + holding.sharing * min(ahead, slots - 1)) if ahead else alone
-    wait_s = (ahead - slots + 1) * length / decode / slots if ahead >= slots else 0.0
-    readiness, load_s = "loaded", 0.0
+    slots, loaded = holding.slots, holding.loaded
+    decode = alone = rates.measured(holding.place) or holding.guess
+    if ahead:
+        decode /= 1 + holding.sharing * min(ahead, slots - 1)
+    readiness, wait_s, load_s = "loaded", 0.0, 0.0
+    if ahead >= slots:
+        wait_s = (ahead - slots + 1) * rates.output_tokens(holding.key, None) / decode / slots
     if loaded is None:
-        readiness, load_s = "cold", rates.load_s(node, holding.size)
-    elif not fits(request.runner_options, loaded):
+        readiness, load_s = "cold", rates.load_s(holding.node, holding.size)
+    elif (loaded.options or request.runner_options) and not fits(request.runner_options, loaded):
         # An engine lets all that is under way end before it reloads.
-        wait_s = ahead * length / decode / slots
-        readiness, load_s = "loaded with other options", rates.load_s(node, holding.size) + wait_s
-    prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / prefill(node, alone)
-    first = max(wait_s, load_s) + prompt_s
+        wait_s = ahead * rates.output_tokens(holding.key, None) / decode / slots
+        readiness = "loaded with other options"
+        load_s = rates.load_s(holding.node, holding.size) + wait_s
+    prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / (alone * holding.prefill)
+    first = (load_s if load_s > wait_s else wait_s) + prompt_s
     if not holding.is_self:
-        first += node.rtt_s or UNKNOWN_RTT_S
+        first += holding.node.rtt_s or UNKNOWN_RTT_S
     reason = _reason(readiness, ahead, round(decode))
     if request.intent is not Intent.GENERATE:
         return Estimate(wait_s, load_s, first, first, reason, prompt_s)
-    tokens = length if request.max_tokens is None else rates.output_tokens(key, request.max_tokens)
+    tokens = rates.output_tokens(holding.key, request.max_tokens)
     return Estimate(wait_s, load_s, first, first + tokens / decode, reason, prompt_s + tokens / alone)
 
 

@@ -56,6 +56,11 @@ def prefill(node: NodeView, decode: float) -> float:
     return decode * (GPU_PREFILL_RATIO if node.resources.gpus else CPU_PREFILL_RATIO)
 
 
+def guess(node: NodeView, size: int) -> float:
+    """Tokens one request gets per second when it runs alone, where this node has measured nothing."""
+    return node.load.tokens_per_s or _guessed(bool(node.resources.gpus), size)
+
+
 class Rates:
     """What has been measured, and a guess for what has not."""
 
@@ -75,8 +80,11 @@ class Rates:
 
     def decode(self, node: NodeView, model: ModelKey, size: int) -> float:
         """Tokens one request gets per second when it runs alone."""
-        measured = self._decode.get((node.id, model))
-        return measured or node.load.tokens_per_s or _guessed(bool(node.resources.gpus), size)
+        return self.measured((node.id, model)) or guess(node, size)
+
+    def measured(self, place: tuple[NodeId, ModelKey]) -> float | None:
+        """What `decode` is at a node, of a model; None where no answer has told."""
+        return self._decode.get(place)
 
     def load_s(self, node: NodeView, size: int) -> float:
         """Seconds to bring a model from disk into memory."""
