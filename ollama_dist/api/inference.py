@@ -53,11 +53,10 @@ class Inference:
             request, body = self._pinned(request, body)
         on_place = exchange.tell_place if wishes.wants_place else None
         asking = self._asking(exchange, wishes, request, body)
-        serving = self._dispatcher.serve(request, head.passed_on, body, on_place, asking)
-        del body  # it may be long, and so may the answer last
-        with await serving as served:
-            answer = served.answer
-            assert answer is not None
+        dispatcher = self._dispatcher
+        with dispatcher.serve(request, head.passed_on, body, on_place, asking) as served:
+            del body  # it may be long, and so may the answer last
+            answer = await dispatcher.begin(served)
             headers = answer.headers + _about(served)
             if on_place is not None and served.waited is not None:
                 headers += ((HEADER, write_place(served.waited.place, served.waited.waited_s)),)

@@ -69,23 +69,19 @@ class Attempt:
 
 @value(frozen=True, slots=True)
 class Outcome:
-    """The end of the request as its caller saw it. Times in seconds since the request was read."""
+    """The end of the request as its caller saw it. Times in seconds since the request was read.
 
-    status: int
-    result: Result
-    attempts: tuple[Attempt, ...]
-    first_byte_s: float | None
-    total_s: float
-    usage: Usage = NO_USAGE
-
-
-@value(frozen=True, slots=True)
-class Ended:
-    """A request that is over. The names of the model and the node are as somebody outside wrote them."""
+    The names of the model and the node are as somebody outside wrote them.
+    """
 
     request_id: RequestId
     route: str
     model: str
     node: str
     """Who answered; empty for nobody."""
-    outcome: Outcome
+    status: int
+    result: Result
+    attempts: tuple[Attempt, ...]
+    first_byte_s: float | None
+    total_s: float
+    usage: Usage = NO_USAGE

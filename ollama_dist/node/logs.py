@@ -22,7 +22,7 @@ import structlog
 from structlog.typing import Processor
 
 from ollama_dist.core.ids import RequestId
-from ollama_dist.core.outcomes import Ended
+from ollama_dist.core.outcomes import Outcome
 from ollama_dist.node.config import LogSettings
 from ollama_dist.node.setting_values import LogFormat, Secret
 
@@ -171,7 +171,7 @@ class _RequestLines:
 
     def __init__(self) -> None:
         self._lines: _Lines | None = None
-        self._ended: deque[tuple[float, Ended]] = deque()  # threads log too, and write it out first
+        self._ended: deque[tuple[float, Outcome]] = deque()  # threads log too, and write it out first
 
     @property
     def is_on(self) -> bool:
@@ -191,9 +191,9 @@ class _RequestLines:
 
         self._lines, self._form, self._known_form = lines, form, lru_cache(maxsize=_WORDS)(form)
 
-    def add(self, ended: Ended) -> None:
+    def add(self, outcome: Outcome) -> None:
         now, waiting = time.time(), self._ended
-        waiting.append((now, ended))
+        waiting.append((now, outcome))
         if len(waiting) == 1:
             try:
                 asyncio.get_running_loop().call_later(LATE_S, self.flush)
@@ -205,24 +205,22 @@ class _RequestLines:
     def flush(self) -> None:
         if self._lines is None:
             return
-        lines = []
-        while self._ended:
-            lines.append(self._line(*self._ended.popleft()))
+        lines, waiting = [], self._ended
+        while waiting:
+            now, said = waiting.popleft()
+            model, node, first_s = said.model, said.node, said.first_byte_s
+            form = self._known_form if len(model) + len(node) <= 2 * _WORD else self._form
+            before, after = form(model, node, said.result, said.route, said.status)
+            second = int(now)
+            if first_s is not None:
+                first_s = int(first_s * 1e4 + 0.5) / 1e4  # as `_brief`, in place
+            lines.append(
+                f"{_second(second)}.{int((now - second) * 1e6):06}Z [info     ] request                    "
+                f"    first_byte_s={first_s} {before}{said.request_id}{after}{said.usage.output_tokens}"
+                f" total_s={int(said.total_s * 1e4 + 0.5) / 1e4}\n"
+            )
         if lines:
             self._lines.write("".join(lines))
-
-    def _line(self, now: float, ended: Ended) -> str:
-        model, node, outcome = ended.model, ended.node, ended.outcome
-        form = self._known_form if len(model) + len(node) <= 2 * _WORD else self._form
-        before, after = form(model, node, outcome.result, ended.route, outcome.status)
-        second, first = int(now), outcome.first_byte_s
-        if first is not None:
-            first = int(first * 1e4 + 0.5) / 1e4  # as `_brief`, in place
-        return (
-            f"{_second(second)}.{int((now - second) * 1e6):06}Z [info     ] request                        "
-            f"first_byte_s={first} {before}{ended.request_id}{after}{outcome.usage.output_tokens}"
-            f" total_s={int(outcome.total_s * 1e4 + 0.5) / 1e4}\n"
-        )
 
 
 def _brief(seconds: float | None) -> float | None:
@@ -239,22 +237,21 @@ _request_lines: Final = _RequestLines()
 atexit.register(_request_lines.flush)
 
 
-def log_request(ended: Ended) -> None:
+def log_request(outcome: Outcome) -> None:
     """Log that a request has ended. No field is named like a secret."""
     if _request_lines.is_on:
-        _request_lines.add(ended)
+        _request_lines.add(outcome)
     else:
-        log.info("request", **_fields(ended))
+        log.info("request", **_fields(outcome))
 
 
-def _fields(ended: Ended) -> dict[str, Any]:
+def _fields(outcome: Outcome) -> dict[str, Any]:
     """What the log says of each request."""
-    outcome = ended.outcome
     return {
-        "request_id": ended.request_id,
-        "route": ended.route,
-        "model": ended.model,
-        "node": ended.node,
+        "request_id": outcome.request_id,
+        "route": outcome.route,
+        "model": outcome.model,
+        "node": outcome.node,
         "status": outcome.status,
         "result": outcome.result,
         "first_byte_s": _brief(outcome.first_byte_s),

@@ -10,7 +10,7 @@ import structlog
 from ollama_dist.core.errors import DistError
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
-from ollama_dist.core.outcomes import NO_USAGE, Attempt, Ended, Outcome, Result, Usage
+from ollama_dist.core.outcomes import NO_USAGE, Attempt, Outcome, Result, Usage
 from ollama_dist.core.requests import InferenceRequest, Intent
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.node.answers import AttemptFailed
@@ -80,17 +80,25 @@ class Notes:
                 served.attempts.append(_attempt(node.id, result))
                 if result is Result.OK:
                     self.learn(node, request, usage, is_own=served.waited is not None)
-        attempts, began = tuple(served.attempts), served.began
-        outcome = Outcome(status, result, attempts, served.first_byte_s, now - began, usage)
+        outcome = Outcome(
+            request.id,
+            request.route,
+            request.model_text,
+            "" if node is None else node.name,
+            status,
+            result,
+            tuple(served.attempts),
+            served.first_byte_s,
+            now - served.began,
+            usage,
+        )
         if served.record is not None:
             served.record.outcome = outcome
         if request.model is not None and request.intent in _WORK:
             expected = served.decision.expected if served.decision is not None else None
             self._asked(request.model, expected.wait_s if expected is not None else 0.0, now)
-        name = node.name if node is not None else ""
-        ended = Ended(request.id, request.route, request.model_text, name, outcome)
-        self.stats.count(ended, is_fallback=served.fallback_reason != "")
-        log_request(ended)
+        self.stats.count(outcome, is_fallback=served.fallback_reason != "")
+        log_request(outcome)
 
     def learn(self, node: NodeView, request: InferenceRequest, usage: Usage, *, is_own: bool) -> None:
         """An answer of ``node`` ended well; ``is_own`` is whether this node's engine gave it."""

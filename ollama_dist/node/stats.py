@@ -2,12 +2,13 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any, Final
 
-from ollama_dist.core.outcomes import Ended, Result
+from ollama_dist.core.outcomes import Outcome, Result
 
 _GROWTH: Final = 2**0.25
 _EDGES: Final = tuple(0.001 * _GROWTH**step for step in range(100))
@@ -60,7 +61,7 @@ class Stats:
         self.refused_in = 0
         """Requests of other nodes that were turned away, for want of room or of an engine."""
         self.retries = 0
-        self._fresh: list[Ended] = []
+        self._fresh: list[Outcome] = []
         """What is not counted yet."""
         self._ends: dict[_End, int] = {}
         """How many ended so; everything else is summed up from it by who asks."""
@@ -68,25 +69,23 @@ class Stats:
         self._first_byte = Latencies()
         self._total = Latencies()
 
-    def count(self, ended: Ended, *, is_fallback: bool) -> None:
+    def count(self, outcome: Outcome, *, is_fallback: bool) -> None:
         """Note the end of a request."""
-        fresh = self._fresh
-        fresh.append(ended)
-        if len(fresh) >= _AT_ONCE:
+        self._fresh.append(outcome)
+        if len(self._fresh) >= _AT_ONCE:
             self._settle()
         if is_fallback:
             self.fallbacks += 1
-        if len(ended.outcome.attempts) > 1:
-            self.retries += len(ended.outcome.attempts) - 1
+        if len(outcome.attempts) > 1:
+            self.retries += len(outcome.attempts) - 1
 
     def _settle(self) -> None:
         fresh, self._fresh = self._fresh, []
-        for end, count in Counter(map(_end_of, fresh)).items():
+        for end, count in Counter(map(_END_OF, fresh)).items():
             known = end if end in self._ends else self._new(end)
             self._ends[known] += count
-        outcomes = [ended.outcome for ended in fresh]
-        self._total.add(each.total_s for each in outcomes)
-        self._first_byte.add(each.first_byte_s for each in outcomes if each.first_byte_s is not None)
+        self._total.add(map(_TOTAL_S, fresh))
+        self._first_byte.add(each for each in map(_FIRST_BYTE_S, fresh) if each is not None)
 
     def _new(self, end: "_End") -> "_End":
         route, model, node, result = end
@@ -139,5 +138,6 @@ _End = tuple[str, str, str, Result]
 """Route, model, name of the node, and how it ended."""
 
 
-def _end_of(ended: Ended) -> _End:
-    return ended.route, ended.model, ended.node, ended.outcome.result
+_END_OF: Final[Callable[[Outcome], _End]] = attrgetter("route", "model", "node", "result")
+_TOTAL_S: Final[Callable[[Outcome], float]] = attrgetter("total_s")
+_FIRST_BYTE_S: Final[Callable[[Outcome], float | None]] = attrgetter("first_byte_s")

@@ -1,14 +1,14 @@
 import pytest
 
 from ollama_dist.core.ids import RequestId
-from ollama_dist.core.outcomes import Attempt, Ended, Outcome, Result
+from ollama_dist.core.outcomes import Attempt, Outcome, Result
 from ollama_dist.node.stats import MAX_NAMES, OTHERS, Latencies, Stats
 from tests.support.views import node_id
 
 
-def ended(result: Result, *, model: str = "tiny", node: str = "desk", attempts: int = 1) -> Ended:
+def ended(result: Result, *, model: str = "tiny", node: str = "desk", attempts: int = 1) -> Outcome:
     tried = tuple(Attempt(node_id(number), result) for number in range(attempts))
-    return Ended(RequestId(""), "/api/chat", model, node, Outcome(200, result, tried, 0.25, 1.0))
+    return Outcome(RequestId(""), "/api/chat", model, node, 200, result, tried, 0.25, 1.0)
 
 
 def test_quantiles_are_exact_to_a_fifth() -> None:

@@ -32,8 +32,9 @@ def record(number: int = 1) -> Record:
 def test_a_record_reads_as_promised() -> None:
     log = DecisionLog()
     log.add(ended := record())
+    attempts, usage = (Attempt(node_id(1), Result.OK),), Usage(output_tokens=264)
     ended.outcome = Outcome(
-        200, Result.OK, (Attempt(node_id(1), Result.OK),), 0.251, 3.712, Usage(output_tokens=264)
+        ended.request_id, ended.route, ended.model, "desk", 200, Result.OK, attempts, 0.251, 3.712, usage
     )
     found = log.get(f"{1:024x}")
     assert found is not None
