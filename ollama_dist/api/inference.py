@@ -13,7 +13,6 @@ from ollama_dist.api.responses import Header, Response
 from ollama_dist.core.contexts import ContextRule, pinned_context
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.errors import Busy
-from ollama_dist.core.ids import RequestId
 from ollama_dist.core.requests import InferenceRequest, Priority
 from ollama_dist.core.values import value
 from ollama_dist.node.answer_cache import Asking
@@ -48,11 +47,21 @@ class Inference:
         head, path = exchange.request.head, exchange.route.path
         wishes = wishes_of(head)
         body = await exchange.body()
-        request = inspected(path, wishes, body, exchange.id, pin=wishes.node, priority=wishes.priority)
+        request = inspect(
+            path,
+            body,
+            encoding=wishes.encoding,
+            content_type=wishes.content_type,
+            request_id=exchange.id,
+            pin=wishes.node,
+            priority=wishes.priority,
+        )
         if self._contexts:
             request, body = self._pinned(request, body)
         on_place = exchange.tell_place if wishes.wants_place else None
-        asking = self._asking(exchange, wishes, request, body)
+        asking = None
+        if wishes.cache == "allow" or (not wishes.cache and path in self._cached):
+            asking = _asking(exchange, wishes, request, body)
         dispatcher = self._dispatcher
         with dispatcher.serve(request, head.passed_on, body, on_place, asking) as served:
             del body  # it may be long, and so may the answer last
@@ -82,16 +91,6 @@ class Inference:
         request = inspect(said.route, body, request_id=said.id, pin=said.pin, priority=said.priority)
         return request, body
 
-    def _asking(
-        self, exchange: Exchange, wishes: "Wishes", request: InferenceRequest, body: bytes
-    ) -> Asking | None:
-        """What may be kept of the answer; None where nobody wants that, or where it may be another one."""
-        wish = wishes.cache
-        if wish != "allow" and (wish or exchange.route.path not in self._cached):
-            return None
-        said = canonical(request, body, is_zstd=(wishes.encoding or "").lower() == "zstd")
-        return None if said is None else Asking(exchange.tenant, said)
-
 
 @value(frozen=True, slots=True)
 class Wishes:
@@ -120,19 +119,10 @@ def wishes_of(head: RequestHead) -> Wishes:
     return known
 
 
-def inspected(
-    path: str, wishes: Wishes, body: bytes, request_id: RequestId, *, pin: str | None, priority: Priority
-) -> InferenceRequest:
-    """What is asked for, by a body that is read as its headers say it is written."""
-    return inspect(
-        path,
-        body,
-        encoding=wishes.encoding,
-        content_type=wishes.content_type,
-        request_id=request_id,
-        pin=pin,
-        priority=priority,
-    )
+def _asking(exchange: Exchange, wishes: Wishes, request: InferenceRequest, body: bytes) -> Asking | None:
+    """What may be kept of the answer; None where it may be another one."""
+    said = canonical(request, body, is_zstd=(wishes.encoding or "").lower() == "zstd")
+    return None if said is None else Asking(exchange.tenant, said)
 
 
 def whole(exchange: Exchange, status: int, body: bytes, headers: tuple[Header, ...]) -> Response:

@@ -95,30 +95,28 @@ class Heads:
         self._known: dict[tuple[bytes, bytes], Known] = {}
 
     def read(self, data: bytes) -> tuple[Known, int, bytes] | None:
-        """The head at the beginning of ``data``, the length of its body, and what came of that.
+        """The head at the beginning of ``data``, how much of its body is missing, and what came of that.
 
         None for what is not to be taken here.
         """
         head, end, body = data.partition(b"\r\n\r\n")
-        if not end:
-            return None
         before, said, after = head.partition(b"\r\nContent-Length: ")
         if not said:
             before, said, after = head.partition(b"\r\ncontent-length: ")
-        length = 0
-        if said:
-            digits, _, after = after.partition(b"\r\n")
-            if not digits.isdigit() or len(digits) > 6:
+        digits, _, after = after.partition(b"\r\n")
+        missing = 0
+        if digits != b"%d" % len(body):
+            if said and (not digits.isdigit() or len(digits) > 6):
                 return None
-            length = int(digits)
-            if length > LARGEST_BODY:
-                return None
+            missing = int(digits or b"0") - len(body)
+        if not end or len(body) + missing > LARGEST_BODY:
+            return None
         known = self._known.get((before, after))
         if known is None:
             known = self._read(before, after) if len(head) <= LARGEST_HEAD else None
             if known is None:
                 return None
-        return known, length, body
+        return known, missing, body
 
     def _read(self, before: bytes, after: bytes) -> Known | None:
         first, *lines = (before + b"\r\n" + after if after else before).split(b"\r\n")
@@ -295,8 +293,7 @@ class Lane(asyncio.Protocol):
         if read is None:
             self._hand_over(data)
             return
-        known, length, body = read
-        missing = length - len(body)
+        known, missing, body = read
         self._has_asked = True
         if missing == 0:
             self.task = self._loop.create_task(self._answer(known, body))
@@ -367,8 +364,8 @@ class Lane(asyncio.Protocol):
             self._abort()
             return False
         keeps_alive = keeps_alive and response.keep_alive is not False
-        if self.transport is not None:
-            self.transport.write(response.said(keep_alive=keeps_alive))
+        if (transport := self.transport) is not None:
+            transport.write(response.said(keep_alive=keeps_alive))
         return keeps_alive
 
     def _go_on(self, keeps_alive: bool) -> None:

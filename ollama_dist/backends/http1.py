@@ -296,7 +296,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _take_body(self) -> bytes:
         body = self._body
-        data = body[0] if len(body) == 1 else b"".join(body)
+        if len(body) == 1:
+            return body.pop()
+        data = b"".join(body)
         body.clear()
         return data
 

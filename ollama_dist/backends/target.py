@@ -142,9 +142,9 @@ class Target:
             connection.close()
 
     def _take_idle(self) -> Connection | None:
-        oldest_allowed = asyncio.get_running_loop().time() - IDLE_LIMIT_S
-        while self._idle:
-            since, connection = self._idle.pop()
+        idle, oldest_allowed = self._idle, asyncio.get_running_loop().time() - IDLE_LIMIT_S
+        while idle:
+            since, connection = idle.pop()
             if since >= oldest_allowed and connection.is_open:
                 return connection
             connection.close()

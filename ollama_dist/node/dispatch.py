@@ -155,9 +155,9 @@ class Dispatcher:
     # Deciding and attempting
 
     def begin(self, served: Served) -> Coroutine[Any, Any, Answer]:
-        """An answer that has begun at the best place that would give one; it is ``served.answer`` from then on.
+        """An answer that has begun at the best place that would give one, to be read to its end.
 
-        It is to be read to its end. Raises `NoCandidate`, `Busy`, `UpstreamFailed`, and for pins
+        It is ``served.answer`` from then on. Raises `NoCandidate`, `Busy`, `UpstreamFailed`, and for pins
         `NodeNotFound` or `ModelNotFound`.
         """
         return (

@@ -171,12 +171,10 @@ class _RequestLines:
 
     def __init__(self) -> None:
         self._lines: _Lines | None = None
+        """None where the form or the level of now do not allow it."""
+        self._due = 0.0
+        """After that (Unix time) nobody comes any more to write what waits."""
         self._ended: deque[tuple[float, Outcome]] = deque()  # threads log too, and write it out first
-
-    @property
-    def is_on(self) -> bool:
-        """Whether the form and the level of now allow it."""
-        return self._lines is not None
 
     def set_up(self, redactor: Redactor, lines: _Lines | None) -> None:
         self.flush()
@@ -192,14 +190,24 @@ class _RequestLines:
         self._lines, self._form, self._known_form = lines, form, lru_cache(maxsize=_WORDS)(form)
 
     def add(self, outcome: Outcome) -> None:
+        """Log that a request has ended. No field is named like a secret."""
+        if self._lines is None:  # another form or level is wanted
+            log.info("request", **_fields(outcome))
+            return
         now, waiting = time.time(), self._ended
         waiting.append((now, outcome))
-        if len(waiting) == 1:
-            try:
-                asyncio.get_running_loop().call_later(LATE_S, self.flush)
-            except RuntimeError:  # nobody would come back to it
-                self.flush()
-        elif len(waiting) >= LATE_LINES or now - waiting[0][0] > 2 * LATE_S:  # or nobody came
+        if now > self._due or len(waiting) >= LATE_LINES:
+            self._arrange(now)
+
+    def _arrange(self, now: float) -> None:
+        """Have what waits written: soon where it is the first, now where there is much, or nobody came."""
+        if len(self._ended) > 1:
+            self.flush()
+            return
+        self._due = now + 2 * LATE_S
+        try:
+            asyncio.get_running_loop().call_later(LATE_S, self.flush)
+        except RuntimeError:  # nobody would come back to it
             self.flush()
 
     def flush(self) -> None:
@@ -219,6 +227,7 @@ class _RequestLines:
                 f"    first_byte_s={first_s} {before}{said.request_id}{after}{said.usage.output_tokens}"
                 f" total_s={int(said.total_s * 1e4 + 0.5) / 1e4}\n"
             )
+        self._due = 0.0
         if lines:
             self._lines.write("".join(lines))
 
@@ -235,14 +244,7 @@ def _second(at: int) -> str:
 
 _request_lines: Final = _RequestLines()
 atexit.register(_request_lines.flush)
-
-
-def log_request(outcome: Outcome) -> None:
-    """Log that a request has ended. No field is named like a secret."""
-    if _request_lines.is_on:
-        _request_lines.add(outcome)
-    else:
-        log.info("request", **_fields(outcome))
+log_request: Final = _request_lines.add
 
 
 def _fields(outcome: Outcome) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def estimate(request: InferenceRequest, holding: Holding, ahead: int, rates: Rat
         readiness = "loaded with other options"
         load_s = rates.load_s(holding.node, holding.size) + wait_s
     prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / (alone * holding.prefill)
-    first = (load_s if load_s > wait_s else wait_s) + prompt_s
+    first = (max(wait_s, load_s)) + prompt_s
     if not holding.is_self:
         first += holding.node.rtt_s or UNKNOWN_RTT_S
     reason = _reason(readiness, ahead, round(decode))

@@ -141,11 +141,11 @@ def usage_of_whole(dialect: Dialect, body: bytes) -> Usage | None:
 
     None for one that did not, of which an `EndWatch` has more to say. Not for bare texts.
     """
-    record = document_of(_without_numbers(body) if len(body) > _LONG_BYTES else body)
-    if type(record) is Document and (usual := _USUAL.get(dialect)) is not None:
-        known = usual(record.top)
-        if known is not None:
-            return known
+    if len(body) > _LONG_BYTES:
+        body = _without_numbers(body)
+    record = document_of(body)
+    if type(record) is Document and (usual := _USUAL.get(dialect)) and (usage := usual(record.top)):
+        return usage
     end, _, usage = _judge_body(dialect, record, clean=True)
     return usage if end is End.COMPLETE else None
 
@@ -156,10 +156,11 @@ _NUMBERS: Final = b'"embeddings":[['
 
 def _without_numbers(body: bytes) -> bytes:
     """``body`` without its embeddings, nearly all of it, where these are nothing but numbers."""
-    begin, end = body.find(_NUMBERS, 0, _LONG_BYTES), body.rfind(b"]]")
-    if begin < 0 or end < begin or body.find(b'"', begin + len(_NUMBERS), end) >= 0:
+    before = body.find(_NUMBERS, 0, _LONG_BYTES)
+    begin, end = before + len(_NUMBERS), body.rfind(b"]]")
+    if before < 0 or end < begin or body.find(b'"', begin, end) >= 0:
         return body
-    return body[: begin + len(_NUMBERS) - 1] + body[end + 1 :]
+    return body[: begin - 1] + body[end + 1 :]
 
 
 def _usual_ollama(top: Mapping[str, Any]) -> Usage | None:

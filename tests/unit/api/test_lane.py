@@ -322,7 +322,8 @@ def test_a_head_is_read_once_for_all_that_are_alike_but_for_the_length() -> None
     assert one is not None
     assert other is not None
     assert one[0] is other[0]
-    assert (one[1:], other[1:]) == ((5, b"first"), (7, b"another"))
+    assert (one[1:], other[1:]) == ((0, b"first"), (0, b"another"))
+    assert heads.read(HEAD + b"fi") == (one[0], 3, b"fi")
 
 
 def test_heads_with_credentials_are_not_remembered() -> None:
