@@ -5,7 +5,7 @@ way ends here and is told in the caller's dialect.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -62,7 +62,7 @@ class Front:
         *,
         guard: Guard,
         authorizer: Authorizer,
-        standing: Callable[[], Sequence[Header]],
+        standing: Callable[[], tuple[Header, ...]],
         rng: Random,
     ) -> None:
         rows = list(routes)
@@ -104,9 +104,8 @@ class Front:
 
     def _let_in(self, request: Incoming, request_id: RequestId, way: Way) -> Awaitable[web.StreamResponse]:
         log_with(request_id)
-        found, standing = way.found, (*way.verdict.headers, *self._standing())
-        own: list[Header] = [("X-Request-ID", request_id)]
-        exchange = Exchange(request, found.route, request_id, own, found.params, "", standing)
+        standing, own = way.verdict.headers + self._standing(), ("X-Request-ID", request_id)
+        exchange = Exchange(request, way.found.route, request_id, [own], way.found.params, "", standing)
         return self._answer(exchange, way.handler)
 
     async def _turned_away(

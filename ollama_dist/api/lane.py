@@ -369,18 +369,17 @@ class Lane(asyncio.Protocol):
         return keeps_alive
 
     def _go_on(self, keeps_alive: bool) -> None:
-        transport = self.transport
+        transport, owner = self.transport, self._owner
         if transport is None or transport.is_closing():
             return
-        if not keeps_alive or self._owner.is_stopping or self._stream is not None:
+        if not keeps_alive or owner.is_stopping or self._stream is not None:
             transport.close()
             return
-        self._due = self._loop.time() + self._owner.keep_alive_s
-        if not self._paused:
-            if self._waiting:
-                self._listen(transport)
-        else:
+        self._due = self._loop.time() + owner.keep_alive_s
+        if self._paused:
             transport.pause_reading()  # until the client takes what it asked for
+        elif self._waiting:
+            self._listen(transport)
 
     def _listen(self, transport: asyncio.Transport) -> None:
         transport.resume_reading()

@@ -78,8 +78,8 @@ class Response(web.StreamResponse):
             body = b""
         elif body or not is_head:
             lines.append(("Content-Length", str(len(body))))
-        begun = _begun(is_newest, status, self._standing)
-        return b"".join((begun, _written(lines), b"\r\n", b"" if is_head else body))
+        head = _begun(is_newest, status, self._standing) + _written(lines) + b"\r\n"
+        return head if is_head else head + body
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Make what is to be written. Raises `ValueError`."""

@@ -91,8 +91,7 @@ class Target:
             try:
                 connection.send(data)
                 connection.on_interim = on_interim
-                deadline = asyncio.get_running_loop().time() + head_timeout
-                return connection, await connection.head(deadline)
+                return connection, await connection.head(asyncio.get_running_loop().time() + head_timeout)
             except UpstreamRefused:
                 self.drop(connection)
                 if connection.exchanges < 2 or connection.answered:

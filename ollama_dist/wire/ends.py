@@ -167,8 +167,9 @@ def _usual_ollama(top: Mapping[str, Any]) -> Usage | None:
     """Of one that says that it is done and has no place for an error, as nearly every answer; else None."""
     if "error" in top or "type" in top or type(top.get("response")) in _CONTAINERS:
         return None
-    is_done = top.get("done") is True or type(top.get("embeddings")) is list
-    return _ollama_usage(top) if is_done else None
+    if top.get("done") is True or type(top.get("embeddings")) is list:
+        return _ollama_usage(top)
+    return None
 
 
 def _usual_openai(top: Mapping[str, Any]) -> Usage | None:
