@@ -84,4 +84,5 @@ class Outcome:
     attempts: tuple[Attempt, ...]
     first_byte_s: float | None
     total_s: float
-    usage: Usage = NO_USAGE
+    tokens: int = 0
+    """Those of the answer."""

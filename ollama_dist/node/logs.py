@@ -224,7 +224,7 @@ class _RequestLines:
                 first_s = int(first_s * 1e4 + 0.5) / 1e4  # as `_brief`, in place
             lines.append(
                 f"{_second(second)}.{int((now - second) * 1e6):06}Z [info     ] request                    "
-                f"    first_byte_s={first_s} {before}{said.request_id}{after}{said.usage.output_tokens}"
+                f"    first_byte_s={first_s} {before}{said.request_id}{after}{said.tokens}"
                 f" total_s={int(said.total_s * 1e4 + 0.5) / 1e4}\n"
             )
         self._due = 0.0
@@ -258,7 +258,7 @@ def _fields(outcome: Outcome) -> dict[str, Any]:
         "result": outcome.result,
         "first_byte_s": _brief(outcome.first_byte_s),
         "total_s": _brief(outcome.total_s),
-        "tokens": outcome.usage.output_tokens,
+        "tokens": outcome.tokens,
     }
 
 

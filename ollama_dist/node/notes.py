@@ -1,7 +1,7 @@
 """What is learned of requests: how fast places are, which of them fail, and what people ask about later."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -70,14 +70,17 @@ class Notes:
     def ended(self, served: Served, error: BaseException | None) -> None:
         """The request is over; ``error`` is what ended it, if something did."""
         request, node, answer, now = served.request, served.node, served.answer, self._clock()
-        result = served.result(is_read=error is None)
+        result, tried = served.result(is_read=error is None), served.attempts
+        attempts: Sequence[Attempt] = tried
         if answer is None:
             status, usage = error.status if isinstance(error, DistError) else CLIENT_LEFT, NO_USAGE
         else:
             status, usage = answer.status, answer.usage
             if node is not None and not served.is_refusal:
                 self.breakers.end(node.id, result, now)
-                served.attempts.append(_attempt(node.id, result))
+                last = _only(node.id, result)
+                attempts = (*tried, *last) if tried else last
+                tried += last
                 if result is Result.OK:
                     self.learn(node, request, usage, is_own=served.waited is not None)
         outcome = Outcome(
@@ -87,10 +90,10 @@ class Notes:
             "" if node is None else node.name,
             status,
             result,
-            tuple(served.attempts),
+            tuple(attempts),
             served.first_byte_s,
             now - served.began,
-            usage,
+            usage.output_tokens,
         )
         if served.record is not None:
             served.record.outcome = outcome
@@ -119,9 +122,9 @@ class Notes:
 
 
 @lru_cache(maxsize=256)
-def _attempt(node: NodeId, result: Result) -> Attempt:
-    """One of which no more is to be said: nearly all are alike."""
-    return Attempt(node, result)
+def _only(node: NodeId, result: Result) -> tuple[Attempt, ...]:
+    """One attempt of which no more is to be said: nearly all are alike."""
+    return (Attempt(node, result),)
 
 
 _WORK: Final = (Intent.GENERATE, Intent.EMBED)

@@ -8,7 +8,7 @@ from ollama_dist.core.names import ModelKey
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
 from ollama_dist.core.values import value
 from ollama_dist.core.view import LoadedModel, NodeView
-from ollama_dist.scheduling.decision import Estimate
+from ollama_dist.scheduling.decision import Candidate
 from ollama_dist.scheduling.rates import Rates, guess, prefill
 
 BYTES_PER_TOKEN: Final = 4.0
@@ -20,7 +20,7 @@ CPU_SHARING: Final = 0.7
 UNKNOWN_RTT_S: Final = 0.001
 
 FIRST_TOKEN_WEIGHT: Final = {Priority.INTERACTIVE: 0.8, Priority.NORMAL: 0.5, Priority.BATCH: 0.0}
-"""How much the first token counts against the whole answer."""
+"""How much the first token counts against the whole answer in the one figure candidates are compared by."""
 
 
 @value(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Holding:
         )
 
 
-def estimate(request: InferenceRequest, holding: Holding, ahead: int, rates: Rates) -> Estimate:
+def estimate(request: InferenceRequest, holding: Holding, ahead: int, rates: Rates) -> Candidate:
     """What ``request`` would meet at a node, where ``ahead`` requests are already.
 
     Every figure is an expectation in seconds, never a promise.
@@ -81,24 +81,19 @@ def estimate(request: InferenceRequest, holding: Holding, ahead: int, rates: Rat
     if not holding.is_self:
         first += holding.node.rtt_s or UNKNOWN_RTT_S
     reason = _reason(readiness, ahead, round(decode))
+    node = holding.node.id
     if request.intent is not Intent.GENERATE:
-        return Estimate(wait_s, load_s, first, first, reason, prompt_s)
+        return Candidate(node, first, wait_s, load_s, first, first, reason, prompt_s)
     tokens = rates.output_tokens(holding.key, request.max_tokens)
-    return Estimate(wait_s, load_s, first, first + tokens / decode, reason, prompt_s + tokens / alone)
+    total, weight = first + tokens / decode, FIRST_TOKEN_WEIGHT[request.priority]
+    score = weight * first + (1 - weight) * total
+    return Candidate(node, score, wait_s, load_s, first, total, reason, prompt_s + tokens / alone)
 
 
 @lru_cache(maxsize=256)
 def _reason(readiness: str, ahead: int, tokens_per_s: int) -> str:
     """For people; the same few come again and again."""
     return f"{readiness}, {ahead} ahead, {tokens_per_s} tok/s"
-
-
-def seconds(request: InferenceRequest, expected: Estimate) -> float:
-    """The one figure candidates are compared by."""
-    if expected.first_token_s == expected.total_s:
-        return expected.total_s
-    weight = FIRST_TOKEN_WEIGHT[request.priority]
-    return weight * expected.first_token_s + (1 - weight) * expected.total_s
 
 
 def service_s(request: InferenceRequest, key: ModelKey, node: NodeView, rates: Rates) -> float:

@@ -90,7 +90,10 @@ def inspect(
             priority=priority,
             complaint=str(error),
         )
-    key, source = _short_model(text) if len(text) <= MAX_NAME_LENGTH else _NO_MODEL
+    if len(text) <= MAX_NAME_LENGTH:
+        text, key, source = _model(text)
+    else:
+        key, source = None, Source.ANY
     intent, stream, prompt_bytes, max_tokens = _READERS[route](fields)
     return InferenceRequest(
         request_id,
@@ -110,18 +113,14 @@ def inspect(
     )
 
 
-_Model = tuple[ModelKey | None, Source]
-_NO_MODEL: Final[_Model] = (None, Source.ANY)
-
-
 @lru_cache(maxsize=512)
-def _short_model(text: str) -> _Model:
-    """The key and suffix of ``text``; remembered, for the same few names come again and again."""
+def _model(text: str) -> tuple[str, ModelKey | None, Source]:
+    """``text``, its key and its suffix: the same few names come again and again, and are kept in records."""
     try:
         name, source = parse_model_ref(text)
     except InvalidModelName:
-        return _NO_MODEL
-    return name.key, source
+        return text, None, Source.ANY
+    return text, name.key, source
 
 
 # One reader per route

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from ollama_dist.core.ids import RequestId
-from ollama_dist.core.outcomes import Outcome, Result, Usage
+from ollama_dist.core.outcomes import Outcome, Result
 from ollama_dist.node import logs
 from ollama_dist.node.config import LogSettings
 from ollama_dist.node.logs import MASK, Redactor, configure_logging, log_request, log_with
@@ -47,8 +47,7 @@ def logging_as_before() -> Iterator[None]:
 
 
 def request_ended(model: str) -> Outcome:
-    usage = Usage(output_tokens=7)
-    return Outcome(RequestId("a" * 24), "/api/chat", model, "desk", 200, Result.OK, (), None, 0.25, usage)
+    return Outcome(RequestId("a" * 24), "/api/chat", model, "desk", 200, Result.OK, (), None, 0.25, 7)
 
 
 def lines_of(stream: io.StringIO) -> list[dict[str, Any]]:
