@@ -42,14 +42,20 @@ class Exchange:
         assert isinstance(self.request, Request)
         return self.request
 
+    @property
+    def whole(self) -> bytes | None:
+        """The whole body where it is here already, else None; raises as `body`."""
+        limit, whole = self.route.body_limit or 0, self.request.whole
+        if whole is not None and len(whole) > limit:
+            if limit:
+                raise TooLarge(f"the body is larger than {limit} bytes")
+            return b""
+        return whole
+
     async def body(self) -> bytes:
         """The whole body; raises `TooLarge`. A route that takes none ignores what is sent."""
-        limit, whole = self.route.body_limit or 0, self.request.whole
-        if whole is None:
-            return await read_body(self.full, limit)
-        if len(whole) > limit > 0:
-            raise TooLarge(f"the body is larger than {limit} bytes")
-        return whole if limit else b""
+        whole = self.whole
+        return whole if whole is not None else await read_body(self.full, self.route.body_limit or 0)
 
     async def json(self) -> dict[str, Any]:
         """The body as a JSON object, {} when empty; raises `BadRequest`. For our own routes only."""

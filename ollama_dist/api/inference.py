@@ -46,7 +46,9 @@ class Inference:
     async def __call__(self, exchange: Exchange) -> web.StreamResponse:
         head, path = exchange.request.head, exchange.route.path
         wishes = wishes_of(head)
-        body = await exchange.body()
+        body = exchange.whole
+        if body is None:
+            body = await exchange.body()
         request = inspect(
             path,
             body,

@@ -1,5 +1,6 @@
 """Answers as aiohttp takes them from a handler: whole ones, and ones that are written as they come."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -71,14 +72,15 @@ class Response(web.StreamResponse):
     def said(self, *, keep_alive: bool, is_newest: bool = True, is_head: bool = False) -> bytes:
         """Head and body as they are written. Raises `ValueError` for a head that would be two."""
         status, lines, body = self._status, self._lines, self.body
-        lines.append(("Date", rfc822_formatted_time()))
         if keep_alive is not is_newest:  # else it is what goes without saying (RFC 9112 §9.3)
             lines.append(("Connection", "keep-alive" if keep_alive else "close"))
         if status in _WITHOUT_BODY:
-            body = b""
+            body, end = b"", b"\r\n"
         elif body or not is_head:
-            lines.append(("Content-Length", str(len(body))))
-        head = _begun(is_newest, status, self._standing) + _written(lines) + b"\r\n"
+            end = b"Content-Length: %d\r\n\r\n" % len(body)
+        else:
+            end = b"\r\n"
+        head = b"".join((_begun(is_newest, status, self._standing), _written(lines), _date(), end))
         return head if is_head else head + body
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
@@ -122,8 +124,7 @@ class Streamed(web.StreamResponse):
         self._ended = ended
         self._is_chunked = length is None
         framing = ("Transfer-Encoding", "chunked") if length is None else ("Content-Length", str(length))
-        lines = [*headers, ("Date", rfc822_formatted_time()), framing]
-        self._said = _begun(True, status, ()) + _written(lines) + b"\r\n"
+        self._said = b"".join((_begun(True, status, ()), _written([*headers, framing]), _date(), b"\r\n"))
 
     def write_head(self) -> None:
         said, self._said = self._said, b""
@@ -171,6 +172,15 @@ def _begun(is_newest: bool, status: int, standing: tuple[Header, ...]) -> bytes:
     """The beginning of a head as it is written, the status line and some of its headers; as `_written`."""
     reason = HTTPStatus(status).phrase if status in _KNOWN else ""
     return f"HTTP/1.{is_newest:d} {status} {reason}\r\n".encode() + _written(standing)
+
+
+def _date() -> bytes:
+    return _date_at(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date_at(_second: int) -> bytes:
+    return f"Date: {rfc822_formatted_time()}\r\n".encode()
 
 
 def _written(lines: Sequence[Header]) -> bytes:

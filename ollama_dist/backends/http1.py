@@ -119,11 +119,13 @@ class Connection(asyncio.BufferedProtocol):
         "_complete",
         "_deadline",
         "_failure",
+        "_has_asked",
         "_head",
         "_head_bytes",
         "_headers",
         "_hear",
         "_interim",
+        "_is_parsed",
         "_keep_alive",
         "_loop",
         "_parse",
@@ -143,8 +145,6 @@ class Connection(asyncio.BufferedProtocol):
         "_verify",
         "_view",
         "_waiter",
-        "_was_whole",
-        "answered",
         "exchanges",
         "on_body",
         "on_interim",
@@ -171,8 +171,10 @@ class Connection(asyncio.BufferedProtocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._parse: Callable[[memoryview], None] = _parse_nothing
         self._complete = False
-        self._was_whole = False
-        """The last answer came in one piece, and left nothing behind that is not overwritten."""
+        self._has_asked = False
+        """A request was sent, and no byte of its answer has come in."""
+        self._is_parsed = True
+        """The last answer left more behind than one that came in one piece."""
         self._body: list[bytes] = []
         self.on_body = self._body.append
         """The parser's way to us, for each piece."""
@@ -194,8 +196,6 @@ class Connection(asyncio.BufferedProtocol):
         self._until_close = False
         self._paused = False
         self._failure: UpstreamFailed | None = None
-        self.answered = False
-        """Whether a byte of the current answer has come in."""
         self.on_interim: OnInterim | None = None
 
     # What its owner does with it
@@ -205,16 +205,20 @@ class Connection(asyncio.BufferedProtocol):
 
         Raises `UpstreamRefused` if the connection is already gone.
         """
-        if self._was_whole:
-            self._was_whole = self._complete = self.answered = False
-            self._head = self.on_interim = None
-        else:
+        if self._is_parsed:
             self._reset()
+        else:
+            self._complete, self._head, self.on_interim = False, None, None
         self.exchanges += 1
-        transport = self._transport
+        self._has_asked, transport = True, self._transport
         if transport is None or transport.is_closing():
             raise UpstreamRefused("the connection is closed")
         transport.write(data)
+
+    @property
+    def answered(self) -> bool:
+        """Whether a byte of the current answer has come in."""
+        return not self._has_asked
 
     async def head(self, deadline: float) -> Head:
         """The head of the answer, waited for until ``deadline`` (loop time); to be asked for once.
@@ -385,7 +389,9 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         sink = self._sink
         if sink is None:
-            self._received(self._view[:nbytes])
+            came = self._view[:nbytes]
+            if not self._has_asked or not self._is_whole(came):
+                self._received(came)
             return
         # What follows is done for each piece of each stream: no step more than it takes.
         try:
@@ -409,22 +415,25 @@ class Connection(asyncio.BufferedProtocol):
             self._pause()
             self._wake()
 
+    def _is_whole(self, data: memoryview) -> bool:
+        """Take ``data``, the first to come, where it is a usual answer from its first byte to its last."""
+        self._has_asked, whole = False, whole_answer(bytes(data))
+        if whole is None:
+            self._is_parsed = True
+            return False
+        status, headers, worked_out, body = whole
+        self._head = Head(status, headers, worked_out)
+        if body:
+            self._body.append(body)
+        self._is_parsed, self._complete, self._keep_alive = False, True, True
+        self._wake()
+        return True
+
     def _received(self, data: memoryview) -> None:
         if self._complete or self._parser is None or not self.exchanges:
             self.close()  # bytes nobody asked for: whatever comes next could not be told from an answer
             return
-        self.answered = True
         if self._head is None:
-            if not self._head_bytes and not self._interim:
-                whole = whole_answer(bytes(data))
-                if whole is not None:
-                    status, headers, worked_out, body = whole
-                    self._head = Head(status, headers, worked_out)
-                    if body:
-                        self._body.append(body)
-                    self._was_whole = self._complete = self._keep_alive = True
-                    self._wake()
-                    return
             self._head_bytes += len(data)
         try:
             self._parse(data)

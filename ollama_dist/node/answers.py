@@ -98,10 +98,7 @@ class Answer:
         self.usage = usage
         """What the engine said of tokens and times; known once the answer is over."""
         self._rest = rest
-
-    @property
-    def is_whole(self) -> bool:
-        return self._rest is None
+        self.is_whole = rest is None
 
     @property
     def is_over(self) -> bool:

@@ -292,11 +292,12 @@ class Dispatcher:
         return decision
 
     def _conditions(self, view: ClusterView, served: Served) -> Conditions:
+        mode = served.mode.mode
+        if self.breakers.are_closed and not served.attempts:
+            return _USUAL[mode]
         circuits = self.breakers.not_closed(view.nodes, self.clock())
-        if not circuits and not served.attempts:
-            return _USUAL[served.mode.mode]
         tried = {attempt.node: attempt.result for attempt in served.attempts}
-        return Conditions(served.mode.mode, circuits, tried)
+        return Conditions(mode, circuits, tried)
 
     def _take_retry(self, served: Served) -> bool:
         allowed = self.budget.take()

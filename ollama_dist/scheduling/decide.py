@@ -55,15 +55,15 @@ def decide(
     Raises `NoCandidate` when nothing can be done now, and for a pin `NodeNotFound`, `ModelNotFound` or
     `BadRequest`.
     """
-    wanted = _wanted(request) if request.pin is not None else None
-    if request.pin is not None and wanted is None:
+    wanted, model = None, request.model
+    if request.pin is not None and (wanted := _wanted(request)) is None:
         return _pinned(request, view, rates, ledger, conditions, own_load)
-    if request.model is None:
+    if model is None:
         return _ask_any_engine(view, conditions, wanted)
-    usable, rejected = _usable(request.model, request.local_only, view, conditions, wanted)
-    if not usable and not rejected:
-        return _ask_any_engine(view, conditions, wanted)
+    usable, rejected = _usable(model, request.local_only, view, conditions, wanted)
     if not usable:
+        if not rejected:
+            return _ask_any_engine(view, conditions, wanted)
         raise NoCandidate(_nobody(request, view, rejected))
     if len(usable) == 1:  # no choice: as usual
         winner = _candidate(request, usable[0], rates, ledger, own_load)
@@ -197,11 +197,10 @@ def _rank(
 def _candidate(
     request: InferenceRequest, holding: Holding, rates: Rates, ledger: Ledger, own_load: int | None
 ) -> Candidate:
-    node = holding.node
     if not holding.is_self:
-        ahead = ledger.in_flight(node)
+        ahead = ledger.in_flight(holding.node)
     else:
-        ahead = node.load.in_flight if own_load is None else own_load
+        ahead = holding.node.load.in_flight if own_load is None else own_load
     return estimate(request, holding, ahead, rates)
 
 
