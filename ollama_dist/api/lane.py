@@ -158,19 +158,26 @@ class Heads:
 class ShortRequest:
     """A request that is here as a whole; see `heads.Incoming`."""
 
-    __slots__ = ("api_key", "authorization", "head", "method", "protocol", "raw_path", "remote", "whole")
+    __slots__ = ("_known", "api_key", "authorization", "head", "protocol", "remote", "whole")
 
     version: Final = (1, 1)
 
     def __init__(self, known: Known, body: bytes, lane: "Lane") -> None:
+        self._known = known
         self.head = known.head
-        self.method = known.method
-        self.raw_path = known.target
         self.api_key = known.api_key
         self.authorization = known.authorization
         self.remote = lane.address
         self.whole: bytes | None = body
         self.protocol = lane
+
+    @property
+    def method(self) -> str:
+        return self._known.method
+
+    @property
+    def raw_path(self) -> str:
+        return self._known.target
 
     @property
     def transport(self) -> asyncio.Transport | None:

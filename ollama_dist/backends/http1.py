@@ -127,7 +127,6 @@ class Connection(asyncio.BufferedProtocol):
         "_interim",
         "_is_parsed",
         "_keep_alive",
-        "_loop",
         "_parse",
         "_parser",
         "_paused",
@@ -146,6 +145,7 @@ class Connection(asyncio.BufferedProtocol):
         "_view",
         "_waiter",
         "exchanges",
+        "loop",
         "on_body",
         "on_interim",
     )
@@ -159,7 +159,8 @@ class Connection(asyncio.BufferedProtocol):
         self._complaint = ""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        """Kept, for to ask for it costs a system call."""
         self._view = _SCRATCH.view
         self._sink: Sink | None = None
         self._hear: Callable[[bytes], None] | None = None
@@ -260,7 +261,7 @@ class Connection(asyncio.BufferedProtocol):
         self._sink, self._hear, self._silence = sink, hear, silence
         self._resume()
         try:
-            now = self._loop.time()
+            now = self.loop.time()
             await self._wait(now + silence, "the answer stalled", look_at=now + silence / _LOOKS)
         finally:
             self._tell()
@@ -332,20 +333,20 @@ class Connection(asyncio.BufferedProtocol):
         due = min(look_at, deadline)
         if self._timer is None or self._timer_at > due:
             self._set_timer(due)
-        self._waiter = waiter = self._loop.create_future()
+        self._waiter = waiter = self.loop.create_future()
         return waiter
 
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_at(at, self._look_at_deadline)
+        self._timer = self.loop.call_at(at, self._look_at_deadline)
 
     def _look_at_deadline(self) -> None:
         self._timer = None
         if self._waiter is None or self._waiter.done():
             return  # between two exchanges, or what came in is being dealt with
-        now = self._loop.time()
+        now = self.loop.time()
         if self._poured != self._seen:
             self._seen, self._deadline = self._poured, now + self._silence
         if self._deadline - now > _TICK_S:

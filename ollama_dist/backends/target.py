@@ -91,7 +91,7 @@ class Target:
             try:
                 connection.send(data)
                 connection.on_interim = on_interim
-                return connection, await connection.head(asyncio.get_running_loop().time() + head_timeout)
+                return connection, await connection.head(connection.loop.time() + head_timeout)
             except UpstreamRefused:
                 self.drop(connection)
                 if connection.exchanges < 2 or connection.answered:
@@ -103,7 +103,7 @@ class Target:
 
     def give_back(self, connection: Connection) -> None:
         """The exchange is over: keep the connection if another may follow on it, else close it."""
-        now, idle = asyncio.get_running_loop().time(), self._idle
+        now, idle = connection.loop.time(), self._idle
         self._busy.discard(connection)
         while idle and idle[0][0] < now - IDLE_LIMIT_S:
             idle.popleft()[1].close()
@@ -141,10 +141,10 @@ class Target:
             connection.close()
 
     def _take_idle(self) -> Connection | None:
-        idle, oldest_allowed = self._idle, asyncio.get_running_loop().time() - IDLE_LIMIT_S
+        idle = self._idle
         while idle:
             since, connection = idle.pop()
-            if since >= oldest_allowed and connection.is_open:
+            if connection.is_open and since >= connection.loop.time() - IDLE_LIMIT_S:
                 return connection
             connection.close()
         return None

@@ -354,7 +354,8 @@ class Dispatcher:
         target = self._target(node)
         if target is None:
             raise AttemptFailed(Result.REFUSED, "nothing is known to take relayed requests there")
-        self.breakers.begin(node, self.clock())
+        if not self.breakers.are_closed:
+            self.breakers.begin(node, self.clock())
         return target
 
     async def _unload_elsewhere(self, served: Served, winner: NodeId) -> None:
