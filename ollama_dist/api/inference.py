@@ -45,7 +45,7 @@ class Inference:
 
     async def __call__(self, exchange: Exchange) -> web.StreamResponse:
         head, path = exchange.request.head, exchange.route.path
-        wishes = wishes_of(head)
+        wishes = head.worked_out.get(Wishes) or wishes_of(head)
         body = exchange.whole
         if body is None:
             body = await exchange.body()

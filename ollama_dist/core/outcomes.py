@@ -52,7 +52,8 @@ class Usage:
 
     @property
     def tokens_per_s(self) -> float | None:
-        return self.output_tokens / self.output_s if self.output_tokens and self.output_s > 0 else None
+        tokens, seconds = self.output_tokens, self.output_s
+        return tokens / seconds if tokens and seconds > 0 else None
 
 
 NO_USAGE: Final = Usage()

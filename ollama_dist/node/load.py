@@ -157,6 +157,6 @@ class EngineLoad:
     def learn(self, usage: Usage) -> None:
         """Fold the speed of an answer just finished into the decode rate."""
         if speed := usage.tokens_per_s:
-            weight = _SMOOTHING if self._tokens_per_s else 1.0
-            self._tokens_per_s += weight * (speed - self._tokens_per_s)
-            self._told_tokens_per_s = round(self._tokens_per_s, 1)
+            known = self._tokens_per_s
+            self._tokens_per_s = known = known + _SMOOTHING * (speed - known) if known else speed
+            self._told_tokens_per_s = round(known, 1)

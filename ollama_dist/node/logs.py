@@ -213,17 +213,19 @@ class _RequestLines:
     def flush(self) -> None:
         if self._lines is None:
             return
-        lines, waiting = [], self._ended
+        lines, waiting, second, at = [], self._ended, 0, ""
         while waiting:
             now, said = waiting.popleft()
             model, node, first_s = said.model, said.node, said.first_byte_s
             form = self._known_form if len(model) + len(node) <= 2 * _WORD else self._form
             before, after = form(model, node, said.result, said.route, said.status)
-            second = int(now)
+            if int(now) != second:
+                second = int(now)
+                at = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
             if first_s is not None:
                 first_s = int(first_s * 1e4 + 0.5) / 1e4  # as `_brief`, in place
             lines.append(
-                f"{_second(second)}.{int((now - second) * 1e6):06}Z [info     ] request                    "
+                f"{at}.{int((now - second) * 1e6):06}Z [info     ] request                    "
                 f"    first_byte_s={first_s} {before}{said.request_id}{after}{said.tokens}"
                 f" total_s={int(said.total_s * 1e4 + 0.5) / 1e4}\n"
             )
@@ -235,11 +237,6 @@ class _RequestLines:
 def _brief(seconds: float | None) -> float | None:
     """To a tenth of a millisecond; `round` takes five times as long."""
     return None if seconds is None else int(seconds * 1e4 + 0.5) / 1e4
-
-
-@lru_cache(maxsize=1)
-def _second(at: int) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 _request_lines: Final = _RequestLines()

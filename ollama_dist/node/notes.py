@@ -105,12 +105,12 @@ class Notes:
 
     def learn(self, node: NodeView, request: InferenceRequest, usage: Usage, *, is_own: bool) -> None:
         """An answer of ``node`` ended well; ``is_own`` is whether this node's engine gave it."""
-        model = request.model
-        if model is not None and (usage.output_tokens or usage.load_s > NOTABLE_LOAD_S):
+        model, has_written = request.model, usage.output_tokens
+        if model is not None and (has_written or usage.load_s > NOTABLE_LOAD_S):
             installed = node.models.get(model)
             self.rates.learn(node.id, model, installed.size if installed else 0, usage)
         if is_own:
-            if usage.output_tokens:
+            if has_written:
                 self._load.learn(usage)
             if request.intent is not Intent.UNLOAD:
                 self._loads.note(request)

@@ -71,8 +71,8 @@ class Rates:
 
     def learn(self, node: NodeId, model: ModelKey, size: int, usage: Usage) -> None:
         """Fold in an answer that ended well. ``size`` is the model's, in bytes."""
-        if usage.output_tokens:
-            _fold(self._output, model, usage.output_tokens)
+        if tokens := usage.output_tokens:
+            _fold(self._output, model, tokens)
             if speed := usage.tokens_per_s:
                 _fold(self._decode, (node, model), speed)
         if usage.load_s > NOTABLE_LOAD_S and size:

@@ -142,8 +142,11 @@ def _generate(fields: dict[str, Any]) -> _Found:
 def _chat(fields: dict[str, Any]) -> _Found:
     messages = fields.get("messages")
     intent = Intent.GENERATE if messages else _load_or_unload(fields)
-    text = _weight(messages) + _printed_size(fields.get("tools"))
-    return intent, fields.get("stream") is not False, text, _num_predict(fields)
+    text = _weight(messages)
+    if tools := fields.get("tools"):
+        text += _printed_size(tools)
+    tokens = _num_predict(fields) if "options" in fields else None
+    return intent, fields.get("stream") is not False, text, tokens
 
 
 def _embed(fields: dict[str, Any]) -> _Found:
@@ -252,10 +255,9 @@ def _weight(value: Any, depth: int = _MAX_DEPTH) -> int:
     total = 0
     if isinstance(value, list) and depth:
         for item in value:
-            plain = type(item) is dict and len(item) == 2 and "role" in item
-            content = item.get("content") if plain else None
-            if type(content) is str and content.isascii():  # as nearly all messages are
-                total += len(content)
+            is_plain = type(item) is dict and len(item) == 2 and "role" in item
+            if is_plain and type(content := item.get("content")) is str and content.isascii():
+                total += len(content)  # as nearly all messages are
             else:
                 total += _weight(item, depth - 1)
     elif isinstance(value, dict) and depth:
