@@ -302,7 +302,7 @@ class Lane(asyncio.Protocol):
             return
         known, missing, body = read
         self._has_asked = True
-        if missing == 0:
+        if not missing:
             self.task = self._loop.create_task(self._answer(known, body))
         elif missing > 0:
             self._waiting, self._waits_for = data, len(data) + missing

@@ -90,7 +90,8 @@ class Answer:
         self, head: Head, first: bytes, *, rest: "_Rest | None" = None, usage: Usage = NO_USAGE
     ) -> None:
         self.status = status = head.status
-        self.headers = (head.worked_out and head.worked_out.get(_PASSED)) or _passed_on(head)
+        worked_out = head.worked_out
+        self.headers = (worked_out and worked_out.get(_PASSED)) or _passed_on(head)
         self.first = first
         """The whole body where `is_whole`, else its beginning (never empty)."""
         self.result = Result.OK if status < 400 else Result.REJECTED

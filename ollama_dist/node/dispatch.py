@@ -249,12 +249,13 @@ class Dispatcher:
         """An answer of this node's own engine; raises `AttemptFailed`."""
         request, expected = served.request, decision.expected
         target, admission = self._own_slot(request, me.id, 0.0 if expected is None else expected.service_s)
-        served.waited = admission.waited
-        if served.waited is None:
-            served.waited = await self._turn(admission, served.on_place)
+        waited = admission.waited
+        if waited is None:
+            waited = await self._turn(admission, served.on_place)
             must_load = _must_load(request, self._view().me)
         else:
             must_load = expected is not None and expected.load_s > 0 and _must_load(request, me)
+        served.waited = waited
         served.held.append(admission.leave)
         answer = await self._begin_here(target, request, served.headers, served.body, must_load)
         if not answer.is_whole:
