@@ -5,6 +5,7 @@ from typing import Any
 
 import psutil
 
+from ollama_dist.admin.metrics import exposition
 from ollama_dist.core.errors import BadRequest, StillThere
 from ollama_dist.core.view import MemberState
 from ollama_dist.node.modes import effective_mode
@@ -74,6 +75,12 @@ class Operator:
                 "uptime_s": round(node.uptime_s, 1),
             },
         }
+
+    def metrics(self) -> bytes:
+        """The same, and the states of members and what is wrong, as Prometheus reads it."""
+        node = self._node
+        states = (member.state for member in node.view().nodes.values())
+        return exposition(self.statistics(), node.dispatcher.stats.latencies, states, self.problems())
 
     # Who is in its cluster
 

@@ -25,6 +25,9 @@ from ollama_dist.node.modes import Switches
 from ollama_dist.node.moves import Moves
 from ollama_dist.node.reports import Problem, SelfReport
 
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""Prometheus' text format (exposition_formats.md of its documentation)."""
+
 DECISIONS_SHOWN: Final = 100
 DECISIONS_LIMIT: Final = 1000
 
@@ -49,6 +52,8 @@ class Operating(Protocol):
     def seen_clusters(self) -> list[tuple[str, tuple[str, ...]]]: ...
 
     def statistics(self) -> dict[str, Any]: ...
+
+    def metrics(self) -> bytes: ...
 
     async def invite(self, lifetime_s: float) -> dict[str, Any]: ...
 
@@ -154,6 +159,10 @@ class OwnRoutes:
     async def stats(self, exchange: Exchange) -> web.StreamResponse:
         body = orjson.dumps(self._operator.statistics(), option=orjson.OPT_NON_STR_KEYS)
         return exchange.reply(body)
+
+    async def metrics(self, exchange: Exchange) -> web.StreamResponse:
+        """The same, and members and problems, as Prometheus reads it."""
+        return exchange.reply(self._operator.metrics(), content_type=METRICS_TYPE)
 
 
 def _limit(text: str | None) -> int:

@@ -71,7 +71,7 @@ class Route:
     @property
     def is_ours(self) -> bool:
         """Whether Ollama has no such route: its errors are then told in our own form."""
-        return self.path.startswith(("/api/distributed", "/admin", "/healthz", "/replication"))
+        return self.path.startswith(("/api/distributed", "/admin", "/healthz", "/metrics", "/replication"))
 
 
 def _inference(path: str, dialect: Dialect, limit: int = JSON_LIMIT) -> Route:
@@ -182,6 +182,7 @@ DISTRIBUTED_ROUTES: Final = (
     _ours("POST", "/admin/mode", "mode", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("POST", "/admin/fallback", "fallback", Scope.ADMIN, limit=ADMIN_LIMIT),
     _ours("GET", "/admin/stats", "stats", Scope.ADMIN),
+    _ours("GET", "/metrics", "metrics", Scope.METRICS),
 )
 
 REPLICATION_ROUTES: Final = (

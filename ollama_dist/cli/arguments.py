@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ollama_dist.cli.failures import Exit, Failure
-from ollama_dist.node.config import Setting, Settings, all_settings
+from ollama_dist.node.config import Settings, all_settings
 from ollama_dist.node.config_sources import as_text, load_settings
+from ollama_dist.node.setting import Setting
 from ollama_dist.node.setting_values import nearest
 
 _SETTING = "setting:"

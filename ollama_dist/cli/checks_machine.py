@@ -10,9 +10,10 @@ from typing import Final
 
 from ollama_dist.cli.examination import Check, Situation, Verdict, failed, passed, skipped, warned
 from ollama_dist.cli.terminal import size
-from ollama_dist.node.config import Source, all_settings
+from ollama_dist.node.config import all_settings
 from ollama_dist.node.paths import StatePaths, others_may_read
 from ollama_dist.node.secret_files import admin_token_file, cluster_key_file
+from ollama_dist.node.setting import Source
 
 _OPEN_FILES_WANTED: Final = 4096
 """A client takes two descriptors, its own connection and the one to the engine: room for 2,000 of them."""

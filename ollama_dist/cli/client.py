@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from ollama_dist.cli.exchange import NO_HEADERS, Answer, BadAnswer, ask, ask_lines
 from ollama_dist.cli.failures import Exit, Failure
-from ollama_dist.node.config import Settings, Source
+from ollama_dist.node.config import Settings
 from ollama_dist.node.paths import StatePaths, is_in_use
 from ollama_dist.node.runtime_file import Runtime, read_runtime
 from ollama_dist.node.secret_files import find_admin_token
+from ollama_dist.node.setting import Source
 from ollama_dist.node.setting_values import Address, Secret
 
 PATIENCE_S: Final = 3.0

@@ -8,8 +8,9 @@ from ollama_dist.cli.arguments import Arguments
 from ollama_dist.cli.failures import Exit, Failure
 from ollama_dist.cli.output import print_json, print_lines
 from ollama_dist.cli.terminal import Cell, Column, Row, Tone, table, terminal_of
-from ollama_dist.node.config import Setting, Settings, Source, all_settings
+from ollama_dist.node.config import Settings, all_settings
 from ollama_dist.node.config_sources import as_text, this_machine
+from ollama_dist.node.setting import Setting, Source
 
 
 def run(arguments: Arguments) -> int:

@@ -258,10 +258,11 @@ class Driver:
         return dict(self._seed_troubles)
 
     def counters(self) -> dict[str, int]:
-        """What happened how often since the start, how many channels are open, how ill this member is."""
-        health = self._core.local_health if self._core is not None else 0
+        """What happened how often since the start, and what is so now (`GAUGES`)."""
         told = dict.fromkeys(_ALWAYS_COUNTED, 0) | self._counters
-        return {**told, "channels": len(self._channels), "local_health": health}
+        health, late = (self._core.local_health, self._core.late) if self._core is not None else (0, 0.0)
+        now = {"channels": len(self._channels), "local_health": health, "loop_lag_ms": round(late * 1000)}
+        return told | now
 
     # Inputs
 
@@ -495,6 +496,9 @@ _ALWAYS_COUNTED: Final = (
     "sync_bytes_out",
 )
 """What operators look for, though it may not have happened yet."""
+
+GAUGES: Final = ("channels", "local_health", "loop_lag_ms")
+"""Those of the counters that can fall: open channels, how ill this member is, how late its alarms ring."""
 
 _ALARMING: Final = (EventKind.REACH, EventKind.CLONE)
 

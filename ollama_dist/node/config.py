@@ -5,9 +5,8 @@ For each setting the flag, the environment variable and the key in the YAML file
 room is handed its own slice and never reads the environment. `config_sources` reads; this file says.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
-from enum import StrEnum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +14,7 @@ from typing import Any, Final
 from ollama_dist.core.contexts import ContextRule
 from ollama_dist.core.dialects import DIALECTS
 from ollama_dist.core.labels import Label
+from ollama_dist.node.setting import Origin, Setting, Source, about, described
 from ollama_dist.node.setting_values import (
     MIRROR_PORT,
     NODE_PORT,
@@ -47,72 +47,6 @@ from ollama_dist.node.setting_values import (
     parse_text,
     whole_number,
 )
-
-ENV_PREFIX: Final = "OLLAMA_DIST_"
-
-
-class Source(StrEnum):
-    """Where a value came from, the stronger first."""
-
-    FLAG = "flag"
-    ENVIRONMENT = "environment"
-    FILE = "file"
-    DEFAULT = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where the value in use came from."""
-
-    source: Source
-    place: str = ""
-    """The flag, the variable, or ``path:line``."""
-
-    def __str__(self) -> str:
-        return f"{self.source} {self.place}".rstrip()
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What a person needs to know of one setting, and how its text is read."""
-
-    meaning: str
-    parse: Callable[[str], Any]
-    unit: str = ""
-    default_text: str = ""
-    """What the default is, where the value itself does not tell."""
-    env: str = ""
-    has_flag: bool = True
-    in_file: bool = True
-    secret: bool = False
-    restart_only: bool = True
-    """False for what a running node could take over without a restart."""
-    key: str = ""
-    """Of the YAML file: the name of the field."""
-    slice: str = ""
-    """The field of `Settings` that holds it; empty for one of its own."""
-    default: Any = None
-    """None also where the machine decides."""
-
-    @property
-    def flag(self) -> str | None:
-        """The flag; one that is true by default is written as its opposite."""
-        if not self.has_flag:
-            return None
-        return f"--no-{self.dashed}" if self.default is True else f"--{self.dashed}"
-
-    @property
-    def dashed(self) -> str:
-        return self.key.replace("_", "-")
-
-    @property
-    def is_switch(self) -> bool:
-        return self.parse is parse_bool
-
-
-def about(meaning: str, parse: Callable[[str], Any], **more: Any) -> dict[str, Setting]:
-    """The metadata of a field that is a setting."""
-    return {"setting": Setting(meaning, parse, **more)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -603,18 +537,7 @@ SLICES: Final[Mapping[str, type]] = {
 @cache
 def all_settings() -> tuple[Setting, ...]:
     """Every setting, in the order in which a person is told of them."""
-    found = [_described(item, "") for item in fields(Settings) if "setting" in item.metadata]
+    found = [described(item, "") for item in fields(Settings) if "setting" in item.metadata]
     for name, slice_type in SLICES.items():
-        found += [_described(item, name) for item in fields(slice_type)]
+        found += [described(item, name) for item in fields(slice_type)]
     return tuple(found)
-
-
-def _described(item: Field[Any], slice_name: str) -> Setting:
-    setting: Setting = item.metadata["setting"]
-    return replace(
-        setting,
-        key=item.name,
-        env=setting.env or ENV_PREFIX + item.name.upper(),
-        slice=slice_name,
-        default=None if item.default is MISSING else item.default,
-    )

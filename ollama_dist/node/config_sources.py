@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ollama_dist.core.errors import ConfigError
-from ollama_dist.node.config import (
-    ENV_PREFIX,
-    SLICES,
-    Origin,
-    Setting,
-    Settings,
-    Source,
-    all_settings,
-)
+from ollama_dist.node.config import SLICES, Settings, all_settings
 from ollama_dist.node.folders import config_folder, state_folder
+from ollama_dist.node.setting import ENV_PREFIX, Origin, Setting, Source
 from ollama_dist.node.setting_values import Listen, Secret, did_you_mean, nearest
 
 NOT_SETTINGS: Final = frozenset({"OLLAMA_DIST_VENV"})

@@ -1,8 +1,9 @@
 """What this process counted since it started."""
 
+import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from operator import attrgetter
@@ -10,7 +11,8 @@ from typing import Any, Final
 
 from ollama_dist.core.outcomes import Outcome, Result
 
-_GROWTH: Final = 2**0.25
+EDGES_PER_DOUBLING: Final = 4
+_GROWTH: Final = 2 ** (1 / EDGES_PER_DOUBLING)
 _EDGES: Final = tuple(0.001 * _GROWTH**step for step in range(100))
 """Upper edges of the latency bins, seconds: from a millisecond to about nine hours, a fifth apart."""
 
@@ -32,10 +34,19 @@ class Latencies:
 
     def __init__(self) -> None:
         self._bins = [0] * (len(_EDGES) + 1)
+        self.seconds = 0.0
+        """All of them together."""
 
-    def add(self, seconds: Iterable[float]) -> None:
+    def add(self, seconds: Sequence[float]) -> None:
         for index, count in Counter(map(_bin, seconds)).items():
             self._bins[index] += count
+        self.seconds += sum(seconds)
+
+    def cumulative(self) -> list[tuple[float, int]]:
+        """Edges in seconds, each twice the one before and the last infinite, and how many took no longer."""
+        counts = list(accumulate(self._bins))
+        coarse = [(_EDGES[index], counts[index]) for index in range(0, len(_EDGES), EDGES_PER_DOUBLING)]
+        return [*coarse, (math.inf, counts[-1])]
 
     def quantile(self, part: float) -> float | None:
         """The time within which ``part`` of all (0 to 1) were done; None before the first."""
@@ -84,8 +95,8 @@ class Stats:
         for end, count in Counter(map(_END_OF, fresh)).items():
             known = end if end in self._ends else self._new(end)
             self._ends[known] += count
-        self._total.add(map(_TOTAL_S, fresh))
-        self._first_byte.add(each for each in map(_FIRST_BYTE_S, fresh) if each is not None)
+        self._total.add([*map(_TOTAL_S, fresh)])
+        self._first_byte.add([each for each in map(_FIRST_BYTE_S, fresh) if each is not None])
 
     def _new(self, end: "_End") -> "_End":
         route, model, node, result = end
@@ -117,8 +128,13 @@ class Stats:
         results = self._by(3)
         return results.total() - results[Result.OK] - results[Result.REJECTED] - results[Result.CANCELLED]
 
-    def render(self) -> dict[str, Any]:
+    @property
+    def latencies(self) -> Mapping[str, Latencies]:
+        """How long requests took, by what was waited for."""
         self._settle()
+        return {"first_byte": self._first_byte, "total": self._total}
+
+    def render(self) -> dict[str, Any]:
         return {
             "served": self.served,
             "failed": self.failed,
@@ -130,7 +146,7 @@ class Stats:
             "models": dict(self._by(1)),
             "nodes": {name: count for name, count in self._by(2).items() if name},
             "outcomes": dict(self._by(3)),
-            "latency": {"first_byte": self._first_byte.render(), "total": self._total.render()},
+            "latency": {name: each.render() for name, each in self.latencies.items()},
         }
 
 

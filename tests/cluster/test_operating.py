@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from tests.support.real_nodes import RealNode, RealNodes, eventually
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "stream": False}
@@ -92,3 +94,22 @@ async def test_an_operator_sees_who_reaches_whom_and_what_membership_does(nodes:
     assert gossip["rumours_in"] > 0 < gossip["rumours_out"]
     assert gossip["sync_bytes_in"] > 0 < gossip["sync_bytes_out"]
     assert {"refuted", "local_health"} <= gossip.keys()
+    metrics = await _metrics(desk)
+    assert metrics["ollama_dist_gossip_probes_failed_total", ""] > 0
+    assert metrics["ollama_dist_gossip_event_dead_total", ""] == 1
+    assert 0 <= metrics["ollama_dist_gossip_loop_lag_ms", ""] < 60_000
+    assert metrics["ollama_dist_members", "alive"] == 2
+    assert metrics["ollama_dist_members", "dead"] == 1
+    assert metrics["ollama_dist_problems", "warning"] >= 1
+
+
+async def _metrics(node: RealNode) -> dict[tuple[str, str], float]:
+    """What Prometheus reads there, by name and the value of the last label."""
+    async with node.session() as session, session.get(node.url + "/metrics") as answer:
+        assert (answer.status, answer.content_type) == (200, "text/plain")
+        families = text_string_to_metric_families(await answer.text())
+    return {
+        (sample.name, next(reversed(sample.labels.values()), "")): sample.value
+        for family in families
+        for sample in family.samples
+    }

@@ -279,6 +279,11 @@ class Membership:
         return self._context.health.slowness
 
     @property
+    def late(self) -> float:
+        """How late alarms rang lately, in seconds."""
+        return self._context.health.late
+
+    @property
     def period(self) -> float:
         """Of the probes: it depends on how many live."""
         return self._context.period

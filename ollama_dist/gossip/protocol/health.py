@@ -37,6 +37,11 @@ class LocalHealth:
         self.score = 0
 
     @property
+    def late(self) -> float:
+        """How late alarms rang lately, in seconds: so long was the loop they ring in busy otherwise."""
+        return self._late
+
+    @property
     def factor(self) -> int:
         """By which this member judges more slowly."""
         return max(1 + self.score, self.slowness)

@@ -2,7 +2,8 @@ import re
 
 import pytest
 
-from ollama_dist.node.config import ENV_PREFIX, Setting, Source, all_settings
+from ollama_dist.node.config import all_settings
+from ollama_dist.node.setting import ENV_PREFIX, Setting, Source
 from ollama_dist.node.setting_values import Secret
 
 EVERY = pytest.mark.parametrize("setting", all_settings(), ids=lambda setting: setting.key)

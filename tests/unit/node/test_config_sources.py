@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from ollama_dist.core.errors import ConfigError
-from ollama_dist.node.config import Origin, Setting, Settings, Source, all_settings
+from ollama_dist.node.config import Settings, all_settings
 from ollama_dist.node.config_sources import Machine, as_text, load_settings, this_machine
+from ollama_dist.node.setting import Origin, Setting, Source
 from ollama_dist.node.setting_values import Address, EngineChoice, Listen, LogFormat, Secret
 
 SAMPLES = {

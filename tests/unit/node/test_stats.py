@@ -13,7 +13,7 @@ def ended(result: Result, *, model: str = "tiny", node: str = "desk", attempts: 
 
 def test_quantiles_are_exact_to_a_fifth() -> None:
     latencies = Latencies()
-    latencies.add(milliseconds / 1000 for milliseconds in range(1, 1001))
+    latencies.add([milliseconds / 1000 for milliseconds in range(1, 1001)])
     for part, true in [(0.5, 0.5), (0.9, 0.9), (0.99, 0.99)]:
         found = latencies.quantile(part)
         assert found is not None
