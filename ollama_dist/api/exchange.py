@@ -24,7 +24,7 @@ JSON: Final = "application/json; charset=utf-8"
 
 @dataclass(slots=True)
 class Exchange:
-    """A request under way. ``headers`` go onto its answer, whatever that will be."""
+    """A request under way. ``standing`` and ``headers`` go onto its answer, whatever that will be."""
 
     request: Incoming
     route: Route
@@ -33,6 +33,8 @@ class Exchange:
     params: Mapping[str, str] = field(default_factory=dict)
     tenant: str = ""
     """Tells this caller from others; see `auth.Identity`."""
+    standing: tuple[Header, ...] = ()
+    """Those that are the same for many."""
 
     @property
     def full(self) -> Request:
@@ -40,14 +42,20 @@ class Exchange:
         assert isinstance(self.request, Request)
         return self.request
 
+    @property
+    def whole(self) -> bytes | None:
+        """The whole body where it is here already, else None; raises as `body`."""
+        limit, whole = self.route.body_limit or 0, self.request.whole
+        if whole is not None and len(whole) > limit:
+            if limit:
+                raise TooLarge(f"the body is larger than {limit} bytes")
+            return b""
+        return whole
+
     async def body(self) -> bytes:
         """The whole body; raises `TooLarge`. A route that takes none ignores what is sent."""
-        limit, whole = self.route.body_limit or 0, self.request.whole
-        if whole is None:
-            return await read_body(self.full, limit)
-        if len(whole) > limit > 0:
-            raise TooLarge(f"the body is larger than {limit} bytes")
-        return whole if limit else b""
+        whole = self.whole
+        return whole if whole is not None else await read_body(self.full, self.route.body_limit or 0)
 
     async def json(self) -> dict[str, Any]:
         """The body as a JSON object, {} when empty; raises `BadRequest`. For our own routes only."""
@@ -91,14 +99,14 @@ class Exchange:
     ) -> Response:
         """A whole answer. ``more`` are headers beside ours."""
         kind = () if content_type is None else (("Content-Type", content_type),)
-        return Response(body, status=status, headers=(*kind, *self.headers, *more))
+        return Response(body, status=status, headers=(*kind, *self.standing, *self.headers, *more))
 
     def reply_json(self, value: object, *, status: int = 200) -> Response:
         return self.reply(orjson.dumps(value), status=status)
 
     def mark(self, response: web.StreamResponse, more: Iterable[Header] = ()) -> None:
         """Put our headers on an answer."""
-        for name, value in (*self.headers, *more):
+        for name, value in (*self.standing, *self.headers, *more):
             response.headers.add(name, value)
 
     def failure(self, error: DistError) -> Response:

@@ -5,7 +5,7 @@ way ends here and is told in the caller's dialect.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -42,6 +42,7 @@ class Way:
 
     found: Matched
     verdict: Verdict
+    handler: Handler
 
 
 class Internal(DistError):
@@ -63,7 +64,7 @@ class Front:
         *,
         guard: Guard,
         authorizer: Authorizer,
-        standing: Callable[[], Sequence[Header]],
+        standing: Callable[[], tuple[Header, ...]],
         rng: Random,
     ) -> None:
         rows = list(routes)
@@ -84,18 +85,18 @@ class Front:
         request_id = self._new_id()
         if not isinstance(found, Matched) or verdict.judgement is not Judgement.PASS:
             return self._turned_away(request, request_id, found, verdict)
-        return self._let_in(request, request_id, found, verdict)
+        return self._let_in(request, request_id, Way(found, verdict, self._handlers[found.route.key]))
 
-    def find(self, method: str, target: str, head: RequestHead) -> "Way | None":
+    def find(self, method: str, target: str, head: RequestHead) -> Way | None:
         """The way of a request that wants no more of its row than an answer to its head and body."""
         found, verdict = self._judge(method, target, head)
         if not isinstance(found, Matched) or verdict.judgement is not Judgement.PASS:
             return None
-        return Way(found, verdict) if found.route.is_plain else None
+        return Way(found, verdict, self._handlers[found.route.key]) if found.route.is_plain else None
 
-    def answer(self, request: Incoming, way: "Way") -> Awaitable[web.StreamResponse]:
+    def answer(self, request: Incoming, way: Way) -> Awaitable[web.StreamResponse]:
         """Answer ``request``, whose way was found before."""
-        return self._let_in(request, self._new_id(), way.found, way.verdict)
+        return self._let_in(request, self._new_id(), way)
 
     def _new_id(self) -> RequestId:
         """Made in numbers: what is random comes from the system, which is asked seldom."""
@@ -103,12 +104,11 @@ class Front:
             self._ids = new_request_ids(self._rng, _IDS_AT_ONCE)
         return self._ids.pop()
 
-    def _let_in(
-        self, request: Incoming, request_id: RequestId, found: Matched, verdict: Verdict
-    ) -> Awaitable[web.StreamResponse]:
+    def _let_in(self, request: Incoming, request_id: RequestId, way: Way) -> Awaitable[web.StreamResponse]:
         log_with(request_id)
-        headers = [*verdict.headers, ("X-Request-ID", request_id), *self._standing()]
-        return self._answer(Exchange(request, found.route, request_id, headers, found.params))
+        standing, own = way.verdict.headers + self._standing(), ("X-Request-ID", request_id)
+        exchange = Exchange(request, way.found.route, request_id, [own], way.found.params, "", standing)
+        return self._answer(exchange, way.handler)
 
     async def _turned_away(
         self, request: Request, request_id: RequestId, found: Found, verdict: Verdict
@@ -135,15 +135,15 @@ class Front:
         verdict = self._guard.judge(method, host, head.origin, target=target, site=site)
         return self._table.find(method, target), verdict
 
-    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+    async def _answer(self, exchange: Exchange, handler: Handler) -> web.StreamResponse:
         try:
             route = exchange.route
             caller = self._authorizer.admit(route.scope, route.dialect, exchange.request)
             exchange.tenant = caller.tenant
             if caller.share is None:
-                return await self._handlers[route.key](exchange)
+                return await handler(exchange)
             with self._shares.taken(caller, time.monotonic()):
-                return await self._handlers[route.key](exchange)
+                return await handler(exchange)
         except DistError as error:
             return exchange.failure(error)
         except ConnectionError:

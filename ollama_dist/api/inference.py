@@ -1,6 +1,7 @@
 """Requests for inference: read, dispatched over the cluster, relayed."""
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import web
@@ -12,7 +13,6 @@ from ollama_dist.api.responses import Header, Response
 from ollama_dist.core.contexts import ContextRule, pinned_context
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.errors import Busy
-from ollama_dist.core.ids import RequestId
 from ollama_dist.core.requests import InferenceRequest, Priority
 from ollama_dist.core.values import value
 from ollama_dist.node.answer_cache import Asking
@@ -45,24 +45,35 @@ class Inference:
 
     async def __call__(self, exchange: Exchange) -> web.StreamResponse:
         head, path = exchange.request.head, exchange.route.path
-        wishes = wishes_of(head)
-        body = await exchange.body()
-        request = inspected(path, wishes, body, exchange.id, pin=wishes.node, priority=wishes.priority)
+        wishes = head.worked_out.get(Wishes) or wishes_of(head)
+        body = exchange.whole
+        if body is None:
+            body = await exchange.body()
+        request = inspect(
+            path,
+            body,
+            encoding=wishes.encoding,
+            content_type=wishes.content_type,
+            request_id=exchange.id,
+            pin=wishes.node,
+            priority=wishes.priority,
+        )
         if self._contexts:
             request, body = self._pinned(request, body)
         on_place = exchange.tell_place if wishes.wants_place else None
-        asking = self._asking(exchange, wishes, request, body)
-        serving = self._dispatcher.serve(request, head.passed_on, body, on_place, asking)
-        del body  # it may be long, and so may the answer last
-        with await serving as served:
-            answer = served.answer
-            assert answer is not None
-            headers = [*answer.headers, *_about(served)]
+        asking = None
+        if wishes.cache == "allow" or (not wishes.cache and path in self._cached):
+            asking = _asking(exchange, wishes, request, body)
+        dispatcher = self._dispatcher
+        with dispatcher.serve(request, head.passed_on, body, on_place, asking) as served:
+            del body  # it may be long, and so may the answer last
+            answer = await dispatcher.begin(served)
+            headers = answer.headers + _about(served)
             if on_place is not None and served.waited is not None:
-                headers.append((HEADER, write_place(served.waited.place, served.waited.waited_s)))
+                headers += ((HEADER, write_place(served.waited.place, served.waited.waited_s)),)
             if answer.is_whole:
                 if answer.status == Busy.status:
-                    headers.append(("Retry-After", str(Busy.retry_after_s)))
+                    headers += (("Retry-After", str(Busy.retry_after_s)),)
                 return whole(exchange, answer.status, answer.first, headers)
             return await relay(
                 exchange,
@@ -81,16 +92,6 @@ class Inference:
         body, said = with_context(body, tokens), request
         request = inspect(said.route, body, request_id=said.id, pin=said.pin, priority=said.priority)
         return request, body
-
-    def _asking(
-        self, exchange: Exchange, wishes: "Wishes", request: InferenceRequest, body: bytes
-    ) -> Asking | None:
-        """What may be kept of the answer; None where nobody wants that, or where it may be another one."""
-        wish = wishes.cache
-        if wish != "allow" and (wish or exchange.route.path not in self._cached):
-            return None
-        said = canonical(request, body, is_zstd=(wishes.encoding or "").lower() == "zstd")
-        return None if said is None else Asking(exchange.tenant, said)
 
 
 @value(frozen=True, slots=True)
@@ -120,41 +121,42 @@ def wishes_of(head: RequestHead) -> Wishes:
     return known
 
 
-def inspected(
-    path: str, wishes: Wishes, body: bytes, request_id: RequestId, *, pin: str | None, priority: Priority
-) -> InferenceRequest:
-    """What is asked for, by a body that is read as its headers say it is written."""
-    return inspect(
-        path,
-        body,
-        encoding=wishes.encoding,
-        content_type=wishes.content_type,
-        request_id=request_id,
-        pin=pin,
-        priority=priority,
-    )
+def _asking(exchange: Exchange, wishes: Wishes, request: InferenceRequest, body: bytes) -> Asking | None:
+    """What may be kept of the answer; None where it may be another one."""
+    said = canonical(request, body, is_zstd=(wishes.encoding or "").lower() == "zstd")
+    return None if said is None else Asking(exchange.tenant, said)
 
 
-def whole(exchange: Exchange, status: int, body: bytes, headers: Iterable[Header]) -> Response:
-    """An answer that is here from its first byte to its last."""
-    return Response(body, status=status, headers=(*exchange.headers, *headers))
+def whole(exchange: Exchange, status: int, body: bytes, headers: tuple[Header, ...]) -> Response:
+    """An answer that is here from its first byte to its last. Of ``headers`` many answers have the same."""
+    return Response(body, status=status, standing=exchange.standing + headers, headers=exchange.headers)
 
 
-def _about(served: Served) -> list[Header]:
+def _about(served: Served) -> tuple[Header, ...]:
     """What we say of an answer: where it comes from, and why it is not the first choice's if it is not."""
-    tries, node, decision, reason = len(served.attempts), served.node, served.decision, served.fallback_reason
-    headers: list[Header] = []
+    tries, node, decision = len(served.attempts), served.node, served.decision
+    if node is not None and not served.is_refusal:
+        tries += 1
+    told = _told(
+        None if node is None else node.name,
+        None if decision is None else decision.reason,
+        tries,
+        served.fallback_reason,
+    )
+    return told if served.kept_s is None else (*told, ("Age", str(int(served.kept_s))))
+
+
+@lru_cache(maxsize=512)
+def _told(node: str | None, reason: str | None, tries: int, fallback: str) -> tuple[Header, ...]:
+    headers = []
     if node is not None:
-        headers.append(("X-Ollama-Node", node.name))
-        tries += not served.is_refusal
-    if decision is not None:
-        headers.append(("X-Ollama-Reason", decision.reason))
-    headers.append(("X-Ollama-Attempts", str(tries) if tries != 1 else "1"))
-    if served.kept_s is not None:
-        headers.append(("Age", str(int(served.kept_s))))
-    if reason:
-        headers += (("X-Ollama-Fallback", "true"), ("X-Ollama-Fallback-Reason", reason))
-    return headers
+        headers.append(("X-Ollama-Node", node))
+    if reason is not None:
+        headers.append(("X-Ollama-Reason", reason))
+    headers.append(("X-Ollama-Attempts", str(tries)))
+    if fallback:
+        headers += (("X-Ollama-Fallback", "true"), ("X-Ollama-Fallback-Reason", fallback))
+    return tuple(headers)
 
 
 def priority_of(text: str) -> Priority:

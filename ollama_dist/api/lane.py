@@ -103,24 +103,22 @@ class Heads:
         self._known: dict[tuple[bytes, bytes], Known] = {}
 
     def read(self, data: bytes) -> tuple[Known, int, bytes, str] | None:
-        """The head at the beginning of ``data``, the length of its body, what came of it, its name.
+        """The head at the beginning of ``data``, how much of its body is missing, what came of it, its name.
 
         None for what is not to be taken here.
         """
         head, end, body = data.partition(b"\r\n\r\n")
-        if not end:
-            return None
         before, said, after = head.partition(b"\r\nContent-Length: ")
         if not said:
             before, said, after = head.partition(b"\r\ncontent-length: ")
-        length = 0
-        if said:
-            digits, _, after = after.partition(b"\r\n")
-            if not digits.isdigit() or len(digits) > 6:
+        digits, _, after = after.partition(b"\r\n")
+        missing = 0
+        if digits != b"%d" % len(body):
+            if said and (not digits.isdigit() or len(digits) > 6):
                 return None
-            length = int(digits)
-            if length > LARGEST_BODY:
-                return None
+            missing = int(digits or b"0") - len(body)
+        if not end or len(body) + missing > LARGEST_BODY:
+            return None
         name = b""
         if self._names_requests:
             before, named, name = before.partition(_NAME)
@@ -131,7 +129,7 @@ class Heads:
             known = self._read(before, after) if len(head) <= LARGEST_HEAD else None
             if known is None:
                 return None
-        return known, length, body, name.decode()
+        return known, missing, body, name.decode()
 
     def _read(self, before: bytes, after: bytes) -> Known | None:
         first, *lines = (before + b"\r\n" + after if after else before).split(b"\r\n")
@@ -173,30 +171,27 @@ class Heads:
 class ShortRequest:
     """A request that is here as a whole; see `heads.Incoming`."""
 
-    __slots__ = (
-        "api_key",
-        "authorization",
-        "head",
-        "method",
-        "name",
-        "protocol",
-        "raw_path",
-        "remote",
-        "whole",
-    )
+    __slots__ = ("_known", "api_key", "authorization", "head", "name", "protocol", "remote", "whole")
 
     version: Final = (1, 1)
 
     def __init__(self, known: Known, name: str, body: bytes, lane: "Lane") -> None:
+        self._known = known
         self.head = known.head
-        self.method = known.method
-        self.raw_path = known.target
         self.name = name
         self.api_key = known.api_key
         self.authorization = known.authorization
         self.remote = lane.address
         self.whole: bytes | None = body
         self.protocol = lane
+
+    @property
+    def method(self) -> str:
+        return self._known.method
+
+    @property
+    def raw_path(self) -> str:
+        return self._known.target
 
     @property
     def transport(self) -> asyncio.Transport | None:
@@ -319,10 +314,9 @@ class Lane(asyncio.Protocol):
         if read is None:
             self._hand_over(data)
             return
-        known, length, body, name = read
-        missing = length - len(body)
+        known, missing, body, name = read
         self._has_asked = True
-        if missing == 0:
+        if not missing:
             self.task = self._loop.create_task(self._answer(known, name, body))
         elif missing > 0:
             self._waiting, self._waits_for = data, len(data) + missing
@@ -391,23 +385,22 @@ class Lane(asyncio.Protocol):
             self._abort()
             return False
         keeps_alive = keeps_alive and response.keep_alive is not False
-        if self.transport is not None:
-            self.transport.write(response.said(keep_alive=keeps_alive))
+        if (transport := self.transport) is not None:
+            transport.write(response.said(keep_alive=keeps_alive))
         return keeps_alive
 
     def _go_on(self, keeps_alive: bool) -> None:
-        transport = self.transport
+        transport, owner = self.transport, self._owner
         if transport is None or transport.is_closing():
             return
-        if not keeps_alive or self._owner.is_stopping or self._stream is not None:
+        if not keeps_alive or owner.is_stopping or self._stream is not None:
             transport.close()
             return
-        self._due = self._loop.time() + self._owner.keep_alive_s
-        if not self._paused:
-            if self._waiting:
-                self._listen(transport)
-        else:
+        self._due = self._loop.time() + owner.keep_alive_s
+        if self._paused:
             transport.pause_reading()  # until the client takes what it asked for
+        elif self._waiting:
+            self._listen(transport)
 
     def _listen(self, transport: asyncio.Transport) -> None:
         transport.resume_reading()

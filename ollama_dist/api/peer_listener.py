@@ -14,7 +14,7 @@ from ollama_dist.api.exchange import JSON, Exchange
 from ollama_dist.api.front import Handler
 from ollama_dist.api.giving import Giving
 from ollama_dist.api.heads import Incoming, Request, RequestHead
-from ollama_dist.api.inference import inspected, priority_of, whole, wishes_of
+from ollama_dist.api.inference import priority_of, whole, wishes_of
 from ollama_dist.api.lending import Lends, LoanGiving
 from ollama_dist.api.listing import ask
 from ollama_dist.api.passthrough import Passthrough
@@ -38,6 +38,7 @@ from ollama_dist.node.node import NodeOptions
 from ollama_dist.replication.disk.giving import Giver
 from ollama_dist.replication.moves.doing import Pinned
 from ollama_dist.replication.pulls.turns import Turns
+from ollama_dist.wire.inspection import inspect
 from ollama_dist.wire.places import HEADER, write_place
 from ollama_dist.wire.relay_headers import PRIORITY, REFUSAL
 
@@ -143,17 +144,23 @@ class PeerListener:
 
     async def _serve(self, exchange: Exchange) -> web.StreamResponse:
         body = await exchange.body()
-        path = exchange.route.path
         wishes = wishes_of(exchange.request.head)
         priority = priority_of(exchange.header(PRIORITY))
-        request = inspected(path, wishes, body, exchange.id, pin=None, priority=priority)
+        request = inspect(
+            exchange.route.path,
+            body,
+            encoding=wishes.encoding,
+            content_type=wishes.content_type,
+            request_id=exchange.id,
+            priority=priority,
+        )
         on_place = exchange.tell_place if wishes.wants_place else None
         serving = self._node.dispatcher.serve_peer(request, exchange.passed_on(), body, on_place)
         del body  # it may be long, and so may the answer last
         async with serving as (answer, waited):
-            headers = list(answer.headers)
+            headers = answer.headers
             if on_place is not None:
-                headers.append((HEADER, write_place(waited.place, waited.waited_s)))
+                headers += ((HEADER, write_place(waited.place, waited.waited_s)),)
             if answer.is_whole:
                 return whole(exchange, answer.status, answer.first, headers)
             return await relay(

@@ -78,7 +78,7 @@ async def relay(
     request = exchange.request
     is_framed = length is not None or request.version >= (1, 1)
     has_place_for_words = any(name.lower() == "content-type" and _is_stream(value) for name, value in headers)
-    marked = [*exchange.headers, *headers]
+    marked = [*exchange.standing, *exchange.headers, *headers]
     del headers  # they are said, and would lie here for as long as the answer lasts
     response = await request.begin(status, marked, length=length, holds_head=bool(first))
     del marked

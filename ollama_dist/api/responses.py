@@ -1,5 +1,6 @@
 """Answers as aiohttp takes them from a handler: whole ones, and ones that are written as they come."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -45,9 +46,18 @@ class Response(web.StreamResponse):
     What the base class keeps for an answer that is written piece by piece is not even made.
     """
 
-    def __init__(self, body: bytes = b"", *, status: int = 200, headers: Iterable[Header] = ()) -> None:
+    def __init__(
+        self,
+        body: bytes = b"",
+        *,
+        status: int = 200,
+        standing: tuple[Header, ...] = (),
+        headers: Iterable[Header] = (),
+    ) -> None:
+        """``standing`` are headers that other answers have as well: how they are written is remembered."""
         self._status = status
         self.body = body
+        self._standing = standing
         self._lines = [*headers]
         self._request: web.BaseRequest | None = None
         self._said = b""
@@ -61,14 +71,17 @@ class Response(web.StreamResponse):
 
     def said(self, *, keep_alive: bool, is_newest: bool = True, is_head: bool = False) -> bytes:
         """Head and body as they are written. Raises `ValueError` for a head that would be two."""
-        status, lines = self._status, self._lines
-        lines.append(("Date", rfc822_formatted_time()))
+        status, lines, body = self._status, self._lines, self.body
         if keep_alive is not is_newest:  # else it is what goes without saying (RFC 9112 §9.3)
             lines.append(("Connection", "keep-alive" if keep_alive else "close"))
-        if status not in _WITHOUT_BODY and (self.body or not is_head):
-            lines.append(("Content-Length", str(len(self.body))))
-        head = _head(status, lines, is_newest=is_newest)
-        return head if is_head or status in _WITHOUT_BODY else head + self.body
+        if status in _WITHOUT_BODY:
+            body, end = b"", b"\r\n"
+        elif body or not is_head:
+            end = b"Content-Length: %d\r\n\r\n" % len(body)
+        else:
+            end = b"\r\n"
+        head = b"".join((_begun(is_newest, status, self._standing), _written(lines), _date(), end))
+        return head if is_head else head + body
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Make what is to be written. Raises `ValueError`."""
@@ -111,7 +124,7 @@ class Streamed(web.StreamResponse):
         self._ended = ended
         self._is_chunked = length is None
         framing = ("Transfer-Encoding", "chunked") if length is None else ("Content-Length", str(length))
-        self._said = _head(status, [*headers, ("Date", rfc822_formatted_time()), framing])
+        self._said = b"".join((_begun(True, status, ()), _written([*headers, framing]), _date(), b"\r\n"))
 
     def write_head(self) -> None:
         said, self._said = self._said, b""
@@ -148,16 +161,25 @@ def refused(status: int) -> Response:
     return response
 
 
-def _head(status: int, lines: Sequence[Header], *, is_newest: bool = True) -> bytes:
-    """A head as it is written; raises `ValueError` where a header would make two of it."""
-    said = "\r\n".join([_status_line(is_newest, status), *map(": ".join, lines), "\r\n"])
-    head = said.encode("utf-8", "ignore")
-    if head.translate(None, _NO_CONTROL) != _LINE_ENDS[: 2 * len(lines) + 4]:
-        raise ValueError("a header with a control character in it")
-    return head
-
-
-@lru_cache(maxsize=128)
-def _status_line(is_newest: bool, status: int) -> str:
+@lru_cache(maxsize=512)
+def _begun(is_newest: bool, status: int, standing: tuple[Header, ...]) -> bytes:
+    """The beginning of a head as it is written, the status line and some of its headers; as `_written`."""
     reason = HTTPStatus(status).phrase if status in _KNOWN else ""
-    return f"HTTP/1.{is_newest:d} {status} {reason}"
+    return f"HTTP/1.{is_newest:d} {status} {reason}\r\n".encode() + _written(standing)
+
+
+def _date() -> bytes:
+    return _date_at(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date_at(_second: int) -> bytes:
+    return f"Date: {rfc822_formatted_time()}\r\n".encode()
+
+
+def _written(lines: Sequence[Header]) -> bytes:
+    """Headers as they are written; raises `ValueError` where one would make two of the head."""
+    said = "\r\n".join([*map(": ".join, lines), ""]).encode("utf-8", "ignore")
+    if said.translate(None, _NO_CONTROL) != _LINE_ENDS[: 2 * len(lines)]:
+        raise ValueError("a header with a control character in it")
+    return said

@@ -4,7 +4,6 @@ import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from random import SystemRandom
 from typing import Final
 
@@ -26,10 +25,10 @@ from ollama_dist.api.passthrough import Passthrough
 from ollama_dist.api.peer_listener import PeerListener
 from ollama_dist.api.pulling import Pull
 from ollama_dist.api.reference import Reference
-from ollama_dist.api.responses import Header
 from ollama_dist.api.routes import OLLAMA_ROUTES, ROUTES, Where
 from ollama_dist.core.errors import NoCandidate
 from ollama_dist.core.ids import NodeId
+from ollama_dist.core.modes import Mode
 from ollama_dist.node.node import Node
 
 PASSED_THROUGH: Final = tuple(
@@ -70,16 +69,14 @@ def public_front(
         },
     }
 
-    @lru_cache
-    def standing_in(mode: str) -> Sequence[Header]:
-        return ("X-Ollama-Distributed", "true"), ("X-Ollama-Mode", mode)
+    standing = {mode: (("X-Ollama-Distributed", "true"), ("X-Ollama-Mode", mode)) for mode in Mode}
 
     return Front(
         ROUTES,
         handlers,
         guard=_guard(origins),
         authorizer=Authorizer(admin_token, clients),
-        standing=lambda: standing_in(node.mode),
+        standing=lambda: standing[node.mode],
         rng=SystemRandom(),
     )
 
@@ -104,7 +101,7 @@ def plain_front(
         {Where.ENTRY: entry},
         guard=_guard(origins),
         authorizer=Authorizer("", clients),
-        standing=lambda: [("X-Ollama-Distributed", "false")],
+        standing=lambda: (("X-Ollama-Distributed", "false"),),
         rng=SystemRandom(),
     )
 

@@ -7,7 +7,8 @@ as its framing promised or merely stopped. Parsing is llhttp's (through httptool
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final, cast
+from dataclasses import field
+from typing import Any, Final, cast
 
 import httptools
 
@@ -34,6 +35,8 @@ _LOOKS: Final = 8
 """How often in the time that may pass in silence it is looked whether something ran through meanwhile: by so
 much of it silence is noticed late at most."""
 
+_NEVER: Final = float("inf")
+
 Header = tuple[str, str]
 
 OnInterim = Callable[["Head"], None]
@@ -49,6 +52,8 @@ class Head:
 
     status: int
     headers: tuple[Header, ...]
+    worked_out: dict[Any, Any] | None = field(default=None, compare=False)
+    """For what follows from the headers but their length: of a head that is like others before it."""
 
     def get(self, name: str) -> str | None:
         """The first value of the header ``name`` (lower case)."""
@@ -70,10 +75,9 @@ def request_bytes(
     Values of headers are what aiohttp makes of a client's bytes, and become the same bytes again. Where
     ``length`` is given ``body`` is the beginning of one of so many bytes.
     """
-    lines = [f"{method} {path} HTTP/1.1\r\nHost: {host}", *map(": ".join, headers)]
+    lines = [f"{method} {path} HTTP/1.1\r\nHost: {host}", *map(": ".join, headers), "\r\n"]
     if body or length or method not in ("GET", "HEAD"):
-        lines.append(f"Content-Length: {len(body) if length is None else length}")
-    lines.append("\r\n")
+        lines[-1] = f"Content-Length: {len(body) if length is None else length}\r\n\r\n"
     return "\r\n".join(lines).encode("utf-8", "surrogateescape") + body
 
 
@@ -115,13 +119,14 @@ class Connection(asyncio.BufferedProtocol):
         "_complete",
         "_deadline",
         "_failure",
+        "_has_asked",
         "_head",
         "_head_bytes",
         "_headers",
         "_hear",
         "_interim",
+        "_is_parsed",
         "_keep_alive",
-        "_loop",
         "_parse",
         "_parser",
         "_paused",
@@ -139,8 +144,8 @@ class Connection(asyncio.BufferedProtocol):
         "_verify",
         "_view",
         "_waiter",
-        "answered",
         "exchanges",
+        "loop",
         "on_body",
         "on_interim",
     )
@@ -154,7 +159,8 @@ class Connection(asyncio.BufferedProtocol):
         self._complaint = ""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        """Kept, for to ask for it costs a system call."""
         self._view = _SCRATCH.view
         self._sink: Sink | None = None
         self._hear: Callable[[bytes], None] | None = None
@@ -166,6 +172,10 @@ class Connection(asyncio.BufferedProtocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._parse: Callable[[memoryview], None] = _parse_nothing
         self._complete = False
+        self._has_asked = False
+        """A request was sent, and no byte of its answer has come in."""
+        self._is_parsed = True
+        """The last answer left more behind than one that came in one piece."""
         self._body: list[bytes] = []
         self.on_body = self._body.append
         """The parser's way to us, for each piece."""
@@ -187,8 +197,6 @@ class Connection(asyncio.BufferedProtocol):
         self._until_close = False
         self._paused = False
         self._failure: UpstreamFailed | None = None
-        self.answered = False
-        """Whether a byte of the current answer has come in."""
         self.on_interim: OnInterim | None = None
 
     # What its owner does with it
@@ -198,11 +206,20 @@ class Connection(asyncio.BufferedProtocol):
 
         Raises `UpstreamRefused` if the connection is already gone.
         """
-        self._reset()
+        if self._is_parsed:
+            self._reset()
+        else:
+            self._complete, self._head, self.on_interim = False, None, None
         self.exchanges += 1
-        if self._transport is None or self._transport.is_closing():
+        self._has_asked, transport = True, self._transport
+        if transport is None or transport.is_closing():
             raise UpstreamRefused("the connection is closed")
-        self._transport.write(data)
+        transport.write(data)
+
+    @property
+    def answered(self) -> bool:
+        """Whether a byte of the current answer has come in."""
+        return not self._has_asked
 
     async def head(self, deadline: float) -> Head:
         """The head of the answer, waited for until ``deadline`` (loop time); to be asked for once.
@@ -244,7 +261,7 @@ class Connection(asyncio.BufferedProtocol):
         self._sink, self._hear, self._silence = sink, hear, silence
         self._resume()
         try:
-            now = self._loop.time()
+            now = self.loop.time()
             await self._wait(now + silence, "the answer stalled", look_at=now + silence / _LOOKS)
         finally:
             self._tell()
@@ -267,11 +284,14 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_reusable(self) -> bool:
         """Whether the exchange is over and the other side keeps the connection open."""
-        return self._complete and self._keep_alive and not self._body and self.is_open
+        transport = self._transport
+        is_over = self._complete and self._keep_alive and not self._body
+        return is_over and transport is not None and not transport.is_closing()
 
     @property
     def is_open(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing()
+        transport = self._transport
+        return transport is not None and not transport.is_closing()
 
     def close(self) -> None:
         """Drop the connection now; the other side sees it at once and stops working for us."""
@@ -281,7 +301,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _take_body(self) -> bytes:
         body = self._body
-        data = body[0] if len(body) == 1 else b"".join(body)
+        if len(body) == 1:
+            return body.pop()
+        data = b"".join(body)
         body.clear()
         return data
 
@@ -301,33 +323,30 @@ class Connection(asyncio.BufferedProtocol):
             self._paused = False
             self._transport.resume_reading()
 
-    async def _wait(self, deadline: float, complaint: str, look_at: float = float("inf")) -> None:
-        """Until something comes in; at ``deadline`` the exchange fails with ``complaint``.
+    def _wait(self, deadline: float, complaint: str, look_at: float = _NEVER) -> asyncio.Future[None]:
+        """Done when something comes in; at ``deadline`` the exchange fails with ``complaint``.
 
         Making a timer costs as much as passing a chunk on. So one that is set stays, whatever comes in, and
         looks how late it may become once it is due, which is ``look_at`` at the latest.
         """
         self._deadline, self._complaint = deadline, complaint
-        due = min(deadline, look_at)
+        due = min(look_at, deadline)
         if self._timer is None or self._timer_at > due:
             self._set_timer(due)
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        self._waiter = waiter = self.loop.create_future()
+        return waiter
 
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_at(at, self._look_at_deadline)
+        self._timer = self.loop.call_at(at, self._look_at_deadline)
 
     def _look_at_deadline(self) -> None:
         self._timer = None
-        if self._waiter is None:
+        if self._waiter is None or self._waiter.done():
             return  # between two exchanges, or what came in is being dealt with
-        now = self._loop.time()
+        now = self.loop.time()
         if self._poured != self._seen:
             self._seen, self._deadline = self._poured, now + self._silence
         if self._deadline - now > _TICK_S:
@@ -340,8 +359,9 @@ class Connection(asyncio.BufferedProtocol):
         self.close()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _fail(self, failure: UpstreamFailed) -> None:
         if self._failure is None and not self._complete:
@@ -370,7 +390,9 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         sink = self._sink
         if sink is None:
-            self._received(self._view[:nbytes])
+            came = self._view[:nbytes]
+            if not self._has_asked or not self._is_whole(came):
+                self._received(came)
             return
         # What follows is done for each piece of each stream: no step more than it takes.
         try:
@@ -394,22 +416,25 @@ class Connection(asyncio.BufferedProtocol):
             self._pause()
             self._wake()
 
+    def _is_whole(self, data: memoryview) -> bool:
+        """Take ``data``, the first to come, where it is a usual answer from its first byte to its last."""
+        self._has_asked, whole = False, whole_answer(bytes(data))
+        if whole is None:
+            self._is_parsed = True
+            return False
+        status, headers, worked_out, body = whole
+        self._head = Head(status, headers, worked_out)
+        if body:
+            self._body.append(body)
+        self._is_parsed, self._complete, self._keep_alive = False, True, True
+        self._wake()
+        return True
+
     def _received(self, data: memoryview) -> None:
         if self._complete or self._parser is None or not self.exchanges:
             self.close()  # bytes nobody asked for: whatever comes next could not be told from an answer
             return
-        self.answered = True
         if self._head is None:
-            is_first = not self._head_bytes and not self._interim
-            whole = whole_answer(bytes(data)) if is_first else None
-            if whole is not None:
-                status, headers, body = whole
-                self._head = Head(status, headers)
-                if body:
-                    self._body.append(body)
-                self._complete = self._keep_alive = True
-                self._wake()
-                return
             self._head_bytes += len(data)
         try:
             self._parse(data)

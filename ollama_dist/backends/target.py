@@ -91,8 +91,7 @@ class Target:
             try:
                 connection.send(data)
                 connection.on_interim = on_interim
-                deadline = asyncio.get_running_loop().time() + head_timeout
-                return connection, await connection.head(deadline)
+                return connection, await connection.head(connection.loop.time() + head_timeout)
             except UpstreamRefused:
                 self.drop(connection)
                 if connection.exchanges < 2 or connection.answered:
@@ -104,15 +103,14 @@ class Target:
 
     def give_back(self, connection: Connection) -> None:
         """The exchange is over: keep the connection if another may follow on it, else close it."""
-        now = asyncio.get_running_loop().time()
+        now, idle = connection.loop.time(), self._idle
         self._busy.discard(connection)
-        is_outdated = connection in self._outdated
-        if is_outdated:
-            self._outdated.remove(connection)
-        idle = self._idle
         while idle and idle[0][0] < now - IDLE_LIMIT_S:
             idle.popleft()[1].close()
-        if connection.is_reusable and not is_outdated and len(idle) < IDLE_CONNECTIONS:
+        if connection in self._outdated:
+            self._outdated.remove(connection)
+            connection.close()
+        elif connection.is_reusable and len(idle) < IDLE_CONNECTIONS:
             idle.append((now, connection))
         else:
             connection.close()
@@ -143,10 +141,10 @@ class Target:
             connection.close()
 
     def _take_idle(self) -> Connection | None:
-        oldest_allowed = asyncio.get_running_loop().time() - IDLE_LIMIT_S
-        while self._idle:
-            since, connection = self._idle.pop()
-            if since >= oldest_allowed and connection.is_open:
+        idle = self._idle
+        while idle:
+            since, connection = idle.pop()
+            if connection.is_open and since >= connection.loop.time() - IDLE_LIMIT_S:
                 return connection
             connection.close()
         return None

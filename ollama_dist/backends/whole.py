@@ -5,7 +5,7 @@ there is the parser, which then sees the very same bytes.
 """
 
 import re
-from typing import Final
+from typing import Any, Final
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) [ -~]*")
 _FIELD: Final = re.compile(rb"([A-Za-z0-9-]+):[ ]?([\t -~]*)")
@@ -21,27 +21,28 @@ LARGEST_HEAD: Final = 2048
 Headers = tuple[tuple[str, str], ...]
 """Names are lower case."""
 
-_Known = tuple[int, Headers]
+_Known = tuple[int, Headers, dict[Any, Any]]
 
 _known: Final[dict[tuple[bytes, bytes], _Known]] = {}
 """Of heads without their lengths. A date changes each second, so the oldest goes where there is no room."""
 
 
-def whole_answer(data: bytes) -> tuple[int, Headers, bytes] | None:
-    """Status, headers and body in ``data``; None where that is not just one usual answer with a body.
+def whole_answer(data: bytes) -> tuple[int, Headers, dict[Any, Any], bytes] | None:
+    """Status, headers, what was worked out of others like them, and body in ``data``.
 
-    After it the connection goes on.
+    None where that is not just one usual answer with a body. After it the connection goes on.
     """
     said, end, body = data.partition(b"\r\n\r\n")
-    before, named, after = said.partition(b"\r\nContent-Length: ")
+    before, _, after = said.partition(b"\r\nContent-Length: ")
     digits, _, after = after.partition(b"\r\n")
-    if not end or not named or not digits.isdigit() or len(digits) > 6 or int(digits) != len(body):
+    length = str(len(body))
+    if digits != length.encode() or not end:
         return None
     known = _known.get((before, after)) or _read(before, after)
     if known is None:
         return None
-    status, headers = known
-    return status, (*headers, ("content-length", digits.decode())), body
+    status, headers, worked_out = known
+    return status, (*headers, ("content-length", length)), worked_out, body
 
 
 def _read(before: bytes, after: bytes) -> _Known | None:
@@ -58,5 +59,5 @@ def _read(before: bytes, after: bytes) -> _Known | None:
         return None
     while len(_known) >= HEADS_KEPT:
         del _known[next(iter(_known))]
-    _known[before, after] = int(line[1]), headers
-    return _known[before, after]
+    known = _known[before, after] = int(line[1]), headers, {}
+    return known

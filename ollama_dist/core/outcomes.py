@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Final
 
-from ollama_dist.core.ids import NodeId
+from ollama_dist.core.ids import NodeId, RequestId
 from ollama_dist.core.values import value
 
 
@@ -52,7 +52,8 @@ class Usage:
 
     @property
     def tokens_per_s(self) -> float | None:
-        return self.output_tokens / self.output_s if self.output_tokens and self.output_s > 0 else None
+        tokens, seconds = self.output_tokens, self.output_s
+        return tokens / seconds if tokens and seconds > 0 else None
 
 
 NO_USAGE: Final = Usage()
@@ -69,11 +70,20 @@ class Attempt:
 
 @value(frozen=True, slots=True)
 class Outcome:
-    """The end of the request as its caller saw it. Times in seconds since the request was read."""
+    """The end of the request as its caller saw it. Times in seconds since the request was read.
 
+    The names of the model and the node are as somebody outside wrote them.
+    """
+
+    request_id: RequestId
+    route: str
+    model: str
+    node: str
+    """Who answered; empty for nobody."""
     status: int
     result: Result
     attempts: tuple[Attempt, ...]
     first_byte_s: float | None
     total_s: float
-    usage: Usage = NO_USAGE
+    tokens: int = 0
+    """Those of the answer."""

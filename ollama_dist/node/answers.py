@@ -89,19 +89,17 @@ class Answer:
     def __init__(
         self, head: Head, first: bytes, *, rest: "_Rest | None" = None, usage: Usage = NO_USAGE
     ) -> None:
-        self.status = head.status
-        self.headers = [(PASSED_ON[name], value) for name, value in head.headers if name in PASSED_ON]
+        self.status = status = head.status
+        worked_out = head.worked_out
+        self.headers = (worked_out and worked_out.get(_PASSED)) or _passed_on(head)
         self.first = first
         """The whole body where `is_whole`, else its beginning (never empty)."""
-        self.result = Result.OK if head.status < 400 else Result.REJECTED
+        self.result = Result.OK if status < 400 else Result.REJECTED
         """How it stands; reading on may find that it broke off."""
         self.usage = usage
         """What the engine said of tokens and times; known once the answer is over."""
         self._rest = rest
-
-    @property
-    def is_whole(self) -> bool:
-        return self._rest is None
+        self.is_whole = rest is None
 
     @property
     def is_over(self) -> bool:
@@ -152,6 +150,17 @@ class Answer:
         """Let go of the connection: kept if the answer was read to its end, else closed at once."""
         if self._rest is not None:
             self._rest.close()
+
+
+_PASSED: Final = object()
+
+
+def _passed_on(head: Head) -> tuple[Header, ...]:
+    """What of its headers means something to a caller."""
+    headers = tuple((PASSED_ON[name], value) for name, value in head.headers if name in PASSED_ON)
+    if head.worked_out is not None:
+        head.worked_out[_PASSED] = headers
+    return headers
 
 
 class _Rest:

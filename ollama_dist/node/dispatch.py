@@ -17,7 +17,6 @@ from ollama_dist.backends.target import Target
 from ollama_dist.core.errors import Busy, DistError, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.modes import Mode
-from ollama_dist.core.names import ModelKey
 from ollama_dist.core.outcomes import Result
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority
 from ollama_dist.core.view import ClusterView, NodeView
@@ -27,7 +26,7 @@ from ollama_dist.node.limits import OWNER_S
 from ollama_dist.node.load import Admission, EngineLoad, OnPlace, Waited
 from ollama_dist.node.loads import Loads
 from ollama_dist.node.modes import Switches, effective_mode
-from ollama_dist.node.notes import Notes
+from ollama_dist.node.notes import Asked, Notes
 from ollama_dist.node.served import Held, Served, let_go
 from ollama_dist.scheduling.decide import decide, unload_targets
 from ollama_dist.scheduling.decision import Decision
@@ -82,7 +81,7 @@ class Dispatcher:
         cache: AnswerCache,
         rng: Random,
         clock: Callable[[], float],
-        asked: Callable[[ModelKey, float], None] = lambda _model, _wait_s: None,
+        asked: Asked = lambda _model, _wait_s, _now: None,
     ) -> None:
         self._view = view
         self._switches = switches
@@ -106,15 +105,14 @@ class Dispatcher:
         body: bytes,
         on_place: OnPlace | None = None,
         asking: Asking | None = None,
-    ) -> Coroutine[Any, Any, Served]:
-        """An answer to ``request`` that has begun at the best place that would give one.
+    ) -> Served:
+        """``request``, to be answered by `begin` within a ``with`` block of what is returned.
 
         ``on_place`` hears how the wait for a slot goes. With ``asking`` the answer is kept, and a kept one
-        given where none can be had. Read the answer to its end within a ``with`` block of what is returned;
-        how it ended is noted when the block is left. Raises `NoCandidate`, `Busy`, `UpstreamFailed`, and for
-        pins `NodeNotFound` or `ModelNotFound`.
+        given where none can be had. How it ended is noted when the block is left.
         """
-        return self.begin(Served(request, headers, body, on_place, asking, self.clock(), self.end))
+        self.budget.begin()
+        return Served(request, headers, body, on_place, asking, self.clock(), self.end)
 
     @asynccontextmanager
     async def serve_peer(
@@ -156,49 +154,47 @@ class Dispatcher:
 
     # Deciding and attempting
 
-    async def begin(self, served: Served) -> Served:
-        """Put an answer into ``served``: one of now, or else one that was kept."""
-        self.budget.begin()
-        try:
-            if served.asking is None:
-                await self._answer(served)
-            else:
-                await self._answer_or_recall(served, served.asking)
-        except BaseException as error:
-            self.end(served, error)
-            raise
-        served.headers, served.body = (), b""  # sent, and not to be kept for as long as the answer lasts
-        served.first_byte_s = self.clock() - served.began
-        if served.asking is not None and served.answer is not None:
-            served.answer.keep_copy(LARGEST)
-        return served
+    def begin(self, served: Served) -> Coroutine[Any, Any, Answer]:
+        """An answer that has begun at the best place that would give one, to be read to its end.
 
-    async def _answer_or_recall(self, served: Served, asking: Asking) -> None:
+        It is ``served.answer`` from then on. Raises `NoCandidate`, `Busy`, `UpstreamFailed`, and for pins
+        `NodeNotFound` or `ModelNotFound`.
+        """
+        return (
+            self._answer(served) if served.asking is None else self._answer_or_recall(served, served.asking)
+        )
+
+    async def _answer_or_recall(self, served: Served, asking: Asking) -> Answer:
+        """An answer of now, or else one that was kept."""
         try:
-            await self._answer(served)
+            answer = await self._answer(served)
         except DistError as error:
-            if not (error.retryable and self._recall(served, asking)):
+            if not error.retryable or (kept := self._recall(served, asking)) is None:
                 raise
+            answer = kept
         else:
-            if served.is_refusal and served.answer is not None and served.answer.status >= 500:
-                self._recall(served, asking)
+            if served.is_refusal and answer.status >= 500:
+                answer = self._recall(served, asking) or answer
+        answer.keep_copy(LARGEST)
+        return answer
 
-    def _recall(self, served: Served, asking: Asking) -> bool:
-        """Answer with what was kept, if something was and may be given."""
+    def _recall(self, served: Served, asking: Asking) -> Answer | None:
+        """What was kept, if something was and may be given."""
         request, view = served.request, self._view()
         holders = view.holders.get(request.model, ()) if request.model is not None else ()
         if request.model is None or not holders or not self._switches().fallback:
-            return False
+            return None
         # The holders may all be gone: what they were last known to have is what the name stands for.
         here = view.serving_holders(request.model) or [view.nodes[node] for node in holders]
         meant = view.content(request.model, here).digest
         now = self.clock()
         kept = self.cache.get(asking.about(request, meant), now)
         if kept is None:
-            return False
+            return None
         served.kept_s, served.node, served.is_refusal = now - kept.at, None, False
-        served.answer = Answer(Head(kept.status, kept.headers), kept.body)
-        return True
+        answer = Answer(Head(kept.status, kept.headers), kept.body)
+        self._begun(served, answer)
+        return answer
 
     def _keep(self, served: Served, asking: Asking) -> None:
         """Keep an answer that ended well for the day when there is none."""
@@ -212,25 +208,26 @@ class Dispatcher:
             kept = Kept(answer.status, headers, copy, request.model, self.clock())
             self.cache.put(asking.about(request, model.digest), kept)
 
-    async def _answer(self, served: Served) -> None:
-        """Put the first answer that begins into ``served``; what it needs stays in ``served.held``."""
+    async def _answer(self, served: Served) -> Answer:
+        """The first answer that begins; what it needs stays in ``served.held``."""
         failures: list[AttemptFailed] = []
-        while served.answer is None:
+        while True:
             view = self._view()
             try:
                 decision = self._decide(served, view)
             except NoCandidate:
                 if not failures:
                     raise
-                self._surrender(served, failures)
+                answer = self._surrender(served, failures)
                 break
             node = view.nodes[decision.winner]
             if served.request.intent is Intent.UNLOAD:
                 await self._unload_elsewhere(served, node.id)
             try:
                 is_own = node.id == view.self_id
-                beginning = self._here(served, node, decision) if is_own else self._there(served, node)
-                served.answer, served.node = await beginning, node
+                answer = await (self._here(served, node, decision) if is_own else self._there(served, node))
+                served.node = node
+                break
             except AttemptFailed as failed:
                 let_go(served.held)
                 served.waited = None
@@ -238,19 +235,27 @@ class Dispatcher:
                 failures.append(failed)
                 step = next_step(served.attempts, fallback=self._switches().fallback)
                 if isinstance(step, GiveUp) or (step.costs and not self._take_retry(served)):
-                    self._surrender(served, failures)
+                    answer = self._surrender(served, failures)
+                    break
+        self._begun(served, answer)
+        return answer
+
+    def _begun(self, served: Served, answer: Answer) -> None:
+        served.answer = answer
+        served.headers, served.body = (), b""  # sent, and not to be kept for as long as the answer lasts
+        served.first_byte_s = self.clock() - served.began
 
     async def _here(self, served: Served, me: NodeView, decision: Decision) -> Answer:
         """An answer of this node's own engine; raises `AttemptFailed`."""
         request, expected = served.request, decision.expected
-        service = expected.service_s if expected is not None else 0.0
-        target, admission = self._own_slot(request, me.id, service)
-        served.waited = admission.waited
-        if served.waited is None:
-            served.waited = await self._turn(admission, served.on_place)
+        target, admission = self._own_slot(request, me.id, 0.0 if expected is None else expected.service_s)
+        waited = admission.waited
+        if waited is None:
+            waited = await self._turn(admission, served.on_place)
             must_load = _must_load(request, self._view().me)
         else:
             must_load = expected is not None and expected.load_s > 0 and _must_load(request, me)
+        served.waited = waited
         served.held.append(admission.leave)
         answer = await self._begin_here(target, request, served.headers, served.body, must_load)
         if not answer.is_whole:
@@ -288,30 +293,31 @@ class Dispatcher:
         return decision
 
     def _conditions(self, view: ClusterView, served: Served) -> Conditions:
+        mode = served.mode.mode
+        if self.breakers.are_closed and not served.attempts:
+            return _USUAL[mode]
         circuits = self.breakers.not_closed(view.nodes, self.clock())
-        if not circuits and not served.attempts:
-            return _USUAL[served.mode.mode]
         tried = {attempt.node: attempt.result for attempt in served.attempts}
-        return Conditions(served.mode.mode, circuits, tried)
+        return Conditions(mode, circuits, tried)
 
     def _take_retry(self, served: Served) -> bool:
         allowed = self.budget.take()
         served.retries += allowed
         return allowed
 
-    def _surrender(self, served: Served, failures: Sequence[AttemptFailed]) -> None:
+    def _surrender(self, served: Served, failures: Sequence[AttemptFailed]) -> Answer:
         """No place gave an answer: take a place's own words for one where it had some, else raise."""
         telling = min(failures, key=_told_after)
         if telling.said is not None:
             place = served.attempts[failures.index(telling)].node
-            served.node, served.answer, served.is_refusal = self._view().nodes.get(place), telling.said, True
-        elif telling.result is Result.BUSY:
+            served.node, served.is_refusal = self._view().nodes.get(place), True
+            return telling.said
+        if telling.result is Result.BUSY:
             raise Busy(str(telling)) from telling
-        else:
-            tried = (f"{self._name(each.node)}: {each.detail or each.result}" for each in served.attempts)
-            raise UpstreamFailed(
-                f"{served.request.model_text!r} could not be served ({'; '.join(tried)})"
-            ) from telling
+        tried = (f"{self._name(each.node)}: {each.detail or each.result}" for each in served.attempts)
+        raise UpstreamFailed(
+            f"{served.request.model_text!r} could not be served ({'; '.join(tried)})"
+        ) from telling
 
     def _lease(self, node: NodeView, held: Held) -> Target:
         """The right to send one request to a peer, as long as ``held``; raises `AttemptFailed`."""
@@ -349,7 +355,8 @@ class Dispatcher:
         target = self._target(node)
         if target is None:
             raise AttemptFailed(Result.REFUSED, "nothing is known to take relayed requests there")
-        self.breakers.begin(node, self.clock())
+        if not self.breakers.are_closed:
+            self.breakers.begin(node, self.clock())
         return target
 
     async def _unload_elsewhere(self, served: Served, winner: NodeId) -> None:

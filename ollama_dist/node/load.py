@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from ollama_dist.core.errors import Busy
@@ -36,22 +37,16 @@ AT_ONCE: Final = Waited(Place(0, 0.0), 0.0)
 _TAKES_SLOT: Final = (Intent.GENERATE, Intent.EMBED)
 
 
+@dataclass(slots=True, eq=False)
 class Admission:
-    """A place in the engine, or in the queue before it, until `leave`, which is to be called once."""
+    """A place in the engine, or in the queue before it."""
 
-    __slots__ = ("_leave", "ticket", "waited")
-
-    def __init__(
-        self, leave: Callable[[Ticket | None], None], ticket: Ticket | None, waited: Waited | None
-    ) -> None:
-        self._leave = leave
-        self.ticket = ticket
-        """None for what takes no slot."""
-        self.waited = waited
-        """How it was come by; None for who waits."""
-
-    def leave(self) -> None:
-        self._leave(self.ticket)
+    ticket: Ticket | None
+    """None for what takes no slot."""
+    waited: Waited | None
+    """How it was come by; None for who waits."""
+    leave: Callable[[], None]
+    """To be called once."""
 
 
 class EngineLoad:
@@ -108,10 +103,10 @@ class EngineLoad:
         if request.model is None or request.intent not in _TAKES_SLOT:
             self._beside += 1
             self._changed()
-            return Admission(self._leave, None, AT_ONCE)
+            return Admission(None, AT_ONCE, partial(self._leave, None))
         ticket = self._queue.enter(request.model, request.priority, service_s, self._clock())
         self._changed()
-        return Admission(self._leave, ticket, AT_ONCE if ticket.runs else None)
+        return Admission(ticket, AT_ONCE if ticket.runs else None, partial(self._leave, ticket))
 
     async def wait(self, admission: Admission, on_place: OnPlace | None = None) -> Waited:
         """Until a place in the queue has become one in the engine.
@@ -133,7 +128,9 @@ class EngineLoad:
         if ticket is None:
             self._beside -= 1
         else:
-            self._call(self._queue.leave(ticket))
+            admitted = self._queue.leave(ticket)
+            if admitted:
+                self._call(admitted)
         self._changed()
 
     async def _turn(self, ticket: Ticket, on_place: OnPlace | None) -> None:
@@ -160,6 +157,6 @@ class EngineLoad:
     def learn(self, usage: Usage) -> None:
         """Fold the speed of an answer just finished into the decode rate."""
         if speed := usage.tokens_per_s:
-            weight = _SMOOTHING if self._tokens_per_s else 1.0
-            self._tokens_per_s += weight * (speed - self._tokens_per_s)
-            self._told_tokens_per_s = round(self._tokens_per_s, 1)
+            known = self._tokens_per_s
+            self._tokens_per_s = known = known + _SMOOTHING * (speed - known) if known else speed
+            self._told_tokens_per_s = round(known, 1)

@@ -16,12 +16,13 @@ from collections.abc import Iterable, MutableMapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TextIO
+from typing import Any, Final, TextIO
 
 import structlog
 from structlog.typing import Processor
 
 from ollama_dist.core.ids import RequestId
+from ollama_dist.core.outcomes import Outcome
 from ollama_dist.node.config import LogSettings
 from ollama_dist.node.setting_values import LogFormat, Secret
 
@@ -92,20 +93,6 @@ class Redactor:
 @lru_cache(maxsize=512)
 def _names_a_secret(field: str) -> bool:
     return _SECRET_FIELD.search(field) is not None
-
-
-class RequestEnded(NamedTuple):
-    """What the log says of each request. The model and the node are as somebody outside wrote them."""
-
-    request_id: RequestId
-    route: str
-    model: str
-    node: str
-    status: int
-    result: str
-    first_byte_s: float | None
-    total_s: float
-    tokens: int
 
 
 class _Lines:
@@ -184,12 +171,10 @@ class _RequestLines:
 
     def __init__(self) -> None:
         self._lines: _Lines | None = None
-        self._ended: deque[tuple[float, RequestEnded]] = deque()  # threads log too, and write it out first
-
-    @property
-    def is_on(self) -> bool:
-        """Whether the form and the level of now allow it."""
-        return self._lines is not None
+        """None where the form or the level of now do not allow it."""
+        self._due = 0.0
+        """After that (Unix time) nobody comes any more to write what waits."""
+        self._ended: deque[tuple[float, Outcome]] = deque()  # threads log too, and write it out first
 
     def set_up(self, redactor: Redactor, lines: _Lines | None) -> None:
         self.flush()
@@ -204,37 +189,49 @@ class _RequestLines:
 
         self._lines, self._form, self._known_form = lines, form, lru_cache(maxsize=_WORDS)(form)
 
-    def add(self, ended: RequestEnded) -> None:
+    def add(self, outcome: Outcome) -> None:
+        """Log that a request has ended. No field is named like a secret."""
+        if self._lines is None:  # another form or level is wanted
+            log.info("request", **_fields(outcome))
+            return
         now, waiting = time.time(), self._ended
-        waiting.append((now, ended))
-        if len(waiting) == 1:
-            try:
-                asyncio.get_running_loop().call_later(LATE_S, self.flush)
-            except RuntimeError:  # nobody would come back to it
-                self.flush()
-        elif len(waiting) >= LATE_LINES or now - waiting[0][0] > 2 * LATE_S:  # or nobody came
+        waiting.append((now, outcome))
+        if now > self._due or len(waiting) >= LATE_LINES:
+            self._arrange(now)
+
+    def _arrange(self, now: float) -> None:
+        """Have what waits written: soon where it is the first, now where there is much, or nobody came."""
+        if len(self._ended) > 1:
+            self.flush()
+            return
+        self._due = now + 2 * LATE_S
+        try:
+            asyncio.get_running_loop().call_later(LATE_S, self.flush)
+        except RuntimeError:  # nobody would come back to it
             self.flush()
 
     def flush(self) -> None:
         if self._lines is None:
             return
-        lines = []
-        while self._ended:
-            lines.append(self._line(*self._ended.popleft()))
+        lines, waiting, second, at = [], self._ended, 0, ""
+        while waiting:
+            now, said = waiting.popleft()
+            model, node, first_s = said.model, said.node, said.first_byte_s
+            form = self._known_form if len(model) + len(node) <= 2 * _WORD else self._form
+            before, after = form(model, node, said.result, said.route, said.status)
+            if int(now) != second:
+                second = int(now)
+                at = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            if first_s is not None:
+                first_s = int(first_s * 1e4 + 0.5) / 1e4  # as `_brief`, in place
+            lines.append(
+                f"{at}.{int((now - second) * 1e6):06}Z [info     ] request                    "
+                f"    first_byte_s={first_s} {before}{said.request_id}{after}{said.tokens}"
+                f" total_s={int(said.total_s * 1e4 + 0.5) / 1e4}\n"
+            )
+        self._due = 0.0
         if lines:
             self._lines.write("".join(lines))
-
-    def _line(self, now: float, ended: RequestEnded) -> str:
-        request_id, route, model, node, status, result, first_s, total_s, tokens = ended
-        form = self._known_form if len(model) + len(node) <= 2 * _WORD else self._form
-        before, after = form(model, node, result, route, status)
-        second = int(now)
-        total = int(total_s * 1e4 + 0.5) / 1e4  # as `_brief`, in place
-        first = None if first_s is None else int(first_s * 1e4 + 0.5) / 1e4
-        return (
-            f"{_second(second)}.{int((now - second) * 1e6):06}Z [info     ] request                        "
-            f"first_byte_s={first} {before}{request_id}{after}{tokens} total_s={total}\n"
-        )
 
 
 def _brief(seconds: float | None) -> float | None:
@@ -242,22 +239,24 @@ def _brief(seconds: float | None) -> float | None:
     return None if seconds is None else int(seconds * 1e4 + 0.5) / 1e4
 
 
-@lru_cache(maxsize=1)
-def _second(at: int) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
 _request_lines: Final = _RequestLines()
 atexit.register(_request_lines.flush)
+log_request: Final = _request_lines.add
 
 
-def log_request(ended: RequestEnded) -> None:
-    """Log that a request has ended. No field is named like a secret."""
-    if _request_lines.is_on:
-        _request_lines.add(ended)
-    else:
-        first, total = _brief(ended.first_byte_s), _brief(ended.total_s)
-        log.info("request", **(ended._asdict() | {"first_byte_s": first, "total_s": total}))
+def _fields(outcome: Outcome) -> dict[str, Any]:
+    """What the log says of each request."""
+    return {
+        "request_id": outcome.request_id,
+        "route": outcome.route,
+        "model": outcome.model,
+        "node": outcome.node,
+        "status": outcome.status,
+        "result": outcome.result,
+        "first_byte_s": _brief(outcome.first_byte_s),
+        "total_s": _brief(outcome.total_s),
+        "tokens": outcome.tokens,
+    }
 
 
 _REQUEST: Final[ContextVar[RequestId | None]] = ContextVar("request", default=None)

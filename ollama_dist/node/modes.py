@@ -38,11 +38,9 @@ def effective_mode(switches: Switches, view: ClusterView) -> EffectiveMode:
     """A node that wants peers and reaches none is standalone: a fallback, if it knows of lost ones."""
     if switches.mode is not Mode.DISTRIBUTED:
         return EffectiveMode(switches.mode)
-    known: EffectiveMode | None = view.worked_out.get(EffectiveMode)
-    if known is None:
-        alone = _CUT_OFF if view.misses_others else _ALONE
-        known = view.worked_out[EffectiveMode] = _DISTRIBUTED if view.reaches_others else alone
-    return known
+    if view.reaches_others:
+        return _DISTRIBUTED
+    return _CUT_OFF if view.misses_others else _ALONE
 
 
 _DISTRIBUTED: Final = EffectiveMode(Mode.DISTRIBUTED)

@@ -1,7 +1,7 @@
 """What is learned of requests: how fast places are, which of them fail, and what people ask about later."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -16,7 +16,7 @@ from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.load import EngineLoad
 from ollama_dist.node.loads import Loads
-from ollama_dist.node.logs import RequestEnded, log_request
+from ollama_dist.node.logs import log_request
 from ollama_dist.node.served import Served
 from ollama_dist.node.stats import Stats
 from ollama_dist.scheduling.breaker import Breakers
@@ -29,18 +29,19 @@ CLIENT_LEFT: Final = 499
 """What is noted as the status when nobody was left to be answered."""
 
 
-class Notes:
-    """Takes down what was decided, what failed and how each request ended.
+Asked = Callable[[ModelKey, float, float], None]
+"""Hears of each request from a client: its model, how long it was expected to wait for others, and when."""
 
-    ``asked`` hears of each request from a client: its model, and how long it was expected to wait for others.
-    """
+
+class Notes:
+    """Takes down what was decided, what failed and how each request ended."""
 
     def __init__(
         self,
         load: EngineLoad,
         loads: Loads,
         clock: Callable[[], float],
-        asked: Callable[[ModelKey, float], None],
+        asked: Asked,
     ) -> None:
         self._load = load
         self._loads = loads
@@ -69,37 +70,47 @@ class Notes:
     def ended(self, served: Served, error: BaseException | None) -> None:
         """The request is over; ``error`` is what ended it, if something did."""
         request, node, answer, now = served.request, served.node, served.answer, self._clock()
-        result = served.result(is_read=error is None)
+        result, tried = served.result(is_read=error is None), served.attempts
+        attempts: Sequence[Attempt] = tried
         if answer is None:
             status, usage = error.status if isinstance(error, DistError) else CLIENT_LEFT, NO_USAGE
         else:
             status, usage = answer.status, answer.usage
             if node is not None and not served.is_refusal:
                 self.breakers.end(node.id, result, now)
-                served.attempts.append(_attempt(node.id, result))
+                last = _only(node.id, result)
+                attempts = (*tried, *last) if tried else last
+                tried += last
                 if result is Result.OK:
                     self.learn(node, request, usage, is_own=served.waited is not None)
-        first_s, total_s = served.first_byte_s, now - served.began
-        outcome = Outcome(status, result, tuple(served.attempts), first_s, total_s, usage)
+        outcome = Outcome(
+            request.id,
+            request.route,
+            request.model_text,
+            "" if node is None else node.name,
+            status,
+            result,
+            tuple(attempts),
+            served.first_byte_s,
+            now - served.began,
+            usage.output_tokens,
+        )
         if served.record is not None:
             served.record.outcome = outcome
         if request.model is not None and request.intent in _WORK:
-            decision = served.decision
-            expected = decision.expected if decision is not None else None
-            self._asked(request.model, expected.wait_s if expected is not None else 0.0)
-        route, model, name = request.route, request.model_text, "" if node is None else node.name
-        self.stats.count(route, model, name, outcome, is_fallback=served.fallback_reason != "")
-        tokens = usage.output_tokens
-        log_request(RequestEnded(request.id, route, model, name, status, result, first_s, total_s, tokens))
+            expected = served.decision.expected if served.decision is not None else None
+            self._asked(request.model, expected.wait_s if expected is not None else 0.0, now)
+        self.stats.count(outcome, is_fallback=served.fallback_reason != "")
+        log_request(outcome)
 
     def learn(self, node: NodeView, request: InferenceRequest, usage: Usage, *, is_own: bool) -> None:
         """An answer of ``node`` ended well; ``is_own`` is whether this node's engine gave it."""
-        model = request.model
-        if model is not None and (usage.output_tokens or usage.load_s > NOTABLE_LOAD_S):
+        model, has_written = request.model, usage.output_tokens
+        if model is not None and (has_written or usage.load_s > NOTABLE_LOAD_S):
             installed = node.models.get(model)
             self.rates.learn(node.id, model, installed.size if installed else 0, usage)
         if is_own:
-            if usage.output_tokens:
+            if has_written:
                 self._load.learn(usage)
             if request.intent is not Intent.UNLOAD:
                 self._loads.note(request)
@@ -111,9 +122,9 @@ class Notes:
 
 
 @lru_cache(maxsize=256)
-def _attempt(node: NodeId, result: Result) -> Attempt:
-    """One of which no more is to be said: nearly all are alike."""
-    return Attempt(node, result)
+def _only(node: NodeId, result: Result) -> tuple[Attempt, ...]:
+    """One attempt of which no more is to be said: nearly all are alike."""
+    return (Attempt(node, result),)
 
 
 _WORK: Final = (Intent.GENERATE, Intent.EMBED)

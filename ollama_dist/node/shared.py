@@ -49,6 +49,8 @@ class Shared:
         """Of the living others."""
         self.own_intents: dict[ModelKey, Action] = {}
         self._meter = DemandMeter()
+        self.note_request = self._meter.note
+        """A client asked for a model; times are those of ``time.monotonic``."""
         self._told_demand = b""
         self._demand: dict[NodeId, dict[ModelKey, Demand]] = {}
         self._shelf = shelf
@@ -103,9 +105,6 @@ class Shared:
         else:
             self.own_intents[model] = action
         self._changed()
-
-    def note_request(self, model: ModelKey, wait_s: float) -> None:
-        self._meter.note(model, wait_s, time.monotonic())
 
     def tell_demand(self) -> None:
         """Bring what is told of it up to date; it is coarse, so that this seldom changes anything."""

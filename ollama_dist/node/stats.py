@@ -3,9 +3,10 @@
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any, Final
 
 from ollama_dist.core.outcomes import Outcome, Result
@@ -17,7 +18,7 @@ _EDGES: Final = tuple(0.001 * _GROWTH**step for step in range(100))
 
 _bin: Final = partial(bisect_left, _EDGES)
 _AT_ONCE: Final = 256
-"""So many are put into their bins together, for a seventh of what it costs one by one."""
+"""So many are counted together, for a fraction of what it costs one by one."""
 
 MAX_NAMES: Final = 1000
 """Models and nodes counted by name; callers can invent names, so the rest is counted together."""
@@ -33,37 +34,22 @@ class Latencies:
 
     def __init__(self) -> None:
         self._bins = [0] * (len(_EDGES) + 1)
-        self._sum = 0.0
-        self._fresh: list[float] = []
-        """What is in no bin yet."""
-
-    def add(self, seconds: float) -> None:
-        self._fresh.append(seconds)
-        if len(self._fresh) >= _AT_ONCE:
-            self._sort()
-
-    def _sort(self) -> None:
-        for index, count in Counter(map(_bin, self._fresh)).items():
-            self._bins[index] += count
-        self._sum += sum(self._fresh)
-        self._fresh.clear()
-
-    @property
-    def seconds(self) -> float:
+        self.seconds = 0.0
         """All of them together."""
-        self._sort()
-        return self._sum
+
+    def add(self, seconds: Sequence[float]) -> None:
+        for index, count in Counter(map(_bin, seconds)).items():
+            self._bins[index] += count
+        self.seconds += sum(seconds)
 
     def cumulative(self) -> list[tuple[float, int]]:
         """Edges in seconds, each twice the one before and the last infinite, and how many took no longer."""
-        self._sort()
         counts = list(accumulate(self._bins))
         coarse = [(_EDGES[index], counts[index]) for index in range(0, len(_EDGES), EDGES_PER_DOUBLING)]
         return [*coarse, (math.inf, counts[-1])]
 
     def quantile(self, part: float) -> float | None:
         """The time within which ``part`` of all (0 to 1) were done; None before the first."""
-        self._sort()
         count = sum(self._bins)
         if not count:
             return None
@@ -86,25 +72,31 @@ class Stats:
         self.refused_in = 0
         """Requests of other nodes that were turned away, for want of room or of an engine."""
         self.retries = 0
+        self._fresh: list[Outcome] = []
+        """What is not counted yet."""
         self._ends: dict[_End, int] = {}
         """How many ended so; everything else is summed up from it by who asks."""
         self._models: set[str] = set()
         self._first_byte = Latencies()
         self._total = Latencies()
 
-    def count(self, route: str, model: str, node: str, outcome: Outcome, *, is_fallback: bool) -> None:
-        """Note the end of a request. ``node`` is the name of the place that answered, "" for none."""
-        end = (route, model, node, outcome.result)
-        if end not in self._ends:
-            end = self._new(end)
-        self._ends[end] += 1
+    def count(self, outcome: Outcome, *, is_fallback: bool) -> None:
+        """Note the end of a request."""
+        self._fresh.append(outcome)
+        if len(self._fresh) >= _AT_ONCE:
+            self._settle()
         if is_fallback:
             self.fallbacks += 1
         if len(outcome.attempts) > 1:
             self.retries += len(outcome.attempts) - 1
-        self._total.add(outcome.total_s)
-        if outcome.first_byte_s is not None:
-            self._first_byte.add(outcome.first_byte_s)
+
+    def _settle(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        for end, count in Counter(map(_END_OF, fresh)).items():
+            known = end if end in self._ends else self._new(end)
+            self._ends[known] += count
+        self._total.add([*map(_TOTAL_S, fresh)])
+        self._first_byte.add([each for each in map(_FIRST_BYTE_S, fresh) if each is not None])
 
     def _new(self, end: "_End") -> "_End":
         route, model, node, result = end
@@ -119,6 +111,7 @@ class Stats:
 
     def _by(self, field: int) -> Counter[str]:
         """How many there were of each route (0), model (1), node (2) or result (3)."""
+        self._settle()
         found: Counter[str] = Counter()
         for end, count in self._ends.items():
             found[end[field]] += count
@@ -132,11 +125,13 @@ class Stats:
 
     @property
     def failed(self) -> int:
-        return sum(self._ends.values()) - self.served - self._by(3)[Result.CANCELLED]
+        results = self._by(3)
+        return results.total() - results[Result.OK] - results[Result.REJECTED] - results[Result.CANCELLED]
 
     @property
     def latencies(self) -> Mapping[str, Latencies]:
         """How long requests took, by what was waited for."""
+        self._settle()
         return {"first_byte": self._first_byte, "total": self._total}
 
     def render(self) -> dict[str, Any]:
@@ -157,3 +152,8 @@ class Stats:
 
 _End = tuple[str, str, str, Result]
 """Route, model, name of the node, and how it ended."""
+
+
+_END_OF: Final[Callable[[Outcome], _End]] = attrgetter("route", "model", "node", "result")
+_TOTAL_S: Final[Callable[[Outcome], float]] = attrgetter("total_s")
+_FIRST_BYTE_S: Final[Callable[[Outcome], float | None]] = attrgetter("first_byte_s")

@@ -54,6 +54,11 @@ class Breakers:
             return Circuit.OPEN
         return Circuit.HALF_OPEN
 
+    @property
+    def are_closed(self) -> bool:
+        """Whether nothing is held against anybody."""
+        return not self._states
+
     def not_closed(self, nodes: Iterable[NodeId], now: float) -> dict[NodeId, Circuit]:
         """Of ``nodes`` those whose circuit is not closed."""
         if not self._states:

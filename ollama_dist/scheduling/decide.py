@@ -16,7 +16,7 @@ from ollama_dist.core.names import ModelKey
 from ollama_dist.core.requests import InferenceRequest
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.scheduling.decision import Candidate, Decision, Rejection, Stage
-from ollama_dist.scheduling.estimate import Holding, estimate, seconds
+from ollama_dist.scheduling.estimate import Holding, estimate
 from ollama_dist.scheduling.filters import (
     Conditions,
     reject,
@@ -55,15 +55,15 @@ def decide(
     Raises `NoCandidate` when nothing can be done now, and for a pin `NodeNotFound`, `ModelNotFound` or
     `BadRequest`.
     """
-    wanted = _wanted(request) if request.pin is not None else None
-    if request.pin is not None and wanted is None:
+    wanted, model = None, request.model
+    if request.pin is not None and (wanted := _wanted(request)) is None:
         return _pinned(request, view, rates, ledger, conditions, own_load)
-    if request.model is None:
+    if model is None:
         return _ask_any_engine(view, conditions, wanted)
-    usable, rejected = _usable(request.model, request.local_only, view, conditions, wanted)
-    if not usable and not rejected:
-        return _ask_any_engine(view, conditions, wanted)
+    usable, rejected = _usable(model, request.local_only, view, conditions, wanted)
     if not usable:
+        if not rejected:
+            return _ask_any_engine(view, conditions, wanted)
         raise NoCandidate(_nobody(request, view, rejected))
     if len(usable) == 1:  # no choice: as usual
         winner = _candidate(request, usable[0], rates, ledger, own_load)
@@ -71,8 +71,7 @@ def decide(
     else:
         candidates = _rank(request, usable, rates, ledger, own_load)
         winner = _pick(candidates, view, rng)
-    expected = winner.estimate
-    return Decision(winner.node, Stage.SCORED, expected.reason, candidates, rejected, expected)
+    return Decision(winner.node, Stage.SCORED, winner.reason, candidates, rejected, winner)
 
 
 _Sifted = tuple[Sequence[Holding], tuple[Rejection, ...]]
@@ -138,7 +137,7 @@ def _pinned(
         return Decision(node.id, Stage.PINNED, "asked for by name", ())
     holding = Holding.of(request.model, node, is_self=node.id == view.self_id)
     only = _candidate(request, holding, rates, ledger, own_load)
-    return Decision(node.id, Stage.PINNED, "asked for by name", (only,), expected=only.estimate)
+    return Decision(node.id, Stage.PINNED, "asked for by name", (only,), expected=only)
 
 
 def _ask_any_engine(view: ClusterView, conditions: Conditions, wanted: Wanted | None) -> Decision:
@@ -198,20 +197,18 @@ def _rank(
 def _candidate(
     request: InferenceRequest, holding: Holding, rates: Rates, ledger: Ledger, own_load: int | None
 ) -> Candidate:
-    node = holding.node
     if not holding.is_self:
-        ahead = ledger.in_flight(node)
+        ahead = ledger.in_flight(holding.node)
     else:
-        ahead = node.load.in_flight if own_load is None else own_load
-    expected = estimate(request, holding, ahead, rates)
-    return Candidate(node.id, seconds(request, expected), expected)
+        ahead = holding.node.load.in_flight if own_load is None else own_load
+    return estimate(request, holding, ahead, rates)
 
 
 def _pick(candidates: tuple[Candidate, ...], view: ClusterView, rng: Random) -> Candidate:
     """This node where it is one of the best and free, else the better of two random ones of the best."""
     best = candidates[0]
     own = next((candidate for candidate in candidates if candidate.node == view.self_id), None)
-    if own is not None and _equal(own, best) and not own.estimate.wait_s and not own.estimate.load_s:
+    if own is not None and _equal(own, best) and not own.wait_s and not own.load_s:
         return own
     near = [candidate for candidate in candidates if candidate.score <= _reach(best, candidate, view)]
     if len(near) == 1:

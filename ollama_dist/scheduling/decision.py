@@ -1,6 +1,6 @@
 """What was decided about a request, and why: the record behind ``/api/distributed/decisions``."""
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from ollama_dist.core.outcomes import Outcome
 from ollama_dist.core.values import value
 
 KEPT: Final = 10_000
-"""Records in memory, about a kilobyte each."""
+"""Records in memory, well below a kilobyte each."""
 
 
 class Stage(StrEnum):
@@ -23,9 +23,12 @@ class Stage(StrEnum):
 
 
 @value(frozen=True, slots=True)
-class Estimate:
-    """What a request would meet at a node; seconds."""
+class Candidate:
+    """A node that could serve the request, and what it would meet there; seconds."""
 
+    node: NodeId
+    score: float
+    """The smallest is the best."""
     wait_s: float
     load_s: float
     first_token_s: float
@@ -34,15 +37,6 @@ class Estimate:
     """Short, for people: "loaded, 2 ahead, 71 tok/s"."""
     service_s: float = 0.0
     """How long it would keep a slot there, if it ran alone."""
-
-
-@value(frozen=True, slots=True)
-class Candidate:
-    """A node that could serve the request. The smallest score is the best; scores are seconds."""
-
-    node: NodeId
-    score: float
-    estimate: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +57,8 @@ class Decision:
     reason: str
     candidates: tuple[Candidate, ...]
     rejected: tuple[Rejection, ...] = ()
-    expected: Estimate | None = None
-    """What the winner was chosen for; None where nobody was compared."""
+    expected: Candidate | None = None
+    """The winner; None where nobody was compared."""
 
 
 @dataclass(slots=True)
@@ -109,19 +103,18 @@ class Record:
                 "result": outcome.result,
                 "first_token_ms": None if outcome.first_byte_s is None else _ms(outcome.first_byte_s),
                 "total_ms": _ms(outcome.total_s),
-                "tokens": outcome.usage.output_tokens,
+                "tokens": outcome.tokens,
             },
         }
 
     def _candidate(self, candidate: Candidate) -> dict[str, Any]:
-        estimate = candidate.estimate
         return {
             "node": self._name(candidate.node),
             "score": round(candidate.score, 3),
-            "wait_ms": _ms(estimate.wait_s),
-            "load_ms": _ms(estimate.load_s),
-            "first_token_ms": _ms(estimate.first_token_s),
-            "total_ms": _ms(estimate.total_s),
+            "wait_ms": _ms(candidate.wait_s),
+            "load_ms": _ms(candidate.load_s),
+            "first_token_ms": _ms(candidate.first_token_s),
+            "total_ms": _ms(candidate.total_s),
         }
 
     def _name(self, node: NodeId) -> str:
@@ -132,20 +125,16 @@ class DecisionLog:
     """The last `KEPT` records; the oldest is dropped for a new one."""
 
     def __init__(self, kept: int = KEPT) -> None:
-        self._kept = kept
-        self._records: OrderedDict[RequestId, Record] = OrderedDict()
-
-    def add(self, record: Record) -> None:
-        self._records[record.request_id] = record
-        if len(self._records) > self._kept:
-            self._records.popitem(last=False)
+        self._records: deque[Record] = deque(maxlen=kept)
+        self.add = self._records.append
 
     def get(self, request_id: str) -> Record | None:
-        return self._records.get(RequestId(request_id))
+        """The record of a request. It is looked for one by one: that is asked seldom, and `add` often."""
+        return next((record for record in self.newest() if record.request_id == request_id), None)
 
     def newest(self) -> Iterator[Record]:
         """All records, the newest first."""
-        return reversed(self._records.values())
+        return reversed(self._records)
 
 
 def _ms(seconds: float) -> int:

@@ -3,12 +3,13 @@
 from functools import lru_cache
 from typing import Final
 
+from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
 from ollama_dist.core.values import value
 from ollama_dist.core.view import LoadedModel, NodeView
-from ollama_dist.scheduling.decision import Estimate
-from ollama_dist.scheduling.rates import Rates, prefill
+from ollama_dist.scheduling.decision import Candidate
+from ollama_dist.scheduling.rates import Rates, guess, prefill
 
 BYTES_PER_TOKEN: Final = 4.0
 
@@ -19,7 +20,7 @@ CPU_SHARING: Final = 0.7
 UNKNOWN_RTT_S: Final = 0.001
 
 FIRST_TOKEN_WEIGHT: Final = {Priority.INTERACTIVE: 0.8, Priority.NORMAL: 0.5, Priority.BATCH: 0.0}
-"""How much the first token counts against the whole answer."""
+"""How much the first token counts against the whole answer in the one figure candidates are compared by."""
 
 
 @value(frozen=True, slots=True)
@@ -32,54 +33,67 @@ class Holding:
     size: int
     slots: int
     sharing: float
+    prefill: float
+    """Prompt tokens read in the time one token is written."""
+    place: tuple[NodeId, ModelKey]
+    guess: float
+    """See `rates.guess`."""
     loaded: LoadedModel | None
 
     @classmethod
     def of(cls, key: ModelKey, node: NodeView, *, is_self: bool) -> "Holding":
-        sharing = GPU_SHARING if node.resources.gpus else CPU_SHARING
-        slots = max(1, node.load.slots)
-        return cls(node, key, is_self, node.models[key].size, slots, sharing, in_memory(key, node))
+        size = node.models[key].size
+        return cls(
+            node,
+            key,
+            is_self,
+            size,
+            slots=max(1, node.load.slots),
+            sharing=GPU_SHARING if node.resources.gpus else CPU_SHARING,
+            prefill=prefill(node, 1.0),
+            place=(node.id, key),
+            guess=guess(node, size),
+            loaded=in_memory(key, node),
+        )
 
 
-def estimate(request: InferenceRequest, holding: Holding, ahead: int, rates: Rates) -> Estimate:
+def estimate(request: InferenceRequest, holding: Holding, ahead: int, rates: Rates) -> Candidate:
     """What ``request`` would meet at a node, where ``ahead`` requests are already.
 
     Every figure is an expectation in seconds, never a promise.
     """
-    node, key, slots, loaded = holding.node, holding.key, holding.slots, holding.loaded
-    alone, length = rates.decode(node, key, holding.size), rates.output_tokens(key, None)
-    decode = alone / (1 + holding.sharing * min(ahead, slots - 1)) if ahead else alone
-    wait_s = (ahead - slots + 1) * length / decode / slots if ahead >= slots else 0.0
-    readiness, load_s = "loaded", 0.0
+    slots, loaded = holding.slots, holding.loaded
+    decode = alone = rates.measured(holding.place) or holding.guess
+    if ahead:
+        decode /= 1 + holding.sharing * min(ahead, slots - 1)
+    readiness, wait_s, load_s = "loaded", 0.0, 0.0
+    if ahead >= slots:
+        wait_s = (ahead - slots + 1) * rates.output_tokens(holding.key, None) / decode / slots
     if loaded is None:
-        readiness, load_s = "cold", rates.load_s(node, holding.size)
-    elif not fits(request.runner_options, loaded):
+        readiness, load_s = "cold", rates.load_s(holding.node, holding.size)
+    elif (loaded.options or request.runner_options) and not fits(request.runner_options, loaded):
         # An engine lets all that is under way end before it reloads.
-        wait_s = ahead * length / decode / slots
-        readiness, load_s = "loaded with other options", rates.load_s(node, holding.size) + wait_s
-    prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / prefill(node, alone)
-    first = max(wait_s, load_s) + prompt_s
+        wait_s = ahead * rates.output_tokens(holding.key, None) / decode / slots
+        readiness = "loaded with other options"
+        load_s = rates.load_s(holding.node, holding.size) + wait_s
+    prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / (alone * holding.prefill)
+    first = (max(wait_s, load_s)) + prompt_s
     if not holding.is_self:
-        first += node.rtt_s or UNKNOWN_RTT_S
+        first += holding.node.rtt_s or UNKNOWN_RTT_S
     reason = _reason(readiness, ahead, round(decode))
+    node = holding.node.id
     if request.intent is not Intent.GENERATE:
-        return Estimate(wait_s, load_s, first, first, reason, prompt_s)
-    tokens = length if request.max_tokens is None else rates.output_tokens(key, request.max_tokens)
-    return Estimate(wait_s, load_s, first, first + tokens / decode, reason, prompt_s + tokens / alone)
+        return Candidate(node, first, wait_s, load_s, first, first, reason, prompt_s)
+    tokens = rates.output_tokens(holding.key, request.max_tokens)
+    total, weight = first + tokens / decode, FIRST_TOKEN_WEIGHT[request.priority]
+    score = weight * first + (1 - weight) * total
+    return Candidate(node, score, wait_s, load_s, first, total, reason, prompt_s + tokens / alone)
 
 
 @lru_cache(maxsize=256)
 def _reason(readiness: str, ahead: int, tokens_per_s: int) -> str:
     """For people; the same few come again and again."""
     return f"{readiness}, {ahead} ahead, {tokens_per_s} tok/s"
-
-
-def seconds(request: InferenceRequest, expected: Estimate) -> float:
-    """The one figure candidates are compared by."""
-    if expected.first_token_s == expected.total_s:
-        return expected.total_s
-    weight = FIRST_TOKEN_WEIGHT[request.priority]
-    return weight * expected.first_token_s + (1 - weight) * expected.total_s
 
 
 def service_s(request: InferenceRequest, key: ModelKey, node: NodeView, rates: Rates) -> float:

@@ -81,17 +81,17 @@ class NodeQueue:
         line = self._lines.get(model)
         if line is None:
             line = self._lines[model] = _Line()
-        is_free = len(line.running) < self.slots
-        if not is_free and len(line.waiting) >= self._max_waiting:
-            raise Busy(BUSY_TEXT)
-        self._number += 1
-        self.in_flight += 1
-        ticket = Ticket(0.0, self._number, model, service_s, is_free)
-        if is_free:
+        self._number = number = self._number + 1
+        if len(line.running) < self.slots:
+            ticket = Ticket(0.0, number, model, service_s, True)
             line.running.add(ticket)
-        else:
-            ticket.rank = CLASS_S[priority] + min(service_s, LONGEST_SERVICE_S) + AGING * now
+        elif len(line.waiting) < self._max_waiting:
+            rank = CLASS_S[priority] + min(service_s, LONGEST_SERVICE_S) + AGING * now
+            ticket = Ticket(rank, number, model, service_s)
             bisect.insort(line.waiting, ticket)
+        else:
+            raise Busy(BUSY_TEXT)
+        self.in_flight += 1
         return ticket
 
     def place(self, ticket: Ticket) -> Place:

@@ -5,7 +5,6 @@ a rate is guessed from what is known of the node, scaled by the model's size.
 """
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeVar
 
@@ -52,57 +51,48 @@ MAX_ENTRIES: Final = 4096
 """Pairs of node and model remembered; the longest unused goes first."""
 
 
-@dataclass(slots=True)
-class LogAverage:
-    """An exponentially weighted mean of logarithms; `value` is None before the first sample."""
-
-    value: float | None = None
-
-    def add(self, sample: float) -> None:
-        if sample > 0:
-            value = self.value
-            self.value = sample if value is None else value * (sample / value) ** ALPHA
-
-
 def prefill(node: NodeView, decode: float) -> float:
     """Prompt tokens read per second where ``decode`` are written."""
     return decode * (GPU_PREFILL_RATIO if node.resources.gpus else CPU_PREFILL_RATIO)
+
+
+def guess(node: NodeView, size: int) -> float:
+    """Tokens one request gets per second when it runs alone, where this node has measured nothing."""
+    return node.load.tokens_per_s or _guessed(bool(node.resources.gpus), size)
 
 
 class Rates:
     """What has been measured, and a guess for what has not."""
 
     def __init__(self) -> None:
-        self._decode: dict[tuple[NodeId, ModelKey], LogAverage] = {}
-        self._load: dict[NodeId, LogAverage] = {}
-        self._output: dict[ModelKey, LogAverage] = {}
+        self._decode: dict[tuple[NodeId, ModelKey], float] = {}
+        self._load: dict[NodeId, float] = {}
+        self._output: dict[ModelKey, float] = {}
 
     def learn(self, node: NodeId, model: ModelKey, size: int, usage: Usage) -> None:
         """Fold in an answer that ended well. ``size`` is the model's, in bytes."""
-        if usage.output_tokens:
-            self._average(self._output, model).add(usage.output_tokens)
+        if tokens := usage.output_tokens:
+            _fold(self._output, model, tokens)
             if speed := usage.tokens_per_s:
-                self._average(self._decode, (node, model)).add(speed)
+                _fold(self._decode, (node, model), speed)
         if usage.load_s > NOTABLE_LOAD_S and size:
-            self._average(self._load, node).add(size / usage.load_s)
+            _fold(self._load, node, size / usage.load_s)
 
     def decode(self, node: NodeView, model: ModelKey, size: int) -> float:
         """Tokens one request gets per second when it runs alone."""
-        measured = self._decode.get((node.id, model))
-        if measured is not None and measured.value:
-            return measured.value
-        return node.load.tokens_per_s or _guessed(bool(node.resources.gpus), size)
+        return self.measured((node.id, model)) or guess(node, size)
+
+    def measured(self, place: tuple[NodeId, ModelKey]) -> float | None:
+        """What `decode` is at a node, of a model; None where no answer has told."""
+        return self._decode.get(place)
 
     def load_s(self, node: NodeView, size: int) -> float:
         """Seconds to bring a model from disk into memory."""
-        measured = self._load.get(node.id)
-        rate = (measured.value if measured else None) or LOAD_BYTES_PER_S
-        return LOAD_OVERHEAD_S + size / rate
+        return LOAD_OVERHEAD_S + size / (self._load.get(node.id) or LOAD_BYTES_PER_S)
 
     def output_tokens(self, model: ModelKey, bound: int | None) -> float:
         """How long an answer is likely to be, at most ``bound`` where the caller gave one."""
-        measured = self._output.get(model)
-        expected = (measured.value if measured else None) or OUTPUT_TOKENS
+        expected = self._output.get(model) or OUTPUT_TOKENS
         return min(expected, bound) if bound is not None and bound >= 0 else expected
 
     def forget(self, node: NodeId) -> None:
@@ -111,13 +101,14 @@ class Rates:
         for key in [key for key in self._decode if key[0] == node]:
             del self._decode[key]
 
-    @staticmethod
-    def _average(table: dict[Key, LogAverage], key: Key) -> LogAverage:
-        average = table.pop(key, None) or LogAverage()
-        table[key] = average  # at the end again: the first entry is the one longest unused
+
+def _fold(table: dict[Key, float], key: Key, sample: float) -> None:
+    """Fold a sample into an exponentially weighted mean of logarithms."""
+    if sample > 0:
+        known = table.pop(key, sample)
+        table[key] = known * (sample / known) ** ALPHA  # at the end: the first is the one longest unused
         if len(table) > MAX_ENTRIES:
             del table[next(iter(table))]
-        return average
 
 
 @lru_cache(maxsize=256)

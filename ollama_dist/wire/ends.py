@@ -146,9 +146,11 @@ def usage_of_whole(dialect: Dialect, body: bytes) -> Usage | None:
 
     None for one that did not, of which an `EndWatch` has more to say. Not for bare texts.
     """
-    record = document_of(_without_numbers(body) if len(body) > _LONG_BYTES else body)
-    if dialect is Dialect.OLLAMA and record.is_whole and _is_plainly_done(record.top):
-        return _ollama_usage(record)
+    if len(body) > _LONG_BYTES:
+        body = _without_numbers(body)
+    record = document_of(body)
+    if type(record) is Document and (usual := _USUAL.get(dialect)) and (usage := usual(record.top)):
+        return usage
     end, _, usage = _judge_body(dialect, record, clean=True)
     return usage if end is End.COMPLETE else None
 
@@ -159,17 +161,37 @@ _NUMBERS: Final = b'"embeddings":[['
 
 def _without_numbers(body: bytes) -> bytes:
     """``body`` without its embeddings, nearly all of it, where these are nothing but numbers."""
-    begin, end = body.find(_NUMBERS, 0, _LONG_BYTES), body.rfind(b"]]")
-    if begin < 0 or end < begin or body.find(b'"', begin + len(_NUMBERS), end) >= 0:
+    before = body.find(_NUMBERS, 0, _LONG_BYTES)
+    begin, end = before + len(_NUMBERS), body.rfind(b"]]")
+    if before < 0 or end < begin or body.find(b'"', begin, end) >= 0:
         return body
-    return b"".join((body[:begin], b'"embeddings":[]', body[end + 2 :]))
+    return body[: begin - 1] + body[end + 1 :]
 
 
-def _is_plainly_done(top: Mapping[str, Any]) -> bool:
-    """Whether it says that it is done and has no place for an error, as nearly every answer."""
-    if "error" in top or "type" in top or is_container(top.get("response")):
-        return False
-    return top.get("done") is True or type(top.get("embeddings")) is list
+def _usual_ollama(top: Mapping[str, Any]) -> Usage | None:
+    """Of one that says that it is done and has no place for an error, as nearly every answer; else None."""
+    if "error" in top or "type" in top or type(top.get("response")) in _CONTAINERS:
+        return None
+    if top.get("done") is True or type(top.get("embeddings")) is list:
+        return _ollama_usage(top)
+    return None
+
+
+def _usual_openai(top: Mapping[str, Any]) -> Usage | None:
+    """The same of one with one choice, whose end has a reason, and with both counts."""
+    choices, usage = top.get("choices"), top.get("usage")
+    if "error" in top or "type" in top or "response" in top or type(choices) is not list:
+        return None
+    if len(choices) != 1 or type(choices[0]) is not dict or type(usage) is not dict:
+        return None
+    if type(choices[0].get("finish_reason")) is not str or not choices[0]["finish_reason"]:
+        return None
+    read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return Usage(read, written) if type(read) is int and type(written) is int and read + written else None
+
+
+_USUAL: Final = {Dialect.OLLAMA: _usual_ollama, Dialect.OPENAI: _usual_openai}
+_CONTAINERS: Final = (dict, list)
 
 
 # Newline-delimited JSON
@@ -185,7 +207,7 @@ def _judge_lines(lines: list[Line], rest: Line, *, clean: bool) -> _Judgement:
     if error := _error(last):
         return End.ERROR, error, NO_USAGE
     if last.top.get("done") is True:
-        return End.COMPLETE, "", _ollama_usage(last)
+        return End.COMPLETE, "", _ollama_usage(last.top)
     if clean and _repeats(Dialect.OLLAMA, records):
         return End.GAVE_OUT, "", NO_USAGE
     return End.CUT, "", NO_USAGE
@@ -196,7 +218,7 @@ def _judge_shortcut(record: _Record, *, alone: bool, clean: bool) -> _Judgement:
     facts = record.facts
     is_shortcut = facts.get("done_reason") in ("load", "unload") or "_debug_info" in facts
     if alone and clean and record.is_whole and is_shortcut:
-        return End.COMPLETE, "", _ollama_usage(record)
+        return End.COMPLETE, "", _ollama_usage(record.top)
     return End.CUT, "", NO_USAGE
 
 
@@ -366,7 +388,7 @@ def _text(body: _Record) -> str:
 
 def _usage(dialect: Dialect, record: _Record) -> Usage:
     if dialect is Dialect.OLLAMA:
-        return _ollama_usage(record)
+        return _ollama_usage(record.top)
     for before in ("usage.", "response.usage.", "message.usage."):
         if before.partition(".")[0] not in record.top:
             continue
@@ -383,8 +405,8 @@ def _last_usage(dialect: Dialect, records: list[_Record]) -> Usage:
     )
 
 
-def _ollama_usage(record: _Record) -> Usage:
-    said = record.top.get
+def _ollama_usage(top: Mapping[str, Any]) -> Usage:
+    said = top.get
     try:
         return Usage(
             int(said("prompt_eval_count", 0)),

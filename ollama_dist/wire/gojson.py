@@ -49,9 +49,9 @@ def read_object(data: bytes) -> dict[str, Any]:
     ``null`` is an object without fields. Raises `MalformedJson`, also when the value is no object.
     """
     value = loads(data)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
+    if type(value) is not dict:
+        if value is None:
+            return {}
         raise MalformedJson(f"json: cannot unmarshal {kind(value)} into an object")
     names = "".join(value)
     if names.isascii() and names == names.lower():

@@ -7,7 +7,7 @@ options make a loaded model reload (``server/sched.go``), defaults of ``stream``
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 
@@ -65,25 +65,19 @@ def inspect(
     a wrong type count as absent (the engine refuses them), but without a readable model there is only a
     complaint. ``request_id``, ``pin`` and ``priority`` are what is known of the request besides.
     """
-    dialect, is_form = DIALECTS[route], route in FORMS
-    complaint = ""
-    fields: dict[str, Any] = {}
+    dialect = DIALECTS[route]
     try:
         if encoding and encoding.lower() != "identity":
-            if encoding.lower() != "zstd" or dialect is Dialect.OLLAMA or is_form:
-                complaint = f"{route} takes no body encoded as {encoding[:40]!r}"
-            else:
-                body = decompress_zstd(body)
-        if not complaint:
-            fields = read_form(content_type, body, FORM_FIELDS) if is_form else gojson.read_object(body)
+            if encoding.lower() != "zstd" or dialect is Dialect.OLLAMA or route in FORMS:
+                raise CannotDecompress(f"{route} takes no body encoded as {encoding[:40]!r}")
+            body = decompress_zstd(body)
+        fields = read_form(content_type, body, FORM_FIELDS) if route in FORMS else gojson.read_object(body)
+        text = fields.get("model")
+        if text is None:
+            text = ""
+        elif type(text) is not str:
+            raise gojson.MalformedJson("model must be a string")
     except (gojson.MalformedJson, CannotDecompress, MalformedForm) as error:
-        complaint = str(error)
-    text = fields.get("model")
-    if text is None:
-        text = ""
-    elif type(text) is not str:
-        complaint = "model must be a string"
-    if complaint:
         return InferenceRequest(
             request_id,
             route,
@@ -94,9 +88,12 @@ def inspect(
             False,
             pin=pin,
             priority=priority,
-            complaint=complaint,
+            complaint=str(error),
         )
-    key, source = _model(text)
+    if len(text) <= MAX_NAME_LENGTH:
+        text, key, source = _model(text)
+    else:
+        key, source = None, Source.ANY
     intent, stream, prompt_bytes, max_tokens = _READERS[route](fields)
     return InferenceRequest(
         request_id,
@@ -117,27 +114,20 @@ def inspect(
 
 
 @lru_cache(maxsize=512)
-def _short_model(text: str) -> tuple[ModelKey | None, Source]:
+def _model(text: str) -> tuple[str, ModelKey | None, Source]:
+    """``text``, its key and its suffix: the same few names come again and again, and are kept in records."""
     try:
         name, source = parse_model_ref(text)
     except InvalidModelName:
-        return None, Source.ANY
-    return name.key, source
-
-
-def _model(text: str) -> tuple[ModelKey | None, Source]:
-    """The key and suffix of ``text``; remembered, for the same few names come again and again."""
-    return _short_model(text) if len(text) <= MAX_NAME_LENGTH else (None, Source.ANY)
+        return text, None, Source.ANY
+    return text, name.key, source
 
 
 # One reader per route
 
 
-class _Found(NamedTuple):
-    intent: Intent
-    stream: bool
-    prompt_bytes: int
-    max_tokens: int | None = None
+_Found = tuple[Intent, bool, int, int | None]
+"""What is wanted, whether as a stream, how many bytes of text are to be read, and a bound of the answer."""
 
 
 def _generate(fields: dict[str, Any]) -> _Found:
@@ -146,55 +136,58 @@ def _generate(fields: dict[str, Any]) -> _Found:
     if isinstance(context, list):
         text += BYTES_PER_CONTEXT_TOKEN * len(context)
     intent = Intent.GENERATE if fields.get("prompt") else _load_or_unload(fields)
-    return _Found(intent, fields.get("stream") is not False, text, _num_predict(fields))
+    return intent, fields.get("stream") is not False, text, _num_predict(fields)
 
 
 def _chat(fields: dict[str, Any]) -> _Found:
     messages = fields.get("messages")
     intent = Intent.GENERATE if messages else _load_or_unload(fields)
-    text = _weight(messages) + _printed_size(fields.get("tools"))
-    return _Found(intent, fields.get("stream") is not False, text, _num_predict(fields))
+    text = _weight(messages)
+    if tools := fields.get("tools"):
+        text += _printed_size(tools)
+    tokens = _num_predict(fields) if "options" in fields else None
+    return intent, fields.get("stream") is not False, text, tokens
 
 
 def _embed(fields: dict[str, Any]) -> _Found:
     texts = fields.get("input")
-    return _Found(Intent.EMBED if texts else Intent.LOAD, False, _weight(texts))
+    return Intent.EMBED if texts else Intent.LOAD, False, _weight(texts), None
 
 
 def _embeddings(fields: dict[str, Any]) -> _Found:
     prompt = fields.get("prompt")
-    return _Found(Intent.EMBED if prompt else Intent.LOAD, False, _weight(prompt))
+    return Intent.EMBED if prompt else Intent.LOAD, False, _weight(prompt), None
 
 
 def _openai_chat(fields: dict[str, Any]) -> _Found:
     text = _weight(fields.get("messages")) + _printed_size(fields.get("tools"))
-    return _Found(Intent.GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens")))
+    return Intent.GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens"))
 
 
 def _openai_completion(fields: dict[str, Any]) -> _Found:
     text = _weight(fields.get("prompt")) + _weight(fields.get("suffix"))
-    return _Found(Intent.GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens")))
+    return Intent.GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens"))
 
 
 def _openai_embeddings(fields: dict[str, Any]) -> _Found:
-    return _Found(Intent.EMBED, False, _weight(fields.get("input")))
+    return Intent.EMBED, False, _weight(fields.get("input")), None
 
 
 def _responses(fields: dict[str, Any]) -> _Found:
     text = _weight(fields.get("input")) + _weight(fields.get("instructions"))
     text += _printed_size(fields.get("tools"))
     bound = _positive(fields.get("max_output_tokens"))
-    return _Found(Intent.GENERATE, fields.get("stream") is True, text, bound)
+    return Intent.GENERATE, fields.get("stream") is True, text, bound
 
 
 def _messages(fields: dict[str, Any]) -> _Found:
     text = _weight(fields.get("messages")) + _weight(fields.get("system"))
     text += _printed_size(fields.get("tools"))
-    return _Found(Intent.GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens")))
+    return Intent.GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens"))
 
 
 def _transcription(fields: dict[str, Any]) -> _Found:
-    return _Found(Intent.GENERATE, False, _weight(fields.get("prompt")) + _weight(fields.get("language")))
+    return Intent.GENERATE, False, _weight(fields.get("prompt")) + _weight(fields.get("language")), None
 
 
 _READERS: Final[Mapping[str, Callable[[dict[str, Any]], _Found]]] = MappingProxyType(
@@ -262,10 +255,9 @@ def _weight(value: Any, depth: int = _MAX_DEPTH) -> int:
     total = 0
     if isinstance(value, list) and depth:
         for item in value:
-            plain = type(item) is dict and len(item) == 2 and "role" in item
-            content = item.get("content") if plain else None
-            if type(content) is str and content.isascii():  # as nearly all messages are
-                total += len(content)
+            is_plain = type(item) is dict and len(item) == 2 and "role" in item
+            if is_plain and type(content := item.get("content")) is str and content.isascii():
+                total += len(content)  # as nearly all messages are
             else:
                 total += _weight(item, depth - 1)
     elif isinstance(value, dict) and depth:

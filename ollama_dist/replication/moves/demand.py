@@ -43,7 +43,8 @@ class DemandMeter:
         seen = self._seen.get(model)
         if seen is not None and now - seen[2] < FRESH_S:
             seen[0] += 1.0
-            seen[1] += wait_s
+            if wait_s:
+                seen[1] += wait_s
             return
         count, waited, since = self._seen.pop(model, (0.0, 0.0, 0.0))
         fade = _fade(now - since) if count else 0.0

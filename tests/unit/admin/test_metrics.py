@@ -4,6 +4,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from ollama_dist.admin.metrics import exposition
+from ollama_dist.core.ids import RequestId
 from ollama_dist.core.outcomes import Attempt, Outcome, Result
 from ollama_dist.core.view import MemberState
 from ollama_dist.node.reports import Problem
@@ -46,8 +47,8 @@ def test_requests_are_told_by_route_and_end_and_their_times_in_buckets() -> None
     stats = Stats()
     tried = (Attempt(node_id(0), Result.OK),)
     for seconds in (0.0009, 0.3, 40.0):
-        outcome = Outcome(200, Result.OK, tried, None, seconds)
-        stats.count("/api/chat", 'my "odd"\nmodel', "desk", outcome, is_fallback=False)
+        asked = (RequestId(""), "/api/chat", 'my "odd"\nmodel', "desk")
+        stats.count(Outcome(*asked, 200, Result.OK, tried, None, seconds), is_fallback=False)
     told = read(stats)
     assert told["ollama_dist_requests_by_route_total", (("route", "/api/chat"),)] == 3
     assert told["ollama_dist_requests_by_outcome_total", (("outcome", "ok"),)] == 3

@@ -64,7 +64,16 @@ async def test_what_is_forced_to_close_says_so() -> None:
 
 @pytest.mark.parametrize("value", ["a\r\nX-Forged: b", "a\nX-Forged: b", "a\0b", "a\x7fb"])
 async def test_no_header_becomes_two(value: str) -> None:
-    assert await answered(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", Response(headers=[("X-A", value)])) == b""
+    for response in (Response(headers=[("X-A", value)]), Response(standing=(("X-A", value),))):
+        assert await answered(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", response) == b""
+
+
+async def test_standing_headers_are_said_before_those_of_one_answer() -> None:
+    for status, reason in ((200, b"OK"), (404, b"Not Found"), (200, b"OK")):
+        response = Response(b"hi", status=status, standing=(("X-A", "b"),), headers=[("X-C", "d")])
+        got = await answered(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", response)
+        said = b"HTTP/1.1 %d %s\r\nX-A: b\r\nX-C: d\r\nContent-Length: 2\r\n\r\nhi"
+        assert got == said % (status, reason)
 
 
 async def test_words_of_all_languages_may_stand_in_a_header() -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -53,6 +54,42 @@ async def test_an_answer_is_read_and_its_connection_used_again(answer: bytes) ->
             b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1:%d\r\ncontent-type: x\r\nContent-Length: 2\r\n\r\n{}"
             % server.port
         )
+        place.close()
+
+
+EMPTY = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+INTERIM = b"HTTP/1.1 102 Processing\r\n\r\n"
+
+
+async def test_answers_of_all_forms_follow_one_another_on_one_connection() -> None:
+    forms: list[tuple[bytes, ...]] = [
+        (SHORT,),
+        (CHUNKED,),
+        (SHORT[:-2], SHORT[-2:]),
+        (EMPTY[:-2], EMPTY[-2:]),
+        (EMPTY,),
+        (INTERIM, SHORT),
+        (INTERIM + CHUNKED,),
+    ]
+    order = [form for one, other in itertools.product(forms, repeat=2) for form in (one, other)]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for form in order:
+            await read_request(reader)
+            for piece in form:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.001)
+
+    async with serving(serve) as port:
+        place = Target(NODE, "127.0.0.1", port)
+        for form in order:
+            connection, head = await ask(place)
+            is_empty = form[-1] in (EMPTY, EMPTY[-2:])
+            said = (404, b"") if is_empty else (200, b"hello")
+            assert (head.status, await read_all(connection)) == said
+            place.give_back(connection)
+        assert connection.exchanges == len(order)
         place.close()
 
 

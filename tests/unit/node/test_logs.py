@@ -11,23 +11,27 @@ import pytest
 import structlog
 
 from ollama_dist.core.ids import RequestId
-from ollama_dist.core.outcomes import Result
+from ollama_dist.core.outcomes import Outcome, Result
 from ollama_dist.node import logs
 from ollama_dist.node.config import LogSettings
-from ollama_dist.node.logs import (
-    MASK,
-    Redactor,
-    RequestEnded,
-    configure_logging,
-    log_request,
-    log_with,
-)
+from ollama_dist.node.logs import MASK, Redactor, configure_logging, log_request, log_with
 from ollama_dist.node.setting_values import LogFormat, LogLevel, Secret
 from tests.support.wait import until
 
 JSON = LogSettings(log_format=LogFormat.JSON)
 TEXT = LogSettings()
 LOG = structlog.get_logger()
+REST_OF_REQUEST = {
+    "request_id": "a" * 24,
+    "route": "/api/chat",
+    "node": "desk",
+    "status": 200,
+    "result": Result.OK,
+    "first_byte_s": None,
+    "total_s": 0.25,
+    "tokens": 7,
+}
+"""What the log has to say of `request_ended`, beside its model."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +44,10 @@ def logging_as_before() -> Iterator[None]:
     logs._request_lines.set_up(Redactor(), None)
     logging.captureWarnings(False)
     structlog.reset_defaults()
+
+
+def request_ended(model: str) -> Outcome:
+    return Outcome(RequestId("a" * 24), "/api/chat", model, "desk", 200, Result.OK, (), None, 0.25, 7)
 
 
 def lines_of(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -192,11 +200,11 @@ def test_nobody_outside_can_forge_a_line_or_steer_the_terminal() -> None:
     "model", ["tiny", "my model", "x\n2026 [error] forged\x1b[2J", "odk1-9f2c-0-c2VjcmV0-crc"]
 )
 def test_the_line_of_a_request_is_as_any_other(model: str) -> None:
-    ended = RequestEnded(RequestId("a" * 24), "/api/chat", model, "desk", 200, Result.OK, None, 0.25, 7)
+    ended = request_ended(model)
     direct, general = io.StringIO(), io.StringIO()
     for stream, write in (
         (direct, log_request),
-        (general, lambda said: LOG.info("request", **said._asdict())),
+        (general, lambda _: LOG.info("request", model=model, **REST_OF_REQUEST)),
     ):
         configure_logging(TEXT, secrets=[Secret("open sesame")], stream=stream)
         write(ended)
@@ -206,12 +214,14 @@ def test_the_line_of_a_request_is_as_any_other(model: str) -> None:
     assert silent.getvalue() == ""
     configure_logging(JSON, stream=(as_json := io.StringIO()))
     log_request(ended)
-    assert lines_of(as_json)[0]["event"] == "request"
+    [as_said] = lines_of(as_json)
+    assert as_said["event"] == "request"
+    assert REST_OF_REQUEST.items() <= as_said.items()
 
 
 async def test_lines_of_requests_are_written_together_and_before_what_comes_after() -> None:
     configure_logging(TEXT, stream=(stream := io.StringIO()))
-    ended = RequestEnded(RequestId("a" * 24), "/api/chat", "tiny", "desk", 200, Result.OK, None, 0.25, 7)
+    ended = request_ended("tiny")
     log_request(ended)
     log_request(ended)
     assert stream.getvalue() == ""

@@ -96,14 +96,14 @@ def test_another_number_of_context_tokens_means_loading_again() -> None:
     asked = request(runner_options=(RunnerOption("num_ctx", 8192),))
     cluster = view(node(1), loaded_with(2, 4096), loaded_with(3, 8192))
     assert winner(cluster, asked) == "n3"
-    cold = {each.node: each.estimate.load_s for each in choose(cluster, asked).candidates}
+    cold = {each.node: each.load_s for each in choose(cluster, asked).candidates}
     assert cold[node_id(2)] > 0 == cold[node_id(3)]
 
 
 def test_a_model_loaded_under_another_name_is_loaded() -> None:
     holder = node(2, ["tiny", "alias"])
     holder = replace(holder, loaded={key("alias"): LoadedModel("alias:latest", "a" * 64)})
-    assert choose(view(node(1), holder)).candidates[0].estimate.load_s == 0
+    assert choose(view(node(1), holder)).candidates[0].load_s == 0
 
 
 def test_nodes_deciding_at_one_moment_on_equal_news_spread_out() -> None:
@@ -259,7 +259,7 @@ def test_everybody_who_has_it_loaded_is_told_to_unload() -> None:
 
 def test_an_embedding_costs_no_decoding() -> None:
     [candidate] = choose(view(node(1, loaded=["tiny"])), request(intent=Intent.EMBED)).candidates
-    assert candidate.estimate.total_s == candidate.estimate.first_token_s
+    assert candidate.total_s == candidate.first_token_s
 
 
 nodes = st.builds(

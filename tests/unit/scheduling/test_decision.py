@@ -1,12 +1,11 @@
 import orjson
 
 from ollama_dist.core.ids import RequestId
-from ollama_dist.core.outcomes import Attempt, Outcome, Result, Usage
+from ollama_dist.core.outcomes import Attempt, Outcome, Result
 from ollama_dist.scheduling.decision import (
     Candidate,
     Decision,
     DecisionLog,
-    Estimate,
     Record,
     Rejection,
     Stage,
@@ -19,7 +18,7 @@ DECISION = Decision(
     node_id(1),
     Stage.SCORED,
     "loaded, 2 ahead, 71 tok/s",
-    (Candidate(node_id(1), 0.4123, Estimate(0.18, 0.0, 0.24, 3.9, "loaded, 2 ahead, 71 tok/s")),),
+    (Candidate(node_id(1), 0.4123, 0.18, 0.0, 0.24, 3.9, "loaded, 2 ahead, 71 tok/s"),),
     (Rejection(node_id(2), "memory", "needs 5.1 GB, has 2.0 GB in all"),),
 )
 
@@ -32,8 +31,9 @@ def record(number: int = 1) -> Record:
 def test_a_record_reads_as_promised() -> None:
     log = DecisionLog()
     log.add(ended := record())
+    attempts = (Attempt(node_id(1), Result.OK),)
     ended.outcome = Outcome(
-        200, Result.OK, (Attempt(node_id(1), Result.OK),), 0.251, 3.712, Usage(output_tokens=264)
+        ended.request_id, ended.route, ended.model, "desk", 200, Result.OK, attempts, 0.251, 3.712, 264
     )
     found = log.get(f"{1:024x}")
     assert found is not None

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ollama_dist.core.dialects import DIALECTS, Dialect
 from ollama_dist.core.outcomes import Result, Usage
 from ollama_dist.core.requests import Intent
-from ollama_dist.wire.ends import End, EndWatch, Verdict
+from ollama_dist.wire.ends import End, EndWatch, Verdict, usage_of_whole
 from ollama_dist.wire.inspection import inspect
 from ollama_dist.wire.tail import SETTLE_BYTES, Tail
 from tests.support import recordings
@@ -93,6 +93,38 @@ def test_every_recorded_answer_is_complete(version: str) -> None:
             verdict = judge(list(answer.chunks), DIALECTS[answer.path], stream=stream)
             assert (name, verdict.end, verdict.result) == (name, End.COMPLETE, Result.OK)
             assert verdict.size == len(answer.answer)
+
+
+SPOILT: list[Any] = [None, "", "…", [], {}, [1], {"message": "out of memory"}, False, 0, -3, 7.5]
+
+
+def test_an_answer_that_is_here_as_a_whole_is_judged_as_one_that_comes() -> None:
+    rng = random.Random(7)
+    for name, answer in answers.items():
+        if asks_for_stream(answer) or answer.id == "gen-chunked-body":
+            continue
+        dialect = DIALECTS[answer.path]
+        cases = [answer.answer]
+        for _ in range(20):  # with one field more, or one of its own spoilt, at its upper levels
+            spoilt = json.loads(answer.answer)
+            places = [
+                spoilt,
+                *(each for each in spoilt.values() if type(each) is dict),
+                *(
+                    item
+                    for each in spoilt.values()
+                    if type(each) is list
+                    for item in each
+                    if type(item) is dict
+                ),
+            ]
+            place = rng.choice(places)
+            place[rng.choice([*place, "error", "type", "response"])] = rng.choice(SPOILT)
+            cases.append(json.dumps(spoilt).encode())
+        for body in cases:
+            verdict = judge(body, dialect, stream=False)
+            expected = verdict.usage if verdict.end is End.COMPLETE else None
+            assert (name, body, usage_of_whole(dialect, body)) == (name, body, expected)
 
 
 @pytest.mark.parametrize("version", recordings.VERSIONS)
