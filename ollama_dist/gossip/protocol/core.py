@@ -284,8 +284,9 @@ class Membership:
         return self._context.period
 
     def member(self, member: NodeId) -> MemberView | None:
+        """One of `members`."""
         row = self._context.members.get(member)
-        return self._view(row) if row is not None else None
+        return self._view(row) if row is not None and not row.is_forgotten else None
 
     @property
     def wake_number(self) -> int:
