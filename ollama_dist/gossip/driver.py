@@ -40,6 +40,7 @@ from ollama_dist.gossip.protocol.effects import (
     MemberView,
     Persist,
     Respond,
+    Updated,
     WakeAt,
 )
 from ollama_dist.gossip.protocol.messages import GENERATION_STEP, Contact, Envelope, Kind
@@ -338,6 +339,9 @@ class Driver:
                     self._set_wake(when, number)
                 case Event():
                     self._note(effect)
+                case Updated(members):
+                    self._counters["event_updated"] += len(members)
+                    self._tell_soon(*members)
                 case Persist(generation, peers, gone):
                     lost = tuple(self._to_keep(each) for each in gone)
                     self._memory = self._memory.renewed(generation, self.cluster_id, peers, lost)
@@ -361,17 +365,19 @@ class Driver:
 
     def _note(self, event: Event) -> None:
         self._count(f"event_{event.kind}")
-        if event.kind is not EventKind.UPDATED:
-            tell = log.warning if event.kind in _ALARMING else log.debug
-            tell(f"member_{event.kind}", member=event.member, detail=event.detail)
+        tell = log.warning if event.kind in _ALARMING else log.debug
+        tell(f"member_{event.kind}", member=event.member, detail=event.detail)
         if event.kind is EventKind.DEPARTED:
             self._departed.set()
         if event.kind is EventKind.CLONE:
             self.is_clone = True
             self._withdraw()
+        self._tell_soon(event.member)
+
+    def _tell_soon(self, *members: NodeId) -> None:
         if not self._news:
             asyncio.get_running_loop().call_soon(self._tell)
-        self._news.add(event.member)
+        self._news.update(members)
 
     def _tell(self) -> None:
         news, self._news = frozenset(self._news), set()
