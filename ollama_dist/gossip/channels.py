@@ -9,7 +9,7 @@ import grpc
 import structlog
 
 from ollama_dist.core.ids import NodeId
-from ollama_dist.gossip.calls import MAX_MESSAGE, METHODS, SERVICE, CallFailed
+from ollama_dist.gossip.calls import MAX_MESSAGE, METHODS, SERVICE, TLS_BUFFER, CallFailed
 from ollama_dist.gossip.credentials import Credentials, Pass
 from ollama_dist.gossip.dialing import Met, meet, meet_peer
 from ollama_dist.gossip.protocol.effects import Failure
@@ -40,6 +40,8 @@ _OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 2000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.tsi.max_frame_size", TLS_BUFFER),
+    ("grpc.enable_channelz", 0),
     ("grpc.http2.bdp_probe", 0),  # it answers each message with a ping; ours are too small to gain by it
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1000),
