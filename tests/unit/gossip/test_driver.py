@@ -201,9 +201,15 @@ async def test_subscribers_are_told_once_for_a_batch_and_a_failing_one_harms_nob
         raise RuntimeError("a subscriber's own mistake")
 
     a.subscribe(fail)
+    news: set[NodeId] = set()
     a.subscribe(lambda _: told.append(len(a.members())))
-    await agree(a, await members.start("b", address(a)))
+    a.subscribe(news.update)
+    b = await members.start("b", address(a))
+    await agree(a, b)
     await until(lambda: told[-1:] == [2], what="the subscriber's being told")
+    assert b.id in news
+    assert a.member(b.id) == view(a, b.id)
+    assert a.member(NodeId("0" * 16)) is None
 
 
 async def test_another_cluster_gets_no_further_than_the_door(members: Members) -> None:
