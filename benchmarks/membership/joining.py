@@ -100,7 +100,7 @@ def _tell_what_is_seen(drivers: Sequence[Driver], size: int) -> None:
     """How many each of the members sees alive at least, and when one sees them all."""
     seen = [0] * len(drivers)
 
-    def look(number: int) -> None:
+    def look(number: int, _: object) -> None:
         if seen[number] == size:
             return
         before, alive = min(seen), sum(view.state is MemberState.ALIVE for view in drivers[number].members())

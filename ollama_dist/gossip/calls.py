@@ -18,6 +18,10 @@ METHODS: Final = {
 MAX_MESSAGE: Final = 64 * 1024
 """Bytes, checked before anything parses them."""
 
+TLS_BUFFER: Final = 4096
+"""Bytes that each end of each connection holds ready for a TLS record: hardly a message needs more, and gRPC
+would take 16 KiB."""
+
 
 class CallFailed(Exception):
     """A call that got no reply, and why."""

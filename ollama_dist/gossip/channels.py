@@ -9,7 +9,7 @@ import grpc
 import structlog
 
 from ollama_dist.core.ids import NodeId
-from ollama_dist.gossip.calls import MAX_MESSAGE, METHODS, SERVICE, CallFailed
+from ollama_dist.gossip.calls import MAX_MESSAGE, METHODS, SERVICE, TLS_BUFFER, CallFailed
 from ollama_dist.gossip.credentials import Credentials, Pass
 from ollama_dist.gossip.dialing import Met, meet, meet_peer
 from ollama_dist.gossip.protocol.effects import Failure
@@ -36,10 +36,12 @@ _OPTIONS: Final = (
     ("grpc.service_config_disable_resolution", 1),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
-    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_time_ms", 30_000),  # a probe finds out sooner who is gone
     ("grpc.keepalive_timeout_ms", 2000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.tsi.max_frame_size", TLS_BUFFER),
+    ("grpc.enable_channelz", 0),
     ("grpc.http2.bdp_probe", 0),  # it answers each message with a ping; ours are too small to gain by it
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1000),

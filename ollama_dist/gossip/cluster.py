@@ -5,7 +5,7 @@ about itself outlives them.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from ollama_dist.gossip import invite
 from ollama_dist.gossip.calls import CallFailed
 from ollama_dist.gossip.credentials import Credentials, Pass
 from ollama_dist.gossip.dialing import split_host_port
-from ollama_dist.gossip.driver import Driver, GossipSettings
+from ollama_dist.gossip.driver import Driver, GossipSettings, Subscriber
 from ollama_dist.gossip.identity import Identity, set_aside_key
 from ollama_dist.gossip.invite_code import InviteCode
 from ollama_dist.gossip.keyring import Keyring, KeyringFile
@@ -73,7 +73,7 @@ class GossipCluster:
         self._services = services
         self._load: bytes | None = None
         self._state: dict[str, bytes] = {}
-        self._subscribers: list[Callable[[], None]] = []
+        self._subscribers: list[Subscriber] = []
         self._moving = asyncio.Lock()
         make_private_folder(options.folder)
         self._ring_file = KeyringFile(options.folder / "rotation.json")
@@ -82,8 +82,8 @@ class GossipCluster:
     def _settle(self, ring: Keyring, gossip: GossipSettings) -> None:
         self._rotation = Rotation(self._options.folder, self._ring_file, ring, self._key_changed)
         self._driver = Driver(self.credentials, gossip, (self._rotation.handler(), *self._services))
-        self._driver.subscribe(self._yield_to_twin)
-        self._driver.subscribe(self._rotation.look)
+        self._driver.subscribe(lambda _: self._yield_to_twin())
+        self._driver.subscribe(lambda _: self._rotation.look())
         for changed in self._subscribers:
             self._driver.subscribe(changed)
         self._door = invite.Door(
@@ -153,7 +153,10 @@ class GossipCluster:
     def members(self) -> tuple[MemberView, ...]:
         return self._driver.members()
 
-    def subscribe(self, changed: Callable[[], None]) -> None:
+    def member(self, member: NodeId) -> MemberView | None:
+        return self._driver.member(member)
+
+    def subscribe(self, changed: Subscriber) -> None:
         """``changed`` is called soon after something about members changed, once for all that changed."""
         self._subscribers.append(changed)
         self._driver.subscribe(changed)
@@ -292,7 +295,7 @@ class GossipCluster:
     async def _meet_somebody(self) -> None:
         met = asyncio.Event()
 
-        def look() -> None:
+        def look(_: Collection[NodeId] = ()) -> None:
             if len(self._living()) > 1:
                 met.set()
 

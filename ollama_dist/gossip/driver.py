@@ -8,7 +8,7 @@ import contextlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextvars import Context
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +40,7 @@ from ollama_dist.gossip.protocol.effects import (
     MemberView,
     Persist,
     Respond,
+    Updated,
     WakeAt,
 )
 from ollama_dist.gossip.protocol.messages import GENERATION_STEP, Contact, Envelope, Kind
@@ -61,6 +62,9 @@ GOODBYE_S: Final = 1.0
 
 TROUBLES_MAX: Final = 64
 """Addresses of which it is remembered why nobody was met there."""
+
+Subscriber = Callable[[Collection[NodeId]], None]
+"""Is told of which members something changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +116,9 @@ class Driver:
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = float("inf")
         self._seed_troubles: dict[str, CallFailed] = {}
-        self._subscribers: list[Callable[[], None]] = []
-        self._has_news = False
+        self._subscribers: list[Subscriber] = []
+        self._news: set[NodeId] = set()
+        """Members of whom subscribers are about to be told."""
         self._departed = asyncio.Event()
         self._last_input = float("-inf")
         self.port = 0
@@ -205,7 +210,12 @@ class Driver:
             return ()
         return tuple(self._with_working_address(view) for view in self._core.members())
 
-    def subscribe(self, changed: Callable[[], None]) -> Callable[[], None]:
+    def member(self, member: NodeId) -> MemberView | None:
+        """One of `members`."""
+        view = self._core.member(member) if self._core is not None else None
+        return self._with_working_address(view) if view is not None else None
+
+    def subscribe(self, changed: Subscriber) -> Callable[[], None]:
         """``changed`` is called soon after something about members changed, once for all that changed.
 
         Calling what is returned ends that.
@@ -330,6 +340,9 @@ class Driver:
                     self._set_wake(when, number)
                 case Event():
                     self._note(effect)
+                case Updated(members):
+                    self._counters["event_updated"] += len(members)
+                    self._tell_soon(*members)
                 case Persist(generation, peers, gone):
                     lost = tuple(self._to_keep(each) for each in gone)
                     self._memory = self._memory.renewed(generation, self.cluster_id, peers, lost)
@@ -353,23 +366,25 @@ class Driver:
 
     def _note(self, event: Event) -> None:
         self._count(f"event_{event.kind}")
-        if event.kind is not EventKind.UPDATED:
-            tell = log.warning if event.kind in _ALARMING else log.debug
-            tell(f"member_{event.kind}", member=event.member, detail=event.detail)
+        tell = log.warning if event.kind in _ALARMING else log.debug
+        tell(f"member_{event.kind}", member=event.member, detail=event.detail)
         if event.kind is EventKind.DEPARTED:
             self._departed.set()
         if event.kind is EventKind.CLONE:
             self.is_clone = True
             self._withdraw()
-        if not self._has_news:
-            self._has_news = True
+        self._tell_soon(event.member)
+
+    def _tell_soon(self, *members: NodeId) -> None:
+        if not self._news:
             asyncio.get_running_loop().call_soon(self._tell)
+        self._news.update(members)
 
     def _tell(self) -> None:
-        self._has_news = False
+        news, self._news = frozenset(self._news), set()
         for changed in list(self._subscribers):
             try:
-                changed()
+                changed(news)
             except Exception:
                 log.exception("subscriber_failed")
 

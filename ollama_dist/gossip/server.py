@@ -10,7 +10,7 @@ import structlog
 
 from ollama_dist.core.errors import ConfigError, Unauthorized
 from ollama_dist.core.ids import NodeId
-from ollama_dist.gossip.calls import MAX_MESSAGE, METHODS, SERVICE
+from ollama_dist.gossip.calls import MAX_MESSAGE, METHODS, SERVICE, TLS_BUFFER
 from ollama_dist.gossip.credentials import Credentials
 from ollama_dist.gossip.protocol.messages import Kind
 from ollama_dist.runtime.rate import RateLimit
@@ -34,6 +34,8 @@ _OPTIONS: Final = (
     ("grpc.http2.min_ping_interval_without_data_ms", 2000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.http2.bdp_probe", 0),
+    ("grpc.tsi.max_frame_size", TLS_BUFFER),
+    ("grpc.enable_channelz", 0),
     ("grpc.keepalive_permit_without_calls", 1),
 )
 

@@ -1,9 +1,10 @@
 """Membership as the node uses it, however it comes about."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ollama_dist.core.ids import NodeId
+from ollama_dist.gossip.driver import Subscriber
 from ollama_dist.gossip.protocol.effects import MemberView
 
 
@@ -20,7 +21,9 @@ class Cluster(Protocol):
 
     def members(self) -> Sequence[MemberView]: ...
 
-    def subscribe(self, changed: Callable[[], None]) -> None: ...
+    def member(self, member: NodeId) -> MemberView | None: ...
+
+    def subscribe(self, changed: Subscriber) -> None: ...
 
     def set_load(self, data: bytes) -> None: ...
 

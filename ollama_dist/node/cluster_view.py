@@ -56,6 +56,21 @@ class ViewStore:
         self._heard = {view.id: self._heard[view.id] for view in views if view.id in self._heard}
         self._current = ClusterView(self._current.cluster_id, me.id, named).after(self._current)
 
+    def set_some(self, members: Iterable[MemberView], now: float, wall: float) -> bool:
+        """Take over what these alone told of themselves. False, and nothing is changed, where one of them is
+        new here, stands otherwise than before or has another name: that concerns the whole picture."""
+        current = self._current
+        for view in members:
+            known, heard = current.nodes.get(view.id), self._heard.get(view.id)
+            if known is None or heard is None or _stands(view) != (known.state, known.standing.generation):
+                return False
+            node = self._node(view, now, wall)
+            if self._heard[view.id].cold.name != heard.cold.name:
+                return False
+            current = current.with_node(node if node.name == known.name else replace(node, name=known.name))
+        self._current = current
+        return True
+
     def _node(self, view: MemberView, now: float, wall: float) -> NodeView:
         heard = self._hear(view)
         cold, hot = heard.cold, heard.hot
@@ -108,6 +123,10 @@ class ViewStore:
         heard = _Heard(version, cold, view.hot, hot, engine_of(cold, hot), resources_of(cold, hot))
         self._heard[view.id] = heard
         return heard
+
+
+def _stands(view: MemberView) -> tuple[MemberState, int]:
+    return view.state, view.generation
 
 
 def _with_unique_names(

@@ -166,7 +166,7 @@ class Node:
             await self.mover.start()
         await self.engine.start(self._engine_changed)
         await self._look_first()
-        self.cluster.subscribe(self.look_at_members)
+        self.cluster.subscribe(self._hear)
         await self.cluster.start()
         self._engine_changed()
         self.look_at_members()
@@ -380,6 +380,16 @@ class Node:
             known = before.get(node.id)
             if known is None or known.state != node.state:
                 self._state_changed(node)
+
+    def _hear(self, news: Collection[NodeId]) -> None:
+        """Something about these members changed: mostly a load, which concerns nobody else's place."""
+        views = [self.cluster.member(member) for member in news]
+        members = [view for view in views if view is not None and not view.is_self]
+        if len(members) == len(views) and self._views.set_some(members, time.monotonic(), time.time()):
+            self.moves.shared.hear(members)
+            self._hear_identities()
+        else:
+            self.look_at_members()
 
     def _hear_identities(self) -> None:
         """What the others know of contents that this node cannot read itself."""

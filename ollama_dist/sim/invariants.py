@@ -16,7 +16,7 @@ from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import MemberState
 from ollama_dist.gossip import codec
 from ollama_dist.gossip.protocol.config import GossipConfig
-from ollama_dist.gossip.protocol.effects import Call, Effect, Event, EventKind, Respond
+from ollama_dist.gossip.protocol.effects import Call, Effect, Event, EventKind, Respond, Updated
 from ollama_dist.gossip.protocol.members import Row
 from ollama_dist.gossip.protocol.messages import Envelope, Kind, Rank, Standing
 from ollama_dist.gossip.protocol.rumours import QUEUE_MAX
@@ -62,7 +62,6 @@ _WORDS: Final[Mapping[EventKind, tuple[tuple[MemberState | None, ...], MemberSta
     EventKind.ALIVE_AGAIN: ((SUSPECT,), ALIVE),
     EventKind.DEAD: ((SUSPECT,), DEAD),
     EventKind.LEFT: ((ALIVE, SUSPECT, DEAD), LEFT),
-    EventKind.UPDATED: ((ALIVE, SUSPECT), None),
     EventKind.REACH: ((ALIVE, SUSPECT), None),
 }
 """In which states each event may come, and which state it leads to; None: the same."""
@@ -86,8 +85,6 @@ class Violation:
 class Broken(AssertionError):
     """An invariant does not hold."""
 
-
-_UPDATED: Final = EventKind.UPDATED
 
 _Start = tuple[NodeId, int, int]
 """One start of one member: its generation, and its nonce, for an older disk may use a generation twice."""
@@ -143,7 +140,6 @@ class Invariants:
     checks: int = 0
     violations: list[Violation] = field(default_factory=list)
     states_seen: set[MemberState] = field(default_factory=set)
-    kinds_seen: set[EventKind] = field(default_factory=set)
     most: dict[str, int] = field(default_factory=dict)
     """The largest sizes seen: rumours, open calls, alarms, bytes of a message."""
     network: VirtualNetwork | None = None
@@ -172,12 +168,13 @@ class Invariants:
         opinion.failed = given.peer if given.kind is Input.FAILED else None
         if given.token:
             self._ended(node, opinion, given)
-        events = [effect for effect in effects if isinstance(effect, Event)]
-        self._write_down(node, events)
-        words, unknown = opinion.words, None if self.sees_beginnings else ALIVE
-        for event in events:
-            if event[0] is not _UPDATED or words.get(event[1], unknown) is not ALIVE:
-                self._told(node, opinion, event)  # else it may well be, and leads nowhere
+        told = [effect for effect in effects if isinstance(effect, Event | Updated)]
+        self._write_down(node, told)
+        for each in told:
+            if isinstance(each, Updated):
+                self._updated(node, opinion, each.members)
+            else:
+                self._told(node, opinion, each)
         for effect in effects:
             match effect:
                 case Call():
@@ -190,7 +187,7 @@ class Invariants:
             self._look(node, opinion, [row.id for row in node.core.inside.members])
             self._pruned(node, opinion)
         elif opinion.is_watched:
-            self._look(node, opinion, dict.fromkeys((node.id, *(event.member for event in events))))
+            self._look(node, opinion, dict.fromkeys((node.id, *_concerned(told))))
         else:
             self._look(node, opinion, (node.id,))  # what it writes others may read at once
 
@@ -303,21 +300,23 @@ class Invariants:
 
     # Events
 
-    def _write_down(self, node: VirtualNode, events: list[Event]) -> None:
+    def _write_down(self, node: VirtualNode, told: list[Event | Updated]) -> None:
         self._met = 0
-        if events:
-            at = f"{self._now!r} {node.name} "
-            changed = [member for kind, member, _ in events if kind is _UPDATED]
-            if len(changed) == len(events):  # as it is nearly always, and there are many
-                self.kinds_seen.add(_UPDATED)
-                at = f"\n{at}updated "
-                self._history.update(f"{at}{at.join(changed)}\n"[1:].encode())
-                return
-            kinds = [event.kind for event in events]
-            self.kinds_seen.update(kinds)
-            self._met = kinds.count(EventKind.JOINED)
-            lines = [f"{at}{' '.join(event[:2])}\n" for event in events]
-            self._history.update("".join(lines).encode())
+        at = f"{self._now!r} {node.name} "
+        for each in told:
+            if isinstance(each, Updated):
+                line = f"\n{at}updated "
+                self._history.update(f"{line}{line.join(each.members)}\n"[1:].encode())
+            else:
+                self._met += each.kind is EventKind.JOINED
+                self._history.update(f"{at}{each.kind} {each.member}\n".encode())
+
+    def _updated(self, node: VirtualNode, opinion: _Opinion, members: list[NodeId]) -> None:
+        words, unknown = opinion.words, None if self.sees_beginnings else ALIVE
+        for member in members:
+            was = words.get(member, unknown)
+            if was is not ALIVE and was is not SUSPECT and member != node.id:
+                self._violated(15, node, f"update of {member}, which was {was}")
 
     def _told(self, node: VirtualNode, opinion: _Opinion, event: Event) -> None:
         if event.kind not in _WORDS or event.member == node.id:
@@ -476,6 +475,14 @@ class Invariants:
             raise Broken(str(violation))
         if len(self.violations) < 100:
             self.violations.append(violation)
+
+
+def _concerned(told: list[Event | Updated]) -> Iterator[NodeId]:
+    for each in told:
+        if isinstance(each, Updated):
+            yield from each.members
+        else:
+            yield each.member
 
 
 def _start_of(row: Row) -> _Start:

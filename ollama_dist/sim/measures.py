@@ -12,7 +12,7 @@ from typing import Final
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip import codec
-from ollama_dist.gossip.protocol.effects import Effect, Event, EventKind
+from ollama_dist.gossip.protocol.effects import Effect, Event, EventKind, Updated
 from ollama_dist.gossip.protocol.messages import Envelope, Kind
 from ollama_dist.sim.network import Given, VirtualNetwork, VirtualNode
 
@@ -21,8 +21,6 @@ GRACE_S: Final = 5.0
 
 REPORTERS: Final = 16
 """Nodes whose loads are followed."""
-
-_UPDATED: Final = EventKind.UPDATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +195,12 @@ class Measures:
         loads, writes, claims = self._loads, self._writes, self._claims
         for effect in effects:
             if isinstance(effect, Event):
-                kind, member, _ = effect
-                if kind is not _UPDATED:
-                    self._judges(node, kind, member)
-                if member in loads or member in writes or member in claims:
-                    self._learns(node, member)
+                self._judges(node, effect.kind, effect.member)
+                self._learns(node, effect.member)
+            elif isinstance(effect, Updated):
+                for member in effect.members:
+                    if member in loads or member in writes or member in claims:
+                        self._learns(node, member)
 
     # Errors of judgement
 

@@ -5,7 +5,7 @@ tested with this is what nodes do with what they know, not how they come to know
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ollama_dist.api.server import peer_front, public_front
 from ollama_dist.backends.ollama.engine import OllamaEngine, OllamaSettings
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import InstalledModel, MemberState
+from ollama_dist.gossip.driver import Subscriber
 from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.modes import Switches
 from ollama_dist.node.mover import Mover, MoverSettings
@@ -48,18 +49,19 @@ class Board:
 
     def __init__(self) -> None:
         self.entries: dict[NodeId, Entry] = {}
-        self._subscribers: list[Callable[[], None]] = []
+        self._subscribers: list[Subscriber] = []
 
-    def subscribe(self, changed: Callable[[], None]) -> None:
+    def subscribe(self, changed: Subscriber) -> None:
         self._subscribers.append(changed)
 
-    def changed(self) -> None:
+    def changed(self, *nodes: NodeId) -> None:
+        """Of these, or of all."""
         for tell in self._subscribers:
-            tell()
+            tell(nodes or list(self.entries))
 
     def set_state(self, node: NodeId, state: MemberState, reason: str) -> None:
         self.entries[node].state, self.entries[node].reason = state, reason
-        self.changed()
+        self.changed(node)
 
 
 class BoardCluster(Nobody):
@@ -73,13 +75,17 @@ class BoardCluster(Nobody):
     def members(self) -> Sequence[MemberView]:
         return [self._view(node, entry) for node, entry in self._board.entries.items()]
 
-    def subscribe(self, changed: Callable[[], None]) -> None:
+    def member(self, member: NodeId) -> MemberView | None:
+        entry = self._board.entries.get(member)
+        return self._view(member, entry) if entry is not None else None
+
+    def subscribe(self, changed: Subscriber) -> None:
         self._board.subscribe(changed)
 
     def set_load(self, data: bytes) -> None:
         self._entry.load = data
         self._entry.load_version += 1
-        self._board.changed()
+        self._board.changed(self._me)
 
     def set_state(self, key: str, value: bytes | None) -> None:
         if value is None:
@@ -87,7 +93,7 @@ class BoardCluster(Nobody):
         else:
             self._entry.cold[key] = value
         self._entry.cold_version += 1
-        self._board.changed()
+        self._board.changed(self._me)
 
     def _view(self, node: NodeId, entry: Entry) -> MemberView:
         return MemberView(

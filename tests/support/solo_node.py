@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ollama_dist.api.server import public_front
 from ollama_dist.backends.ollama.engine import OllamaEngine, OllamaSettings
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import InstalledModel
+from ollama_dist.gossip.driver import Subscriber
 from ollama_dist.gossip.protocol.effects import MemberView
 from ollama_dist.node.modes import Switches
 from ollama_dist.node.node import Node, NodeOptions
@@ -37,7 +38,10 @@ class Nobody:
     def members(self) -> Sequence[MemberView]:
         return ()
 
-    def subscribe(self, changed: Callable[[], None]) -> None:
+    def member(self, member: NodeId) -> MemberView | None:
+        return None
+
+    def subscribe(self, changed: Subscriber) -> None:
         """Nothing ever changes."""
 
     def set_load(self, data: bytes) -> None:

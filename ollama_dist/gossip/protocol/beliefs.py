@@ -84,7 +84,7 @@ class Beliefs:
         self._acquit(row)
         if was.rank is Rank.ALIVE:
             self._context.members.touch(row)
-            self._context.event(EventKind.UPDATED, row.id)
+            self._context.updated(row.id)
             return
         row.since, row.reason = self._context.now, "came back" if was.rank.is_gone else "refuted a suspicion"
         row.reach = True

@@ -17,7 +17,7 @@ ENTRY_OVERHEAD = 12
 class ColdState:
     """The entries of one member in one generation."""
 
-    __slots__ = ("_entries", "_size", "_view", "gc", "version")
+    __slots__ = ("_entries", "_view", "gc", "size", "version")
 
     def __init__(self) -> None:
         self.version = 0
@@ -25,13 +25,9 @@ class ColdState:
         self.gc = 0
         """Deletions up to this version are forgotten."""
         self._entries: dict[str, ColdEntry] = {}
-        self._size = 0
-        self._view: Mapping[str, bytes] | None = None
-
-    @property
-    def size(self) -> int:
+        self.size = 0
         """Bytes of keys and values."""
-        return self._size
+        self._view: Mapping[str, bytes] | None = None
 
     def __len__(self) -> int:
         return sum(entry.value is not None for entry in self._entries.values())
@@ -112,12 +108,12 @@ class ColdState:
         self._view = None
         if self._is_reset(delta):
             self._entries.clear()
-            self._size = self.version = 0
+            self.size = self.version = 0
         for entry in delta.entries:
             if entry.version > self.version:
                 self._drop(entry.key)
                 self._entries[entry.key] = entry
-                self._size += _size(entry)
+                self.size += _size(entry)
         self.version = delta.end
         self.gc = delta.gc
         for key in [k for k, e in self._entries.items() if e.value is None and e.version <= self.gc]:
@@ -132,13 +128,13 @@ class ColdState:
         self._view = None
         self._drop(entry.key)
         self._entries[entry.key] = entry
-        self._size += _size(entry)
+        self.size += _size(entry)
         self.version = entry.version
 
     def _drop(self, key: str) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._size -= _size(entry)
+            self.size -= _size(entry)
 
 
 def _size(entry: ColdEntry) -> int:

@@ -9,7 +9,7 @@ from random import Random
 from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.protocol.alarms import Alarms
 from ollama_dist.gossip.protocol.config import GossipConfig
-from ollama_dist.gossip.protocol.effects import Call, Count, Effect, Event, EventKind
+from ollama_dist.gossip.protocol.effects import Call, Count, Effect, Event, EventKind, Updated
 from ollama_dist.gossip.protocol.health import LocalHealth
 from ollama_dist.gossip.protocol.members import Members, Row
 from ollama_dist.gossip.protocol.messages import Claim, Envelope, Kind
@@ -126,6 +126,15 @@ class Context:
         self.effects.append(Event(kind, member, detail))
         if kind is EventKind.JOINED:
             self.joined.append(member)
+
+    def updated(self, member: NodeId) -> None:
+        """Its addresses, state or load changed."""
+        effects = self.effects
+        last = effects[-1] if effects else None
+        if isinstance(last, Updated):
+            last.members.append(member)
+        else:
+            effects.append(Updated([member]))
 
     def is_open(self, peer: NodeId, kind: Kind) -> bool:
         return (peer, kind) in self._open

@@ -8,6 +8,7 @@ member).
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -289,8 +290,9 @@ class Membership:
         return self._context.period
 
     def member(self, member: NodeId) -> MemberView | None:
+        """One of `members`."""
         row = self._context.members.get(member)
-        return self._view(row) if row is not None else None
+        return self._view(row) if row is not None and not row.is_forgotten else None
 
     @property
     def wake_number(self) -> int:
@@ -368,11 +370,9 @@ class Membership:
             if entry[0] == self._context.me:
                 self._exchange.look_for_lies(entry)
                 break
-        take_state = self._exchange.take_state
-        for delta in envelope.deltas:
-            for claim in delta[2]:
-                self._beliefs.hear(claim, teller=sender, by_sync=True)
-            take_state(delta)
+        if envelope.deltas:
+            hear = partial(self._beliefs.hear, teller=sender, by_sync=True)
+            self._exchange.take_deltas(envelope.deltas, hear)
 
     def _hear_claim(self, claim: Claim, row: Row | None, sender: NodeId) -> None:
         if claim.contact is None and claim.rank is Rank.ALIVE:
@@ -439,7 +439,7 @@ class Membership:
 
     def _forget(self, row: Row) -> None:
         row.is_forgotten = True
-        self._context.event(EventKind.UPDATED, row.id)
+        self._context.updated(row.id)
         self._own.persist()
 
     def _tell_forgotten(self, *rows: Row) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 from typing import NamedTuple
 
 from ollama_dist.core.ids import NodeId
@@ -54,8 +53,6 @@ class WakeAt(NamedTuple):
 
 class EventKind(StrEnum):
     JOINED = "joined"
-    UPDATED = "updated"
-    """Its addresses, state or load changed."""
     SUSPECT = "suspect"
     ALIVE_AGAIN = "alive_again"
     DEAD = "dead"
@@ -76,10 +73,11 @@ class Event(NamedTuple):
     detail: str = ""
 
 
-@lru_cache(maxsize=2048)
-def updated(member: NodeId) -> Event:
-    """Of all that is told this is told most."""
-    return Event(EventKind.UPDATED, member)
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """Addresses, state or load of these members changed, in this order. Nothing is told as often."""
+
+    members: list[NodeId]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ class Count:
     what: str
 
 
-Effect = Call | Respond | WakeAt | Event | Persist | Count
+Effect = Call | Respond | WakeAt | Event | Updated | Persist | Count
 
 
 @dataclass(frozen=True, slots=True)

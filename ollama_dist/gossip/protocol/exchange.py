@@ -4,12 +4,13 @@ News of members rides on everything. Whoever hears a fingerprint other than his 
 with a digest of what he has (scuttlebutt); loads of others ride along while they are fresh.
 """
 
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Final
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.gossip.protocol.context import Context, Purpose
-from ollama_dist.gossip.protocol.effects import EventKind, Respond, updated
+from ollama_dist.gossip.protocol.effects import Respond
 from ollama_dist.gossip.protocol.fresh import FreshLoads
 from ollama_dist.gossip.protocol.members import Row
 from ollama_dist.gossip.protocol.messages import (
@@ -138,7 +139,7 @@ class Exchange:
                 deltas.append(self._load_delta(to))
         for time, member in self._loads.newest(context.now - FRESH_PERIODS * context.period):
             row = context.members.get(member)
-            if row is None or not row.is_living or row.hot_at != time or row is to:
+            if row is None or row.hot_at != time or row is to or not row.is_living:
                 continue
             deltas.append(self._load_delta(row))
             if len(deltas) == context.config.hot_piggyback:
@@ -148,7 +149,8 @@ class Exchange:
     def _load_delta(self, row: Row) -> MemberDelta:
         assert row.hot is not None
         version, data, _ = row.hot
-        return MemberDelta(row.id, row.standing[0], (), Hot(version, data, self._context.now - row.hot_at))
+        hot = _new(Hot, (version, data, self._context.now - row.hot_at))
+        return _new(MemberDelta, (row.id, row.standing[0], (), hot, None))
 
     # Digests and deltas
 
@@ -169,23 +171,30 @@ class Exchange:
         """What the owner of ``digest`` lacks: members never heard of first, then the smallest pieces."""
         known = dict(zip(map(_SUBJECT, digest), digest, strict=True))
         members, hidden = self._context.members, None if self._own.is_announced else self._own.row
-        lacking = [
-            (theirs is not None, row.cold.size, row, mine, theirs)
-            for mine in members.unlike(known)
-            if _is_newer(mine, theirs := known.get(mine[0]))
-            if (row := members.row(mine[0])) is not hidden
-        ]
-        lacking.sort(key=_IN_ORDER)
+        of, row_of = known.get, members.row
+        lacking = []
+        for mine in members.unlike(known):
+            theirs = of(mine[0])
+            if is_load := theirs is not None and _is_load_alone(mine, theirs):
+                is_newer = mine[4] > theirs[4] and not mine[3]
+            else:
+                is_newer = _is_newer(mine, theirs)
+            if is_newer and (row := row_of(mine[0])) is not hidden:
+                size = row.cold.size
+                lacking.append((size if theirs is None else _KNOWN + size, row, theirs, is_load))
+        lacking.sort(key=_ORDER)
         deltas = []
-        for _, _, row, mine, entry in lacking:
+        for _, row, theirs, is_load in lacking:
             if budget < CLAIM_OVERHEAD:
                 break
-            if entry is not None and row.hot is not None and _is_load_alone(mine, entry):
-                delta, cost = self._load_delta(row), CLAIM_OVERHEAD + len(row.hot[1]) + 8
+            if is_load and row.hot is not None:
+                if (cost := CLAIM_OVERHEAD + len(row.hot[1]) + 8) > budget:
+                    continue
+                delta = self._load_delta(row)
             else:
-                delta, cost = self._delta(row, entry, budget)
-            if cost > budget:
-                continue
+                delta, cost = self._delta(row, theirs, budget)
+                if cost > budget:
+                    continue
             budget -= cost
             deltas.append(delta)
         return tuple(deltas)
@@ -212,19 +221,24 @@ class Exchange:
             cost += sum(len(each.key) + len(each.value or b"") + 12 for each in cold.entries)
         return MemberDelta(row.id, standing.generation, claims, hot, cold), cost
 
-    def take_state(self, delta: MemberDelta) -> None:
-        """Take in load and slow state of one member; its claims were heard before."""
-        subject, generation, _, told, state = delta
-        row = self._context.members.get(subject)
-        if row is None:
-            return
-        if state is None and told is not None and row.hot is not None and told[0] <= row.hot[0]:
-            return  # so it is with most loads that ride along, and they are many
-        if not row.is_living or generation != row.standing[0]:
-            return
-        if state is None and told is not None and told[0] < VERSION_LIMIT and row is not self._own.row:
-            self.take_load(row, told)
-            return
+    def take_deltas(self, deltas: Sequence[MemberDelta], hear: Callable[[Claim], None]) -> None:
+        """Take in load and slow state of members; ``hear`` is given what is claimed of each before."""
+        members, own, take_load = self._context.members.get, self._own.row, self._take_newer_load
+        for delta in deltas:
+            subject, generation, claims, told, state = delta
+            for claim in claims:
+                hear(claim)
+            row = members(subject)
+            if row is None:
+                continue
+            is_of_this_life = generation == row.standing[0] and row.is_living
+            if state is None and told is not None and told[0] < VERSION_LIMIT and row is not own:
+                if is_of_this_life and ((known := row.hot) is None or told[0] > known[0]):
+                    take_load(row, told)
+            elif is_of_this_life:
+                self._take_state(row, delta)
+
+    def _take_state(self, row: Row, delta: MemberDelta) -> None:
         hot, cold, gc = _versions(delta)
         if max(hot, cold, gc) >= VERSION_LIMIT:
             self._context.count("absurd_version")
@@ -236,7 +250,7 @@ class Exchange:
             self.take_load(row, delta.hot)
         if delta.cold is not None and row.cold.apply(delta.cold):
             self._context.members.touch(row)
-            self._context.event(EventKind.UPDATED, row.id)
+            self._context.updated(row.id)
             self.spread(1)
 
     def look_for_lies(self, told: DigestEntry) -> None:
@@ -252,10 +266,14 @@ class Exchange:
 
     def take_load(self, row: Row, hot: Hot) -> None:
         if row.hot is None or hot.version > row.hot.version:
-            at = self._context.now - max(0.0, hot.age)
-            self._context.members.load(row, hot, at)
-            self._loads.add(at, row.id)
-            self._context.effects.append(updated(row.id))
+            self._take_newer_load(row, hot)
+
+    def _take_newer_load(self, row: Row, hot: Hot) -> None:
+        context, age = self._context, hot[2]
+        at = context.now - age if age > 0.0 else context.now
+        context.members.load(row, hot, at)
+        self._loads.add(at, row.id)
+        context.updated(row.id)
 
     # Spreading
 
@@ -278,7 +296,7 @@ class Exchange:
         self._spread_ticks = max(0, self._spread_ticks - 1)
         own, alive = self._own.row, Rank.ALIVE
         living = context.members.living()
-        others = [row for row in living if row.standing.rank is alive and row is not own] or context.others()
+        others = [row for row in living if row.standing[2] is alive and row is not own] or context.others()
         room = max(0, context.config.gossip_open_max - context.open_count(Purpose.GOSSIP))
         for row in context.some(others, min(context.config.gossip_fanout, room)):
             if not context.is_open(row.id, Kind.GOSSIP):
@@ -364,7 +382,12 @@ def _versions(delta: MemberDelta) -> tuple[int, int, int]:
 
 
 _SUBJECT: Final = itemgetter(0)
-_IN_ORDER: Final = itemgetter(0, 1)
+_ORDER: Final = itemgetter(0)
+_KNOWN: Final = 1 << 40
+"""Who is known to the reader comes after all that are not."""
+
+_new: Final = tuple.__new__
+"""Makes a named tuple without the function that each has for it: that costs as much again."""
 
 
 def _is_newer(mine: DigestEntry, theirs: DigestEntry | None) -> bool:

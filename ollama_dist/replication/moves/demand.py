@@ -74,10 +74,9 @@ def total(told: Iterable[Mapping[ModelKey, Demand]]) -> dict[ModelKey, Demand]:
 
 
 def pack(demand: Mapping[ModelKey, Demand]) -> bytes:
-    """As a member tells it, coarse enough that small changes change nothing."""
+    """As a member tells it, coarse enough that small changes change nothing; empty where there is none."""
     rows = [[model, _coarse(each.per_s), _coarse(each.wait_s)] for model, each in demand.items()]
-    packed: bytes = msgpack.packb(rows[:TOLD_MAX])
-    return packed
+    return msgpack.packb(rows[:TOLD_MAX]) if rows else b""
 
 
 def unpack(data: bytes) -> dict[ModelKey, Demand]:

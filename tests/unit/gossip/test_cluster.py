@@ -83,7 +83,7 @@ async def test_what_a_node_said_of_itself_goes_with_it(clusters: Clusters) -> No
     laptop.set_state("gone", b"x")
     laptop.set_state("gone", None)
     told: list[int] = []
-    laptop.subscribe(lambda: told.append(len(laptop.members())))
+    laptop.subscribe(lambda _: told.append(len(laptop.members())))
     await laptop.join((await desk.invite())["code"])
 
     def known() -> bool:

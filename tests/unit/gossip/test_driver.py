@@ -127,7 +127,7 @@ async def test_what_is_told_of_members_belongs_to_no_request(members: Members) -
     b = await members.start("b", address(a))
     told_in: list[str] = []
     for driver in (a, b):
-        driver.subscribe(lambda: told_in.append(REQUEST.get()))
+        driver.subscribe(lambda _: told_in.append(REQUEST.get()))
         driver.set_state("model", b"llama3")
     REQUEST.reset(request)
     await agree(a, b)
@@ -147,7 +147,7 @@ async def test_a_member_that_leaves_is_gone_at_once(members: Members) -> None:
 async def test_a_member_that_dies_is_suspected_and_then_dead(members: Members) -> None:
     a, b, c = await members.three()
     seen: list[MemberState] = []
-    a.subscribe(lambda: seen.append(states(a)[c.id]))
+    a.subscribe(lambda _: seen.append(states(a)[c.id]))
     await members.stop(c, leave=False)
     # Subscribers hear of a change a moment after it can be seen.
     await until(lambda: MemberState.DEAD in seen and sees(b, c.id, MemberState.DEAD)())
@@ -197,13 +197,19 @@ async def test_subscribers_are_told_once_for_a_batch_and_a_failing_one_harms_nob
     a = await members.start("a")
     told: list[int] = []
 
-    def fail() -> None:
+    def fail(_: object) -> None:
         raise RuntimeError("a subscriber's own mistake")
 
     a.subscribe(fail)
-    a.subscribe(lambda: told.append(len(a.members())))
-    await agree(a, await members.start("b", address(a)))
+    news: set[NodeId] = set()
+    a.subscribe(lambda _: told.append(len(a.members())))
+    a.subscribe(news.update)
+    b = await members.start("b", address(a))
+    await agree(a, b)
     await until(lambda: told[-1:] == [2], what="the subscriber's being told")
+    assert b.id in news
+    assert a.member(b.id) == view(a, b.id)
+    assert a.member(NodeId("0" * 16)) is None
 
 
 async def test_another_cluster_gets_no_further_than_the_door(members: Members) -> None:

@@ -1,6 +1,6 @@
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.view import InstalledModel, Load
-from ollama_dist.node.announce import Cold, Hot, decode_cold
+from ollama_dist.node.announce import Cold, Hot, decode_cold, decode_hot
 from ollama_dist.node.announcer import ENTRIES_LIMIT, Announcer
 
 
@@ -54,3 +54,21 @@ def test_what_does_not_fit_is_left_out_and_counted_but_never_the_node_itself() -
     assert len(told.state) <= ENTRIES_LIMIT
     assert told.announcer.left_out == 2001 - len(told.state)
     assert sum(len(key) + len(value) for key, value in told.state.items()) <= 64 * 1024
+
+
+def test_what_is_free_is_told_when_it_changed_by_much_or_something_else_did() -> None:
+    told = Told()
+    gib = 2**30
+    for load, memory, disk in (
+        (Load(), 32 * gib, 160 * gib),
+        (Load(), 31 * gib, 155 * gib),
+        (Load(in_flight=1), 31 * gib, 155 * gib),
+        (Load(in_flight=1), 30 * gib, 155 * gib),
+        (Load(in_flight=1), 29 * gib, 155 * gib),
+        (Load(in_flight=1), 29 * gib, 100 * gib),
+        (Load(in_flight=1), 29 * gib, None),
+    ):
+        told.announcer.announce_load(Hot(load, memory_free_bytes=memory, disk_free_bytes=disk))
+    heard = [hot for data in told.loads if (hot := decode_hot(data)) is not None]
+    assert [hot.memory_free_bytes // gib for hot in heard] == [32, 31, 29, 29, 29]
+    assert [hot.disk_free_bytes for hot in heard] == [160 * gib, 155 * gib, 155 * gib, 100 * gib, None]

@@ -1,5 +1,7 @@
 from dataclasses import replace
 
+import pytest
+
 from ollama_dist.core.names import parse_model_name
 from ollama_dist.core.view import EngineKind, EngineState, InstalledModel, Load, MemberState, NodeView
 from ollama_dist.gossip.protocol.effects import MemberView
@@ -105,3 +107,37 @@ def test_a_peer_that_started_again_keeps_its_name_until_it_has_said_it() -> None
 def test_a_peer_that_has_not_told_its_load_is_starting_and_not_broken() -> None:
     unheard = replace(member(), hot=b"", hot_version=0)
     assert store(unheard).current.nodes[node_id(2)].engine.state is EngineState.STARTING
+
+
+def test_what_one_member_told_is_taken_over_alone() -> None:
+    views = store(member(2), member(3, replace(COLD, name="shelf")))
+    before, holders = views.current, views.current.holders
+    told = replace(member(), hot=encode_hot(Hot(Load(4))), hot_version=4, hot_at=101.0)
+    assert views.set_some([told], now=101.0, wall=1_000_001.0)
+    peer = views.current.nodes[node_id(2)]
+    assert (peer.load, peer.load_version, peer.age_s) == (Load(4), 4, 0.0)
+    assert views.current.nodes[node_id(3)] is before.nodes[node_id(3)]
+    assert views.current.holders is holders
+
+
+def test_of_one_name_it_stays_the_same_two_that_are_told_apart() -> None:
+    views = store(member(2, generation=9), member(3, generation=4))
+    assert views.set_some([member(2, generation=9)], now=101.0, wall=1_000_001.0)
+    assert views.current.nodes[node_id(2)].name == "laptop-0000"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        member(3),
+        member(2, generation=8),
+        replace(member(2), state=MemberState.DEAD),
+        replace(member(2, replace(COLD, name="desk")), cold_version=5),
+    ],
+    ids=["new", "started again", "dead", "renamed"],
+)
+def test_who_stands_otherwise_than_before_concerns_the_whole_picture(told: MemberView) -> None:
+    views = store(member(2))
+    before = views.current
+    assert not views.set_some([told], now=101.0, wall=1_000_001.0)
+    assert views.current is before

@@ -73,6 +73,7 @@ def test_who_is_forgotten_is_listed_no_more_and_old_news_does_not_bring_it_back(
     bench = Bench()
     member = forgotten(bench)
     assert member not in listed(bench)
+    assert bench.core.member(member) is None
     bench.say(bench.others[1], signed(member))
     bench.say(bench.others[1], deltas=(MemberDelta(member, 1, (signed(member),)),))
     assert member not in listed(bench)
