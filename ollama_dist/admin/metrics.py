@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from ollama_dist.core.view import MemberState
-from ollama_dist.gossip.driver import GAUGES
+from ollama_dist.gossip.counters import GAUGES
 from ollama_dist.node.reports import Problem
 from ollama_dist.node.stats import Latencies
 

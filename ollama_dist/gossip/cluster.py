@@ -21,13 +21,14 @@ from ollama_dist.gossip import invite
 from ollama_dist.gossip.calls import CallFailed
 from ollama_dist.gossip.credentials import Credentials, Pass
 from ollama_dist.gossip.dialing import split_host_port
-from ollama_dist.gossip.driver import Driver, GossipSettings, Subscriber
+from ollama_dist.gossip.driver import Driver, GossipSettings
 from ollama_dist.gossip.identity import Identity, set_aside_key
 from ollama_dist.gossip.invite_code import InviteCode
 from ollama_dist.gossip.keyring import Keyring, KeyringFile
 from ollama_dist.gossip.keys import ClusterKey, keep_cluster_key
 from ollama_dist.gossip.protocol.effects import Failure, MemberView
 from ollama_dist.gossip.rotation import Rotation, check_overlap
+from ollama_dist.gossip.subscribers import Subscriber
 from ollama_dist.runtime.private_files import make_private_folder
 
 log = structlog.get_logger()

@@ -7,8 +7,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from ollama_dist.gossip import codec
 from ollama_dist.gossip.addresses import announced, interface_addresses
 from ollama_dist.gossip.calls import CallFailed
 from ollama_dist.gossip.channels import Channels
+from ollama_dist.gossip.counters import Counters
 from ollama_dist.gossip.credentials import Credentials
 from ollama_dist.gossip.dialing import split_host_port
 from ollama_dist.gossip.discovery import Discovery, SeenCluster, Sighting, join_host_port
@@ -46,6 +46,7 @@ from ollama_dist.gossip.protocol.effects import (
 from ollama_dist.gossip.protocol.messages import GENERATION_STEP, Contact, Envelope, Kind
 from ollama_dist.gossip.server import Refused, Server
 from ollama_dist.gossip.store import Memory, Store
+from ollama_dist.gossip.subscribers import Subscriber, Subscribers
 from ollama_dist.runtime.tasks import Tasks
 
 log = structlog.get_logger()
@@ -62,9 +63,6 @@ GOODBYE_S: Final = 1.0
 
 TROUBLES_MAX: Final = 64
 """Addresses of which it is remembered why nobody was met there."""
-
-Subscriber = Callable[[Collection[NodeId]], None]
-"""Is told of which members something changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +102,9 @@ class Driver:
         self._credentials = credentials
         self._settings = settings
         self._core: Membership | None = None
-        self._counters: Counter[str] = Counter()
+        self._counters = Counters()
         self._channels = Channels(credentials, self.hint, slowness=self._slowness)
-        self._server = Server(credentials, self._answer, self._count, services)
+        self._server = Server(credentials, self._answer, self._counters.add, services)
         self._store = Store(settings.memory) if settings.memory is not None else None
         self._memory = Memory()
         self._discovery: Discovery | None = None
@@ -116,9 +114,7 @@ class Driver:
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = float("inf")
         self._seed_troubles: dict[str, CallFailed] = {}
-        self._subscribers: list[Subscriber] = []
-        self._news: set[NodeId] = set()
-        """Members of whom subscribers are about to be told."""
+        self._subscribers = Subscribers()
         self._departed = asyncio.Event()
         self._last_input = float("-inf")
         self.port = 0
@@ -220,8 +216,7 @@ class Driver:
 
         Calling what is returned ends that.
         """
-        self._subscribers.append(changed)
-        return lambda: self._subscribers.remove(changed)
+        return self._subscribers.add(changed)
 
     def set_load(self, data: bytes) -> None:
         """This member's load, opaque, at most 64 bytes; told to the others when the pace allows."""
@@ -269,10 +264,9 @@ class Driver:
 
     def counters(self) -> dict[str, int]:
         """What happened how often since the start, and what is so now (`GAUGES`)."""
-        told = dict.fromkeys(_ALWAYS_COUNTED, 0) | self._counters
         health, late = (self._core.local_health, self._core.late) if self._core is not None else (0, 0.0)
         now = {"channels": len(self._channels), "local_health": health, "loop_lag_ms": round(late * 1000)}
-        return told | now
+        return self._counters.told() | now
 
     # Inputs
 
@@ -289,11 +283,11 @@ class Driver:
         try:
             if (gap := self._gap(now)) > STALL_PERIODS * core.period:
                 log.warning("stalled", seconds=round(gap, 3))
-                self._count("stalls")
+                self._counters.add("stalls")
                 self._do(core.stall(now, gap))
             self._do(step(core, now))
         except Exception:  # membership goes on without this input rather than end unnoticed
-            self._count("failed_inputs")
+            self._counters.add("failed_inputs")
             log.exception("membership_failed")
         self._last_input = now
 
@@ -316,15 +310,6 @@ class Driver:
         self._wake_at = when
         self._wake = asyncio.get_running_loop().call_later(_until(when), self._tick, number)
 
-    def _count(self, what: str) -> None:
-        self._counters[what] += 1
-
-    def _count_traffic(self, way: str, envelope: Envelope, payload: bytes) -> None:
-        """News and synchronised state that came ``in`` or went ``out``."""
-        self._counters[f"rumours_{way}"] += len(envelope.rumours)
-        if envelope.kind is Kind.SYNC:
-            self._counters[f"sync_bytes_{way}"] += len(payload)
-
     # Effects
 
     def _do(self, effects: Sequence[Effect]) -> None:
@@ -341,15 +326,15 @@ class Driver:
                 case Event():
                     self._note(effect)
                 case Updated(members):
-                    self._counters["event_updated"] += len(members)
-                    self._tell_soon(*members)
+                    self._counters.add("event_updated", len(members))
+                    self._subscribers.tell_soon(*members)
                 case Persist(generation, peers, gone):
                     lost = tuple(self._to_keep(each) for each in gone)
                     self._memory = self._memory.renewed(generation, self.cluster_id, peers, lost)
                     if self._store is not None:
                         self._tasks.start(self._store.save(self._memory), "save membership")
                 case Count(what):
-                    self._count(what)
+                    self._counters.add(what)
 
     def _to_keep(self, gone: Gone) -> Gone:
         """By the clock on the wall, which goes on while no node runs."""
@@ -365,7 +350,7 @@ class Driver:
                 self._do(core.remember(now, replace(gone, since=now - age)))
 
     def _note(self, event: Event) -> None:
-        self._count(f"event_{event.kind}")
+        self._counters.add(f"event_{event.kind}")
         tell = log.warning if event.kind in _ALARMING else log.debug
         tell(f"member_{event.kind}", member=event.member, detail=event.detail)
         if event.kind is EventKind.DEPARTED:
@@ -373,20 +358,7 @@ class Driver:
         if event.kind is EventKind.CLONE:
             self.is_clone = True
             self._withdraw()
-        self._tell_soon(event.member)
-
-    def _tell_soon(self, *members: NodeId) -> None:
-        if not self._news:
-            asyncio.get_running_loop().call_soon(self._tell)
-        self._news.update(members)
-
-    def _tell(self) -> None:
-        news, self._news = frozenset(self._news), set()
-        for changed in list(self._subscribers):
-            try:
-                changed(news)
-            except Exception:
-                log.exception("subscriber_failed")
+        self._subscribers.tell_soon(event.member)
 
     # Calls to others
 
@@ -395,7 +367,7 @@ class Driver:
             sender, envelope = await self._ask(call)
         except CallFailed as failure:
             kind = failure.kind
-            self._count(f"call_{kind}")
+            self._counters.add(f"call_{kind}")
             log.debug("call_failed", kind=call.kind, peer=call.peer, failure=kind, detail=str(failure))
             if failure.is_rotated:
                 self._note_trouble(call.addresses[0], failure)
@@ -407,16 +379,16 @@ class Driver:
         """Who replied, and what. Raises `CallFailed`."""
         try:
             payload = codec.encode(call.envelope)
-            self._count_traffic("out", call.envelope, payload)
+            self._counters.add_traffic("out", call.envelope, payload)
             sender = call.peer
             if sender is None:
                 sender = await self._meet(call.addresses[0], self._left(call))
             reply = await self._channels.call(sender, call.addresses, call.kind, payload, self._left(call))
             envelope = codec.decode(call.kind, reply)
-            self._count_traffic("in", envelope, reply)
+            self._counters.add_traffic("in", envelope, reply)
             return sender, envelope
         except (codec.Malformed, codec.TooLong) as error:
-            self._count("malformed" if isinstance(error, codec.Malformed) else "too_long")
+            self._counters.add("malformed" if isinstance(error, codec.Malformed) else "too_long")
             raise CallFailed(Failure.REJECTED, str(error)) from error
 
     async def _meet(self, address: str, timeout: float) -> NodeId:
@@ -450,9 +422,9 @@ class Driver:
         try:
             envelope = codec.decode(kind, payload)
         except codec.Malformed as error:
-            self._count("malformed")
+            self._counters.add("malformed")
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT) from error
-        self._count_traffic("in", envelope, payload)
+        self._counters.add_traffic("in", envelope, payload)
         self._request += 1
         request = self._request
         answer = self._requests[request] = asyncio.get_running_loop().create_future()
@@ -460,12 +432,12 @@ class Driver:
         try:
             async with asyncio.timeout(self._settings.config.sync_timeout):
                 reply = codec.encode(said := await answer)
-                self._count_traffic("out", said, reply)
+                self._counters.add_traffic("out", said, reply)
                 return reply
         except TimeoutError as error:
             raise Refused(grpc.StatusCode.DEADLINE_EXCEEDED) from error
         except codec.TooLong as error:
-            self._count("too_long")
+            self._counters.add("too_long")
             raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED) from error
         finally:
             self._requests.pop(request, None)
@@ -498,22 +470,6 @@ class Driver:
         others = (address for address in view.addresses if address != working)
         return replace(view, addresses=(working, *others))
 
-
-_ALWAYS_COUNTED: Final = (
-    "probes",
-    "probes_failed",
-    "event_suspect",
-    "event_dead",
-    "refuted",
-    "rumours_in",
-    "rumours_out",
-    "sync_bytes_in",
-    "sync_bytes_out",
-)
-"""What operators look for, though it may not have happened yet."""
-
-GAUGES: Final = ("channels", "local_health", "loop_lag_ms")
-"""Those of the counters that can fall: open channels, how ill this member is, how late its alarms ring."""
 
 _ALARMING: Final = (EventKind.REACH, EventKind.CLONE)
 

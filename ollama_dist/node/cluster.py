@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ollama_dist.core.ids import NodeId
-from ollama_dist.gossip.driver import Subscriber
 from ollama_dist.gossip.protocol.effects import MemberView
+from ollama_dist.gossip.subscribers import Subscriber
 
 
 class Cluster(Protocol):

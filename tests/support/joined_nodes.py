@@ -17,8 +17,8 @@ from ollama_dist.api.server import peer_front, public_front
 from ollama_dist.backends.ollama.engine import OllamaEngine, OllamaSettings
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import InstalledModel, MemberState
-from ollama_dist.gossip.driver import Subscriber
 from ollama_dist.gossip.protocol.effects import MemberView
+from ollama_dist.gossip.subscribers import Subscriber
 from ollama_dist.node.modes import Switches
 from ollama_dist.node.mover import Mover, MoverSettings
 from ollama_dist.node.node import Node, NodeOptions

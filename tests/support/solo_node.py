@@ -16,8 +16,8 @@ from ollama_dist.api.server import public_front
 from ollama_dist.backends.ollama.engine import OllamaEngine, OllamaSettings
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.view import InstalledModel
-from ollama_dist.gossip.driver import Subscriber
 from ollama_dist.gossip.protocol.effects import MemberView
+from ollama_dist.gossip.subscribers import Subscriber
 from ollama_dist.node.modes import Switches
 from ollama_dist.node.node import Node, NodeOptions
 from ollama_dist.replication.disk.keeper import Keeper
