@@ -122,6 +122,24 @@ class Scale:
             "descriptors_per_minute": _slope([(each[0], each[2]) for each in later]) * 60,
         }
 
+    def soaked(self, streams: int, per_s: float, seconds: float, rounds: int) -> Figures:
+        """The same again and again, with a look at rest after each; growth is from the first quarter on."""
+        began, errors, rest = time.monotonic(), 0.0, []
+        for _ in range(rounds):
+            errors += self.flowing(streams, per_s, seconds)["errors"]
+            rest.append((time.monotonic() - began, *self._after()))
+        later = rest[len(rest) // 4 :]
+        return {
+            "rounds": rounds,
+            "minutes": rest[-1][0] / 60,
+            "errors": errors,
+            "kib_at_first": later[0][1],
+            "kib_at_last": later[-1][1],
+            "kib_per_minute": _slope([(each[0], each[1]) for each in later]) * 60,
+            "descriptors_least": min(each[2] for each in later),
+            "descriptors_most": max(each[2] for each in later),
+        }
+
     def _after(self) -> tuple[int, int]:
         time.sleep(SETTLE_S)
         return self._node.look()
@@ -183,11 +201,15 @@ def _grounds(streams: int) -> Iterator[tuple[Node, list[Tools]]]:
         yield Node(front.port, front.pids), tools
 
 
-def measure(streams: int, connections: int, per_s: float, seconds: float) -> Mapping[str, Any]:
-    """All figures. Raises `NoCompiler`."""
+def measure(
+    streams: int, connections: int, per_s: float, seconds: float, rounds: int = 0
+) -> Mapping[str, Any]:
+    """All figures, or with ``rounds`` those of a soak. Raises `NoCompiler`."""
     with _grounds(streams) as (node, tools):
         scale = Scale(node, tools)
         scale.flowing(min(streams, 20), 20, 0.5)  # what is made once is made now
+        if rounds:
+            return {"soaked": scale.soaked(streams, per_s, seconds, rounds)}
         found = {"silent": scale.silent(streams), "waiting": scale.waiting(connections)}
         return found | {"flowing": scale.flowing(streams, per_s, seconds)}
 
@@ -198,9 +220,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--connections", type=int, default=9900, help="a listener takes 10000 at most")
     parser.add_argument("--per-s", type=float, default=5.0, help="chunks a second and stream")
     parser.add_argument("--seconds", type=float, default=40.0, help="how long they flow; at most 45")
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="flow so often instead, and see whether it grows"
+    )
     wish = parser.parse_args(words)
     try:
-        found = measure(wish.streams, wish.connections, wish.per_s, min(wish.seconds, 45.0))
+        found = measure(wish.streams, wish.connections, wish.per_s, min(wish.seconds, 45.0), wish.rounds)
     except NoCompiler as error:
         print(f"cannot measure: {error}", file=sys.stderr)
         return 2

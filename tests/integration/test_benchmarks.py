@@ -61,6 +61,14 @@ def test_streams_and_connections_leave_nothing_behind() -> None:
     assert found["waiting"]["descriptors_left_by_connections"] <= 2
 
 
+@pytest.mark.usefixtures("_compiler")
+def test_a_soak_tells_what_is_left_after_each_round() -> None:
+    found = measure(streams=20, connections=0, per_s=20, seconds=0.5, rounds=4)["soaked"]
+    assert (found["rounds"], found["errors"]) == (4, 0)
+    assert found["descriptors_most"] - found["descriptors_least"] <= 2  # the node's own look at its engine
+    assert found["kib_at_last"] > 0
+
+
 def test_a_ratio_is_taken_within_each_pass() -> None:
     passes = {"a": [{"x": 2.0}, {"x": 30.0}, {}], "b": [{"x": 1.0}, {"x": 10.0}, {"x": 5.0}]}
     assert ratio(passes, "a", "b", "x") == 2.5
