@@ -122,7 +122,7 @@ class Scale:
             "descriptors_per_minute": _slope([(each[0], each[2]) for each in later]) * 60,
         }
 
-    def soaked(self, streams: int, per_s: float, seconds: float, rounds: int) -> Figures:
+    def soaked(self, streams: int, per_s: float, seconds: float, rounds: int) -> Mapping[str, Any]:
         """The same again and again, with a look at rest after each; growth is from the first quarter on."""
         began, errors, rest = time.monotonic(), 0.0, []
         for _ in range(rounds):
@@ -133,8 +133,7 @@ class Scale:
             "rounds": rounds,
             "minutes": rest[-1][0] / 60,
             "errors": errors,
-            "kib_at_first": later[0][1],
-            "kib_at_last": later[-1][1],
+            "kib_after_each": [each[1] for each in rest],
             "kib_per_minute": _slope([(each[0], each[1]) for each in later]) * 60,
             "descriptors_least": min(each[2] for each in later),
             "descriptors_most": max(each[2] for each in later),

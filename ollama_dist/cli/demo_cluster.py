@@ -119,7 +119,7 @@ def _meet(nodes: Sequence[DemoNode], children: Children) -> tuple[Model, ...]:
     deadline = time.monotonic() + _MEETING_S
     while time.monotonic() < deadline:
         children.require_all()
-        models = _models_when_met(nodes)
+        models = models_when_met(nodes)
         if models:
             return models
         time.sleep(_STEP_S)
@@ -129,7 +129,9 @@ def _meet(nodes: Sequence[DemoNode], children: Children) -> tuple[Model, ...]:
     )
 
 
-def _models_when_met(nodes: Sequence[DemoNode]) -> tuple[Model, ...]:
+def models_when_met(nodes: Sequence[DemoNode]) -> tuple[Model, ...]:
+    """All models, once every node sees every other and knows what it holds; () before."""
+    names = {node.name for node in nodes}
     models: tuple[Model, ...] = ()
     try:
         for node in nodes:
@@ -137,10 +139,11 @@ def _models_when_met(nodes: Sequence[DemoNode]) -> tuple[Model, ...]:
             if read_status(client.get("/api/distributed/status")).alive < len(nodes):
                 return ()
             models = read_models(client.get("/api/distributed/models"))
+            if not names <= {replica.node for model in models for replica in model.replicas}:
+                return ()
     except Failure:
         return ()  # not listening yet
-    holders = {replica.node for model in models for replica in model.replicas}
-    return models if holders >= {node.name for node in nodes} else ()
+    return models
 
 
 def _running(nodes: Sequence[DemoNode], models: Sequence[Model], children: Children) -> list[Running]:

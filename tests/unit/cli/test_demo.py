@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +17,12 @@ from ollama_dist.cli import demo
 from ollama_dist.cli.arguments import Arguments
 from ollama_dist.cli.commands import BY_NAME
 from ollama_dist.cli.demo import models_at, run_one
-from ollama_dist.cli.demo_cluster import Parts, run_cluster, serve_environment
+from ollama_dist.cli.demo_cluster import Parts, models_when_met, run_cluster, serve_environment
 from ollama_dist.cli.demo_plan import MOST_NODES, SENTENCES, DemoNode, Running, Secrets, cluster_text, plan
 from ollama_dist.cli.failures import Exit, Failure
 from ollama_dist.cli.terminal import Terminal
 from ollama_dist.node.setting_values import Address, Secret
-from tests.support.fake_node import FakeNode
+from tests.support.fake_node import MODELS, FakeNode
 
 FAKE = (sys.executable, "-m", "tests.support.fake_node")
 ROOT = Path(__file__).parents[3]
@@ -106,6 +108,23 @@ def test_a_plain_no_is_no_list_of_models() -> None:
 def test_a_cluster_has_two_to_nine_nodes(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert demo.main(["--nodes", number]) == Exit.USAGE
     assert "must be from 2 to 9" in capsys.readouterr().err
+
+
+def test_the_nodes_have_met_when_each_knows_what_all_hold() -> None:
+    def holding(*names: str) -> tuple[int, Any]:
+        row = MODELS["models"][0]
+        return 200, {"models": [row | {"replicas": [row["replicas"][0] | {"node": name} for name in names]}]}
+
+    with FakeNode() as one, FakeNode() as other:
+        nodes = [
+            replace(node, listen=Address("127.0.0.1", fake.port))
+            for node, fake in zip(plan_of(2), (one, other), strict=True)
+        ]
+        for fake in (one, other):
+            fake.answers["GET /api/distributed/models"] = holding("node-1", "node-2")
+        assert [model.name for model in models_when_met(nodes)] == ["llama3:8b"]
+        one.answers["GET /api/distributed/models"] = holding("node-1")
+        assert models_when_met(nodes) == ()
 
 
 CLUSTER = """
