@@ -123,12 +123,12 @@ class Scale:
         }
 
     def soaked(self, streams: int, per_s: float, seconds: float, rounds: int) -> Mapping[str, Any]:
-        """The same again and again, with a look at rest after each; growth is from the first quarter on."""
+        """The same again and again, with a look at rest after each; growth is that of the second half."""
         began, errors, rest = time.monotonic(), 0.0, []
         for _ in range(rounds):
             errors += self.flowing(streams, per_s, seconds)["errors"]
             rest.append((time.monotonic() - began, *self._after()))
-        later = rest[len(rest) // 4 :]
+        later = rest[len(rest) // 2 :]
         return {
             "rounds": rounds,
             "minutes": rest[-1][0] / 60,
