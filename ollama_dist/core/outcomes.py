@@ -42,12 +42,10 @@ _BLAMING: Final = frozenset({Result.REFUSED, Result.FAILED, Result.TIMEOUT, Resu
 
 @value(frozen=True, slots=True)
 class Usage:
-    """Tokens and engine timings as the last line of an answer tells them; seconds."""
+    """What the last line of an answer tells of its length and of the engine's time; seconds."""
 
-    prompt_tokens: int = 0
     output_tokens: int = 0
     load_s: float = 0.0
-    prompt_s: float = 0.0
     output_s: float = 0.0
 
     @property

@@ -72,7 +72,7 @@ class EngineLoad:
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
         self._beside = 0
         """Requests that take no slot."""
-        self._tokens_per_s = self._told_tokens_per_s = 0.0
+        self._tokens_per_s = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -81,7 +81,7 @@ class EngineLoad:
 
     @property
     def now(self) -> Load:
-        return Load(self.in_flight, self._queue.waiting, self._slots, self._told_tokens_per_s)
+        return Load(self.in_flight, self._queue.waiting, self._slots, round(self._tokens_per_s, 1))
 
     def active(self, model: ModelKey) -> int:
         """Requests for one model that run or wait here."""
@@ -158,5 +158,4 @@ class EngineLoad:
         """Fold the speed of an answer just finished into the decode rate."""
         if speed := usage.tokens_per_s:
             known = self._tokens_per_s
-            self._tokens_per_s = known = known + _SMOOTHING * (speed - known) if known else speed
-            self._told_tokens_per_s = round(known, 1)
+            self._tokens_per_s = known + _SMOOTHING * (speed - known) if known else speed

@@ -1,7 +1,7 @@
 """What is learned of requests: how fast places are, which of them fail, and what people ask about later."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
@@ -21,7 +21,7 @@ from ollama_dist.node.served import Served
 from ollama_dist.node.stats import Stats
 from ollama_dist.scheduling.breaker import Breakers
 from ollama_dist.scheduling.decision import Decision, DecisionLog, Record
-from ollama_dist.scheduling.rates import NOTABLE_LOAD_S, Rates
+from ollama_dist.scheduling.rates import Rates
 
 log = structlog.get_logger()
 
@@ -70,19 +70,16 @@ class Notes:
     def ended(self, served: Served, error: BaseException | None) -> None:
         """The request is over; ``error`` is what ended it, if something did."""
         request, node, answer, now = served.request, served.node, served.answer, self._clock()
-        result, tried = served.result(is_read=error is None), served.attempts
-        attempts: Sequence[Attempt] = tried
+        result, attempts = served.result(is_read=error is None), tuple(served.attempts)
         if answer is None:
-            status, usage = error.status if isinstance(error, DistError) else CLIENT_LEFT, NO_USAGE
+            status, tokens = error.status if isinstance(error, DistError) else CLIENT_LEFT, 0
         else:
-            status, usage = answer.status, answer.usage
+            status, tokens = answer.status, answer.usage.output_tokens
             if node is not None and not served.is_refusal:
                 self.breakers.end(node.id, result, now)
-                last = _only(node.id, result)
-                attempts = (*tried, *last) if tried else last
-                tried += last
+                attempts += _only(node.id, result)
                 if result is Result.OK:
-                    self.learn(node, request, usage, is_own=served.waited is not None)
+                    self.learn(node, request, answer.usage, is_own=served.waited is not None)
         outcome = Outcome(
             request.id,
             request.route,
@@ -90,10 +87,10 @@ class Notes:
             "" if node is None else node.name,
             status,
             result,
-            tuple(attempts),
+            attempts,
             served.first_byte_s,
             now - served.began,
-            usage.output_tokens,
+            tokens,
         )
         if served.record is not None:
             served.record.outcome = outcome
@@ -105,12 +102,11 @@ class Notes:
 
     def learn(self, node: NodeView, request: InferenceRequest, usage: Usage, *, is_own: bool) -> None:
         """An answer of ``node`` ended well; ``is_own`` is whether this node's engine gave it."""
-        model, has_written = request.model, usage.output_tokens
-        if model is not None and (has_written or usage.load_s > NOTABLE_LOAD_S):
-            installed = node.models.get(model)
-            self.rates.learn(node.id, model, installed.size if installed else 0, usage)
+        model = request.model
+        if model is not None and usage is not NO_USAGE:
+            self.rates.learn(node, model, usage)
         if is_own:
-            if has_written:
+            if usage.output_tokens:
                 self._load.learn(usage)
             if request.intent is not Intent.UNLOAD:
                 self._loads.note(request)

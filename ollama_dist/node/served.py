@@ -77,7 +77,7 @@ class Served:
         self._end = end
         self.held: Held = []
         self.attempts: list[Attempt] = []
-        """Places that gave no answer, and at the end the one that did."""
+        """Places that gave no answer."""
 
     def __enter__(self) -> "Served":
         return self

@@ -66,25 +66,23 @@ class Rates:
 
     def __init__(self) -> None:
         self._decode: dict[tuple[NodeId, ModelKey], float] = {}
+        self.measured = self._decode.get
+        """What `decode` is of a model at a node; None where no answer has told."""
         self._load: dict[NodeId, float] = {}
         self._output: dict[ModelKey, float] = {}
 
-    def learn(self, node: NodeId, model: ModelKey, size: int, usage: Usage) -> None:
-        """Fold in an answer that ended well. ``size`` is the model's, in bytes."""
+    def learn(self, node: NodeView, model: ModelKey, usage: Usage) -> None:
+        """Fold in an answer of ``node`` that ended well."""
         if tokens := usage.output_tokens:
             _fold(self._output, model, tokens)
             if speed := usage.tokens_per_s:
-                _fold(self._decode, (node, model), speed)
-        if usage.load_s > NOTABLE_LOAD_S and size:
-            _fold(self._load, node, size / usage.load_s)
+                _fold(self._decode, (node.id, model), speed)
+        if usage.load_s > NOTABLE_LOAD_S and model in node.models:
+            _fold(self._load, node.id, node.models[model].size / usage.load_s)
 
     def decode(self, node: NodeView, model: ModelKey, size: int) -> float:
         """Tokens one request gets per second when it runs alone."""
         return self.measured((node.id, model)) or guess(node, size)
-
-    def measured(self, place: tuple[NodeId, ModelKey]) -> float | None:
-        """What `decode` is at a node, of a model; None where no answer has told."""
-        return self._decode.get(place)
 
     def load_s(self, node: NodeView, size: int) -> float:
         """Seconds to bring a model from disk into memory."""

@@ -178,7 +178,7 @@ def _usual_ollama(top: Mapping[str, Any]) -> Usage | None:
 
 
 def _usual_openai(top: Mapping[str, Any]) -> Usage | None:
-    """The same of one with one choice, whose end has a reason, and with both counts."""
+    """The same of one with one choice, whose end has a reason, and with a count."""
     choices, usage = top.get("choices"), top.get("usage")
     if "error" in top or "type" in top or "response" in top or type(choices) is not list:
         return None
@@ -186,8 +186,8 @@ def _usual_openai(top: Mapping[str, Any]) -> Usage | None:
         return None
     if type(choices[0].get("finish_reason")) is not str or not choices[0]["finish_reason"]:
         return None
-    read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return Usage(read, written) if type(read) is int and type(written) is int and read + written else None
+    written = usage.get("completion_tokens")
+    return Usage(written) if type(written) is int else None
 
 
 _USUAL: Final = {Dialect.OLLAMA: _usual_ollama, Dialect.OPENAI: _usual_openai}
@@ -392,10 +392,9 @@ def _usage(dialect: Dialect, record: _Record) -> Usage:
     for before in ("usage.", "response.usage.", "message.usage."):
         if before.partition(".")[0] not in record.top:
             continue
-        for prompt, output in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")):
-            read, written = record.number(before + prompt), record.number(before + output)
-            if read or written:
-                return Usage(int(read), int(written))
+        for output in ("completion_tokens", "output_tokens"):
+            if written := record.number(before + output):
+                return Usage(int(written))
     return NO_USAGE
 
 
@@ -409,11 +408,7 @@ def _ollama_usage(top: Mapping[str, Any]) -> Usage:
     said = top.get
     try:
         return Usage(
-            int(said("prompt_eval_count", 0)),
-            int(said("eval_count", 0)),
-            said("load_duration", 0) / 1e9,
-            said("prompt_eval_duration", 0) / 1e9,
-            said("eval_duration", 0) / 1e9,
+            int(said("eval_count", 0)), said("load_duration", 0) / 1e9, said("eval_duration", 0) / 1e9
         )
     except (TypeError, ValueError, OverflowError):  # what an engine counts is a number
         return NO_USAGE
