@@ -80,8 +80,8 @@ class Response(web.StreamResponse):
             end = b"Content-Length: %d\r\n\r\n" % len(body)
         else:
             end = b"\r\n"
-        head = b"".join((_begun(is_newest, status, self._standing), _written(lines), _date(), end))
-        return head if is_head else head + body
+        begun = _begun(is_newest, status, self._standing)
+        return b"".join((begun, _written(lines), _date(), end, b"" if is_head else body))
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Make what is to be written. Raises `ValueError`."""

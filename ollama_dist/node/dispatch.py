@@ -7,6 +7,7 @@ learned from the end.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.node.answer_cache import LARGEST, AnswerCache, Asking, Kept
 from ollama_dist.node.answers import Answer, AttemptFailed, begin
 from ollama_dist.node.limits import OWNER_S
-from ollama_dist.node.load import Admission, EngineLoad, OnPlace, Waited
+from ollama_dist.node.load import AT_ONCE, EngineLoad, OnPlace, Waited
 from ollama_dist.node.loads import Loads
 from ollama_dist.node.modes import Switches, effective_mode
 from ollama_dist.node.notes import Asked, Notes
@@ -34,6 +35,7 @@ from ollama_dist.scheduling.estimate import loaded_as_asked, service_s
 from ollama_dist.scheduling.failover import GiveUp, RetryBudget, next_step
 from ollama_dist.scheduling.filters import Conditions
 from ollama_dist.scheduling.ledger import Ledger
+from ollama_dist.scheduling.queue import Ticket
 from ollama_dist.wire.places import read_place
 from ollama_dist.wire.relay_headers import PRIORITY, QUEUE, REQUEST_ID
 
@@ -132,9 +134,9 @@ class Dispatcher:
         try:
             model = request.model
             service = service_s(request, model, me, self._notes.rates) if model is not None else 0.0
-            target, admission = self._own_slot(request, me.id, service)
-            waited = admission.waited or await self._turn(admission, on_place)
-            held.append(admission.leave)
+            target, ticket = self._own_slot(request, me.id, service)
+            waited = AT_ONCE if ticket is None or ticket.runs else await self._turn(ticket, on_place)
+            held.append(partial(self._load.leave, ticket))
             answer = await self._begin_here(target, request, headers, body, _must_load(request, me))
             held.append(answer.close)
             headers, body = (), b""  # sent, and not to be kept for as long as the answer lasts
@@ -248,15 +250,14 @@ class Dispatcher:
     async def _here(self, served: Served, me: NodeView, decision: Decision) -> Answer:
         """An answer of this node's own engine; raises `AttemptFailed`."""
         request, expected = served.request, decision.expected
-        target, admission = self._own_slot(request, me.id, 0.0 if expected is None else expected.service_s)
-        waited = admission.waited
-        if waited is None:
-            waited = await self._turn(admission, served.on_place)
-            must_load = _must_load(request, self._view().me)
-        else:
+        target, ticket = self._own_slot(request, me.id, 0.0 if expected is None else expected.service_s)
+        if ticket is None or ticket.runs:
+            served.waited = AT_ONCE
             must_load = expected is not None and expected.load_s > 0 and _must_load(request, me)
-        served.waited = waited
-        served.held.append(admission.leave)
+        else:
+            served.waited = await self._turn(ticket, served.on_place)
+            must_load = _must_load(request, self._view().me)
+        served.held.append(partial(self._load.leave, ticket))
         answer = await self._begin_here(target, request, served.headers, served.body, must_load)
         if not answer.is_whole:
             served.held.append(answer.close)
@@ -326,7 +327,9 @@ class Dispatcher:
         held.append(lambda: self._ledger.ended(self._view().nodes.get(node.id, node)))
         return target
 
-    def _own_slot(self, request: InferenceRequest, me: NodeId, service_s: float) -> tuple[Target, Admission]:
+    def _own_slot(
+        self, request: InferenceRequest, me: NodeId, service_s: float
+    ) -> tuple[Target, Ticket | None]:
         """A slot of this node's own engine, or a place in the queue for one; raises `AttemptFailed`."""
         target = self._way_to(me)
         try:
@@ -334,9 +337,9 @@ class Dispatcher:
         except Busy as busy:
             raise AttemptFailed(Result.BUSY, str(busy)) from busy
 
-    async def _turn(self, admission: Admission, on_place: OnPlace | None) -> Waited:
+    async def _turn(self, ticket: Ticket, on_place: OnPlace | None) -> Waited:
         try:
-            return await self._load.wait(admission, on_place)
+            return await self._load.wait(ticket, on_place)
         except Busy as busy:
             raise AttemptFailed(Result.BUSY, str(busy)) from busy
 

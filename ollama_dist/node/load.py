@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from ollama_dist.core.errors import Busy
@@ -35,18 +34,6 @@ class Waited:
 AT_ONCE: Final = Waited(Place(0, 0.0), 0.0)
 
 _TAKES_SLOT: Final = (Intent.GENERATE, Intent.EMBED)
-
-
-@dataclass(slots=True, eq=False)
-class Admission:
-    """A place in the engine, or in the queue before it."""
-
-    ticket: Ticket | None
-    """None for what takes no slot."""
-    waited: Waited | None
-    """How it was come by; None for who waits."""
-    leave: Callable[[], None]
-    """To be called once."""
 
 
 class EngineLoad:
@@ -94,37 +81,36 @@ class EngineLoad:
             self._call(self._queue.set_slots(width))
             self._changed()
 
-    def enter(self, request: InferenceRequest, service_s: float) -> Admission:
-        """A place in the engine, or in the queue before it: then it is to be waited for with `wait`.
+    def enter(self, request: InferenceRequest, service_s: float) -> Ticket | None:
+        """A place in the engine, or, where it does not `Ticket.runs`, in the queue: then `wait` for it.
 
-        ``service_s`` is how long the request will probably take. Raises `Busy` when there is no room. What
-        only loads or unloads a model takes no slot, nor does what an engine will refuse.
+        It is given up with `leave`. ``service_s`` is how long the request will probably take. Raises `Busy`
+        when there is no room. What only loads or unloads a model takes no slot and gets None, and so does
+        what an engine will refuse.
         """
+        ticket = None
         if request.model is None or request.intent not in _TAKES_SLOT:
             self._beside += 1
-            self._changed()
-            return Admission(None, AT_ONCE, partial(self._leave, None))
-        ticket = self._queue.enter(request.model, request.priority, service_s, self._clock())
+        else:
+            ticket = self._queue.enter(request.model, request.priority, service_s, self._clock())
         self._changed()
-        return Admission(ticket, AT_ONCE if ticket.runs else None, partial(self._leave, ticket))
+        return ticket
 
-    async def wait(self, admission: Admission, on_place: OnPlace | None = None) -> Waited:
+    async def wait(self, ticket: Ticket, on_place: OnPlace | None = None) -> Waited:
         """Until a place in the queue has become one in the engine.
 
         Raises `Busy` where it does not in time. Then, as when this is cancelled, the place is given up.
         """
-        ticket, began = admission.ticket, self._clock()
-        assert ticket is not None
-        place = self._queue.place(ticket)
+        place, began = self._queue.place(ticket), self._clock()
         try:
             await self._turn(ticket, on_place)
         except BaseException:
-            admission.leave()
+            self.leave(ticket)
             raise
-        admission.waited = Waited(place, self._clock() - began)
-        return admission.waited
+        return Waited(place, self._clock() - began)
 
-    def _leave(self, ticket: Ticket | None) -> None:
+    def leave(self, ticket: Ticket | None) -> None:
+        """Give up what `enter` gave; to be called once."""
         if ticket is None:
             self._beside -= 1
         else:

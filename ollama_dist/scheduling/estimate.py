@@ -33,8 +33,8 @@ class Holding:
     size: int
     slots: int
     sharing: float
-    prefill: float
-    """Prompt tokens read in the time one token is written."""
+    prefill_bytes: float
+    """Bytes of a prompt read in the time one token is written."""
     place: tuple[NodeId, ModelKey]
     guess: float
     """See `rates.guess`."""
@@ -50,7 +50,7 @@ class Holding:
             size,
             slots=max(1, node.load.slots),
             sharing=GPU_SHARING if node.resources.gpus else CPU_SHARING,
-            prefill=prefill(node, 1.0),
+            prefill_bytes=prefill(node, BYTES_PER_TOKEN),
             place=(node.id, key),
             guess=guess(node, size),
             loaded=in_memory(key, node),
@@ -64,11 +64,11 @@ def estimate(request: InferenceRequest, holding: Holding, ahead: int, rates: Rat
     """
     slots, loaded = holding.slots, holding.loaded
     decode = alone = rates.measured(holding.place) or holding.guess
+    readiness, wait_s, load_s = "loaded", 0.0, 0.0
     if ahead:
         decode /= 1 + holding.sharing * min(ahead, slots - 1)
-    readiness, wait_s, load_s = "loaded", 0.0, 0.0
-    if ahead >= slots:
-        wait_s = (ahead - slots + 1) * rates.output_tokens(holding.key, None) / decode / slots
+        if ahead >= slots:
+            wait_s = (ahead - slots + 1) * rates.output_tokens(holding.key, None) / decode / slots
     if loaded is None:
         readiness, load_s = "cold", rates.load_s(holding.node, holding.size)
     elif (loaded.options or request.runner_options) and not fits(request.runner_options, loaded):
@@ -76,8 +76,8 @@ def estimate(request: InferenceRequest, holding: Holding, ahead: int, rates: Rat
         wait_s = ahead * rates.output_tokens(holding.key, None) / decode / slots
         readiness = "loaded with other options"
         load_s = rates.load_s(holding.node, holding.size) + wait_s
-    prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / (alone * holding.prefill)
-    first = (max(wait_s, load_s)) + prompt_s
+    prompt_s = request.prompt_bytes / (alone * holding.prefill_bytes)
+    first = max(wait_s, load_s) + prompt_s
     if not holding.is_self:
         first += holding.node.rtt_s or UNKNOWN_RTT_S
     reason = _reason(readiness, ahead, round(decode))

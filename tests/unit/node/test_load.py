@@ -10,7 +10,7 @@ from ollama_dist.core.outcomes import Usage
 from ollama_dist.core.requests import Intent, Place
 from ollama_dist.core.view import Load
 from ollama_dist.node import load as load_module
-from ollama_dist.node.load import EngineLoad, Waited
+from ollama_dist.node.load import AT_ONCE, EngineLoad, Waited
 from tests.support.views import request
 from tests.support.wait import until
 
@@ -23,12 +23,12 @@ def engine_load(*, slots: int = 1, max_waiting: int = 8, **more: Any) -> EngineL
 
 @contextlib.asynccontextmanager
 async def admitted(load: EngineLoad, asked: Any, service_s: float, **more: Any) -> AsyncIterator[Waited]:
-    admission = load.enter(asked, service_s)
-    waited = admission.waited or await load.wait(admission, **more)
+    ticket = load.enter(asked, service_s)
+    waited = AT_ONCE if ticket is None or ticket.runs else await load.wait(ticket, **more)
     try:
         yield waited
     finally:
-        admission.leave()
+        load.leave(ticket)
 
 
 class Client:

@@ -1,5 +1,5 @@
 from ollama_dist.backends.http1 import Head
-from ollama_dist.core.outcomes import Attempt, Result, Usage
+from ollama_dist.core.outcomes import NO_USAGE, Attempt, Result, Usage
 from ollama_dist.node.answers import Answer
 from ollama_dist.node.load import EngineLoad
 from ollama_dist.node.loads import Loads
@@ -16,7 +16,7 @@ def notes() -> Notes:
     return Notes(load, Loads(lambda: HERE, lambda: None), lambda: 2.0, lambda *_: None)
 
 
-def answered(usage: Usage = Usage(), *tried: Attempt) -> Served:
+def answered(usage: Usage = NO_USAGE, *tried: Attempt) -> Served:
     served = Served(ASKED, (), b"", None, None, 1.0, lambda *_: None)
     served.node, served.attempts = HERE, [*tried]
     served.answer = Answer(Head(200, ()), b"{}", usage=usage)
@@ -33,7 +33,7 @@ def test_an_answer_of_the_first_choice_that_breaks_off_is_no_fallback() -> None:
 
 def test_an_answer_of_the_second_choice_is_one() -> None:
     taken = notes()
-    taken.ended(answered(Usage(), Attempt(node_id(2), Result.REFUSED)), None)
+    taken.ended(answered(NO_USAGE, Attempt(node_id(2), Result.REFUSED)), None)
     assert (taken.stats.served, taken.stats.fallbacks, taken.stats.retries) == (1, 1, 1)
 
 
