@@ -213,8 +213,8 @@ class Lane(asyncio.Protocol):
 
     __slots__ = (
         "_drained",
-        "_due",
         "_has_asked",
+        "_has_used",
         "_heads",
         "_loop",
         "_owner",
@@ -244,8 +244,8 @@ class Lane(asyncio.Protocol):
         self._rest_timer: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._has_asked = False
-        self._due = 0.0
-        """When the connection is over if nothing comes."""
+        self._has_used = False
+        """A request was answered since this was looked at."""
         self._paused = False
         self._drained: asyncio.Future[None] | None = None
         self._stream: Streamed | None = None
@@ -259,8 +259,7 @@ class Lane(asyncio.Protocol):
         self.address, self.transport = address, cast(asyncio.Transport, transport)
         self._owner.lanes.add(self)
         tcp_keepalive(self.transport)
-        self._due = self._loop.time() + self._owner.head_s
-        self._timer = self._loop.call_at(self._due, self._look_at_due)
+        self._timer = self._loop.call_later(self._owner.head_s, self._look_at_use)
         if self._owner.is_stopping:
             self._close()
 
@@ -342,16 +341,14 @@ class Lane(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
 
-    def _look_at_due(self) -> None:
-        """A timer that is set stays, for to make one costs; here it is looked how late it may become.
+    def _look_at_use(self) -> None:
+        """A timer that is set stays, and no clock is read, for both cost; it is looked what came meanwhile.
 
         So a connection may stay idle for up to twice as long as it would have to.
         """
-        now, is_idle = self._loop.time(), self.task is None and not self._waits_for
-        if not is_idle:
-            self._timer = self._loop.call_at(now + self._owner.keep_alive_s, self._look_at_due)
-        elif now < self._due:
-            self._timer = self._loop.call_at(self._due, self._look_at_due)
+        if self._has_used or self.task is not None or self._waits_for:
+            self._has_used = False
+            self._timer = self._loop.call_later(self._owner.keep_alive_s, self._look_at_use)
         else:
             self._timer = None
             if not self._has_asked:
@@ -396,7 +393,7 @@ class Lane(asyncio.Protocol):
         if not keeps_alive or owner.is_stopping or self._stream is not None:
             transport.close()
             return
-        self._due = self._loop.time() + owner.keep_alive_s
+        self._has_used = True
         if self._paused:
             transport.pause_reading()  # until the client takes what it asked for
         elif self._waiting:

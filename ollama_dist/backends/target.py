@@ -3,6 +3,7 @@
 import asyncio
 import os
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ class Target:
 
     def give_back(self, connection: Connection) -> None:
         """The exchange is over: keep the connection if another may follow on it, else close it."""
-        now, idle = connection.loop.time(), self._idle
+        now, idle = time.monotonic(), self._idle
         self._busy.discard(connection)
         while idle and idle[0][0] < now - IDLE_LIMIT_S:
             idle.popleft()[1].close()
@@ -144,7 +145,7 @@ class Target:
         idle = self._idle
         while idle:
             since, connection = idle.pop()
-            if connection.is_open and since >= connection.loop.time() - IDLE_LIMIT_S:
+            if connection.is_open and since >= time.monotonic() - IDLE_LIMIT_S:
                 return connection
             connection.close()
         return None

@@ -1,6 +1,7 @@
 """How much of the cluster a node uses."""
 
 from enum import StrEnum
+from typing import Final
 
 
 class Mode(StrEnum):
@@ -10,3 +11,7 @@ class Mode(StrEnum):
     """An operator said: only this machine."""
     STANDALONE = "standalone"
     """No peer can be reached, or using none was asked for."""
+
+
+DISTRIBUTED: Final = Mode.DISTRIBUTED
+"""By a name of its own for what is done for each request, as `core.requests.GENERATE`."""

@@ -37,6 +37,9 @@ class Result(StrEnum):
         return self in _BLAMING
 
 
+OK: Final = Result.OK
+"""By a name of its own for what is done for each request, as `core.requests.GENERATE`."""
+
 _BLAMING: Final = frozenset({Result.REFUSED, Result.FAILED, Result.TIMEOUT, Result.CUT})
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.ids import RequestId
@@ -18,6 +19,13 @@ class Intent(StrEnum):
     """An empty prompt: bring the model into memory."""
     UNLOAD = "unload"
     """An empty prompt with keep_alive 0: let it go, wherever it is loaded."""
+
+
+GENERATE: Final = Intent.GENERATE
+EMBED: Final = Intent.EMBED
+UNLOAD: Final = Intent.UNLOAD
+"""By names of their own for what is done for each request: to get a member from its enumeration takes an
+interpreter (3.11) as long as ten other steps."""
 
 
 class Priority(StrEnum):

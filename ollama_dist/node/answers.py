@@ -12,7 +12,7 @@ from ollama_dist.backends.http1 import Connection, Head, Header, OnInterim, Sink
 from ollama_dist.backends.target import Target
 from ollama_dist.core.dialects import FORMS
 from ollama_dist.core.errors import DistError, UpstreamCut, UpstreamFailed, UpstreamRefused, UpstreamTimeout
-from ollama_dist.core.outcomes import NO_USAGE, Result, Usage
+from ollama_dist.core.outcomes import NO_USAGE, OK, Result, Usage
 from ollama_dist.core.requests import InferenceRequest
 from ollama_dist.node.limits import first_byte_s, silence_s
 from ollama_dist.wire.ends import End, EndWatch, Verdict, usage_of_whole
@@ -94,7 +94,7 @@ class Answer:
         self.headers = (worked_out and worked_out.get(_PASSED)) or _passed_on(head)
         self.first = first
         """The whole body where `is_whole`, else its beginning (never empty)."""
-        self.result = Result.OK if status < 400 else Result.REJECTED
+        self.result = OK if status < 400 else Result.REJECTED
         """How it stands; reading on may find that it broke off."""
         self.usage = usage
         """What the engine said of tokens and times; known once the answer is over."""

@@ -19,7 +19,7 @@ from ollama_dist.core.errors import Busy, DistError, NoCandidate, UpstreamFailed
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.modes import Mode
 from ollama_dist.core.outcomes import Result
-from ollama_dist.core.requests import InferenceRequest, Intent, Priority
+from ollama_dist.core.requests import UNLOAD, InferenceRequest, Priority
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.node.answer_cache import LARGEST, AnswerCache, Asking, Kept
 from ollama_dist.node.answers import Answer, AttemptFailed, begin
@@ -223,7 +223,7 @@ class Dispatcher:
                 answer = self._surrender(served, failures)
                 break
             node = view.nodes[decision.winner]
-            if served.request.intent is Intent.UNLOAD:
+            if served.request.intent is UNLOAD:
                 await self._unload_elsewhere(served, node.id)
             try:
                 is_own = node.id == view.self_id
@@ -401,7 +401,7 @@ class Dispatcher:
 def _must_load(request: InferenceRequest, me: NodeView) -> bool:
     """Whether the engine of ``me`` has to bring a model of its own into memory for this."""
     model = request.model
-    if model is None or model not in me.models or request.intent is Intent.UNLOAD or request.local_only:
+    if model is None or model not in me.models or request.intent is UNLOAD or request.local_only:
         return False
     is_elsewhere = bool(me.models[model].row.get("remote_host"))
     return not is_elsewhere and loaded_as_asked(request, model, me) is None

@@ -5,7 +5,7 @@ There is no limit on a whole request: a long answer is not a broken one. What is
 
 from typing import Final
 
-from ollama_dist.core.requests import InferenceRequest, Intent
+from ollama_dist.core.requests import GENERATE, InferenceRequest
 
 FIRST_BYTE_S: Final = 300.0
 """Waiting, loading and reading a short prompt; a cold 70B model from a slow disk takes minutes."""
@@ -37,7 +37,7 @@ GATHERING_SILENCE_S: Final = 300.0
 def first_byte_s(request: InferenceRequest) -> float:
     """Seconds until the first byte of an answer must be there."""
     limit = FIRST_BYTE_S + request.prompt_bytes / SLOWEST_PREFILL_BYTES_PER_S
-    if request.stream or request.intent is not Intent.GENERATE:
+    if request.stream or request.intent is not GENERATE:
         return limit
     tokens = request.max_tokens
     if tokens is None or tokens < 0:

@@ -8,7 +8,7 @@ from typing import Final
 from ollama_dist.core.errors import Busy
 from ollama_dist.core.names import ModelKey
 from ollama_dist.core.outcomes import Usage
-from ollama_dist.core.requests import InferenceRequest, Intent, Place
+from ollama_dist.core.requests import EMBED, GENERATE, InferenceRequest, Place
 from ollama_dist.core.view import Load
 from ollama_dist.node.limits import LONGEST_WAIT_S
 from ollama_dist.scheduling.queue import BUSY_TEXT, NodeQueue, Ticket
@@ -33,7 +33,7 @@ class Waited:
 
 AT_ONCE: Final = Waited(Place(0, 0.0), 0.0)
 
-_TAKES_SLOT: Final = (Intent.GENERATE, Intent.EMBED)
+_TAKES_SLOT: Final = (GENERATE, EMBED)
 
 
 class EngineLoad:

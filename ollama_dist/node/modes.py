@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ollama_dist.core.modes import Mode
+from ollama_dist.core.modes import DISTRIBUTED, Mode
 from ollama_dist.core.values import value
 from ollama_dist.core.view import ClusterView
 
@@ -36,7 +36,7 @@ class EffectiveMode:
 
 def effective_mode(switches: Switches, view: ClusterView) -> EffectiveMode:
     """A node that wants peers and reaches none is standalone: a fallback, if it knows of lost ones."""
-    if switches.mode is not Mode.DISTRIBUTED:
+    if switches.mode is not DISTRIBUTED:
         return EffectiveMode(switches.mode)
     if view.reaches_others:
         return _DISTRIBUTED

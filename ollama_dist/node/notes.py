@@ -10,8 +10,8 @@ import structlog
 from ollama_dist.core.errors import DistError
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
-from ollama_dist.core.outcomes import NO_USAGE, Attempt, Outcome, Result, Usage
-from ollama_dist.core.requests import InferenceRequest, Intent
+from ollama_dist.core.outcomes import NO_USAGE, OK, Attempt, Outcome, Result, Usage
+from ollama_dist.core.requests import EMBED, GENERATE, UNLOAD, InferenceRequest
 from ollama_dist.core.view import ClusterView, NodeView
 from ollama_dist.node.answers import AttemptFailed
 from ollama_dist.node.load import EngineLoad
@@ -78,7 +78,7 @@ class Notes:
             if node is not None and not served.is_refusal:
                 self.breakers.end(node.id, result, now)
                 attempts += _only(node.id, result)
-                if result is Result.OK:
+                if result is OK:
                     self.learn(node, request, answer.usage, is_own=served.waited is not None)
         outcome = Outcome(
             request.id,
@@ -108,7 +108,7 @@ class Notes:
         if is_own:
             if usage.output_tokens:
                 self._load.learn(usage)
-            if request.intent is not Intent.UNLOAD:
+            if request.intent is not UNLOAD:
                 self._loads.note(request)
 
     def forget(self, node: NodeId) -> None:
@@ -123,4 +123,4 @@ def _only(node: NodeId, result: Result) -> tuple[Attempt, ...]:
     return (Attempt(node, result),)
 
 
-_WORK: Final = (Intent.GENERATE, Intent.EMBED)
+_WORK: Final = (GENERATE, EMBED)

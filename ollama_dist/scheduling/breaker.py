@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from ollama_dist.core.ids import NodeId
-from ollama_dist.core.outcomes import Result
+from ollama_dist.core.outcomes import OK, Result
 
 FAILURES_TO_OPEN: Final = 3
 """Failures in a row; a refused connection opens at once, since nobody is there."""
@@ -73,9 +73,9 @@ class Breakers:
 
     def end(self, node: NodeId, result: Result, now: float) -> None:
         """How a request there ended."""
-        if result is Result.OK and not self._states:
+        if result is OK and not self._states:
             return
-        if result is Result.OK or not result.blames_node:
+        if result is OK or not result.blames_node:
             if result is not Result.CANCELLED:
                 self._states.pop(node, None)
             return

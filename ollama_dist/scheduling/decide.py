@@ -34,6 +34,8 @@ FRESH_BAND: Final = 0.10
 STALE_BAND: Final = 0.30
 """Candidates whose score is within this part of the best are as good as it, for all one can know."""
 
+_SCORED: Final = Stage.SCORED
+
 TIE_PART: Final = 0.05
 TIE_S: Final = 0.020
 """Two estimates closer than this are equal."""
@@ -71,7 +73,7 @@ def decide(
     else:
         candidates = _rank(request, usable, rates, ledger, own_load)
         winner = _pick(candidates, view, rng)
-    return Decision(winner.node, Stage.SCORED, winner.reason, candidates, rejected, winner)
+    return Decision(winner.node, _SCORED, winner.reason, candidates, rejected, winner)
 
 
 _Sifted = tuple[Sequence[Holding], tuple[Rejection, ...]]

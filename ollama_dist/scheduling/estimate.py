@@ -5,7 +5,7 @@ from typing import Final
 
 from ollama_dist.core.ids import NodeId
 from ollama_dist.core.names import ModelKey
-from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
+from ollama_dist.core.requests import GENERATE, InferenceRequest, Priority, RunnerOption
 from ollama_dist.core.values import value
 from ollama_dist.core.view import LoadedModel, NodeView
 from ollama_dist.scheduling.decision import Candidate
@@ -82,7 +82,7 @@ def estimate(request: InferenceRequest, holding: Holding, ahead: int, rates: Rat
         first += holding.node.rtt_s or UNKNOWN_RTT_S
     reason = _reason(readiness, ahead, round(decode))
     node = holding.node.id
-    if request.intent is not Intent.GENERATE:
+    if request.intent is not GENERATE:
         return Candidate(node, first, wait_s, load_s, first, first, reason, prompt_s)
     tokens = rates.output_tokens(holding.key, request.max_tokens)
     total, weight = first + tokens / decode, FIRST_TOKEN_WEIGHT[request.priority]
@@ -100,7 +100,7 @@ def service_s(request: InferenceRequest, key: ModelKey, node: NodeView, rates: R
     """How long ``request`` would keep a slot of ``node``, seconds."""
     decode = rates.decode(node, key, node.models[key].size if key in node.models else 0)
     prompt_s = request.prompt_bytes / BYTES_PER_TOKEN / prefill(node, decode)
-    if request.intent is not Intent.GENERATE:
+    if request.intent is not GENERATE:
         return prompt_s
     return prompt_s + rates.output_tokens(key, request.max_tokens) / decode
 

@@ -14,7 +14,7 @@ import orjson
 from ollama_dist.core.dialects import DIALECTS, FORMS, Dialect
 from ollama_dist.core.ids import RequestId
 from ollama_dist.core.names import InvalidModelName, ModelKey, Source, parse_model_ref
-from ollama_dist.core.requests import InferenceRequest, Intent, Priority, RunnerOption
+from ollama_dist.core.requests import EMBED, GENERATE, InferenceRequest, Intent, Priority, RunnerOption
 from ollama_dist.wire import gojson
 from ollama_dist.wire.compressed import CannotDecompress, decompress_zstd
 from ollama_dist.wire.durations import is_zero
@@ -30,6 +30,9 @@ RUNNER_OPTIONS: Final = (
     "draft_num_predict",
 )
 """Options whose change reloads the model; ``shift``, a field of its own, is the eighth."""
+
+_RUNNER_FIELDS: Final = frozenset({"options", "shift"})
+"""Where these are said."""
 
 HOLDING_FIELDS: Final = frozenset({"tools", "format", "response_format", "text"})
 """Fields that may make an engine hold text back until a tool call or a document is whole."""
@@ -91,9 +94,9 @@ def inspect(
             complaint=str(error),
         )
     if len(text) <= MAX_NAME_LENGTH:
-        text, key, source = _model(text)
+        text, key, local_only = _model(text)
     else:
-        key, source = None, Source.ANY
+        key, local_only = None, False
     intent, stream, prompt_bytes, max_tokens = _READERS[route](fields)
     return InferenceRequest(
         request_id,
@@ -103,24 +106,27 @@ def inspect(
         key,
         intent,
         stream,
-        _runner_options(fields) if dialect is Dialect.OLLAMA else (),
+        () if _RUNNER_FIELDS.isdisjoint(fields) else _runner_options(dialect, fields),
         prompt_bytes,
         max_tokens,
         not HOLDING_FIELDS.isdisjoint(fields) and any(map(fields.get, HOLDING_FIELDS)),
         pin,
         priority,
-        source is not Source.ANY,
+        local_only,
     )
 
 
 @lru_cache(maxsize=512)
-def _model(text: str) -> tuple[str, ModelKey | None, Source]:
-    """``text``, its key and its suffix: the same few names come again and again, and are kept in records."""
+def _model(text: str) -> tuple[str, ModelKey | None, bool]:
+    """``text``, its key, and whether its suffix is this node's own engine's to read.
+
+    The same few names come again and again, and are kept in records.
+    """
     try:
         name, source = parse_model_ref(text)
     except InvalidModelName:
-        return text, None, Source.ANY
-    return text, name.key, source
+        return text, None, False
+    return text, name.key, source is not Source.ANY
 
 
 # One reader per route
@@ -135,13 +141,13 @@ def _generate(fields: dict[str, Any]) -> _Found:
     context = fields.get("context")
     if isinstance(context, list):
         text += BYTES_PER_CONTEXT_TOKEN * len(context)
-    intent = Intent.GENERATE if fields.get("prompt") else _load_or_unload(fields)
+    intent = GENERATE if fields.get("prompt") else _load_or_unload(fields)
     return intent, fields.get("stream") is not False, text, _num_predict(fields)
 
 
 def _chat(fields: dict[str, Any]) -> _Found:
     messages = fields.get("messages")
-    intent = Intent.GENERATE if messages else _load_or_unload(fields)
+    intent = GENERATE if messages else _load_or_unload(fields)
     text = _weight(messages)
     if tools := fields.get("tools"):
         text += _printed_size(tools)
@@ -151,43 +157,43 @@ def _chat(fields: dict[str, Any]) -> _Found:
 
 def _embed(fields: dict[str, Any]) -> _Found:
     texts = fields.get("input")
-    return Intent.EMBED if texts else Intent.LOAD, False, _weight(texts), None
+    return EMBED if texts else Intent.LOAD, False, _weight(texts), None
 
 
 def _embeddings(fields: dict[str, Any]) -> _Found:
     prompt = fields.get("prompt")
-    return Intent.EMBED if prompt else Intent.LOAD, False, _weight(prompt), None
+    return EMBED if prompt else Intent.LOAD, False, _weight(prompt), None
 
 
 def _openai_chat(fields: dict[str, Any]) -> _Found:
     text = _weight(fields.get("messages")) + _printed_size(fields.get("tools"))
-    return Intent.GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens"))
+    return GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens"))
 
 
 def _openai_completion(fields: dict[str, Any]) -> _Found:
     text = _weight(fields.get("prompt")) + _weight(fields.get("suffix"))
-    return Intent.GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens"))
+    return GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens"))
 
 
 def _openai_embeddings(fields: dict[str, Any]) -> _Found:
-    return Intent.EMBED, False, _weight(fields.get("input")), None
+    return EMBED, False, _weight(fields.get("input")), None
 
 
 def _responses(fields: dict[str, Any]) -> _Found:
     text = _weight(fields.get("input")) + _weight(fields.get("instructions"))
     text += _printed_size(fields.get("tools"))
     bound = _positive(fields.get("max_output_tokens"))
-    return Intent.GENERATE, fields.get("stream") is True, text, bound
+    return GENERATE, fields.get("stream") is True, text, bound
 
 
 def _messages(fields: dict[str, Any]) -> _Found:
     text = _weight(fields.get("messages")) + _weight(fields.get("system"))
     text += _printed_size(fields.get("tools"))
-    return Intent.GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens"))
+    return GENERATE, fields.get("stream") is True, text, _positive(fields.get("max_tokens"))
 
 
 def _transcription(fields: dict[str, Any]) -> _Found:
-    return Intent.GENERATE, False, _weight(fields.get("prompt")) + _weight(fields.get("language")), None
+    return GENERATE, False, _weight(fields.get("prompt")) + _weight(fields.get("language")), None
 
 
 _READERS: Final[Mapping[str, Callable[[dict[str, Any]], _Found]]] = MappingProxyType(
@@ -213,8 +219,8 @@ def _load_or_unload(fields: dict[str, Any]) -> Intent:
     return Intent.UNLOAD if is_zero(fields.get("keep_alive")) else Intent.LOAD
 
 
-def _runner_options(fields: dict[str, Any]) -> tuple[RunnerOption, ...]:
-    if "options" not in fields and "shift" not in fields:
+def _runner_options(dialect: Dialect, fields: dict[str, Any]) -> tuple[RunnerOption, ...]:
+    if dialect is not Dialect.OLLAMA:
         return ()
     options = fields.get("options")
     found = []
