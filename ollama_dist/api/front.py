@@ -38,11 +38,12 @@ _REDIRECTS: Final = {301: "Moved Permanently", 307: "Temporary Redirect"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Way:
-    """A row, and what its answers say for the guard."""
+    """A row with what its path says, who answers it, and what the answers say for the guard."""
 
-    found: Matched
-    verdict: Verdict
+    route: Route
+    params: Mapping[str, str]
     handler: Handler
+    headers: tuple[Header, ...]
 
 
 class Internal(DistError):
@@ -85,14 +86,17 @@ class Front:
         request_id = self._new_id()
         if not isinstance(found, Matched) or verdict.judgement is not Judgement.PASS:
             return self._turned_away(request, request_id, found, verdict)
-        return self._let_in(request, request_id, Way(found, verdict, self._handlers[found.route.key]))
+        return self._let_in(request, request_id, self._way(found, verdict))
 
     def find(self, method: str, target: str, head: RequestHead) -> Way | None:
         """The way of a request that wants no more of its row than an answer to its head and body."""
         found, verdict = self._judge(method, target, head)
         if not isinstance(found, Matched) or verdict.judgement is not Judgement.PASS:
             return None
-        return Way(found, verdict, self._handlers[found.route.key]) if found.route.is_plain else None
+        return self._way(found, verdict) if found.route.is_plain else None
+
+    def _way(self, found: Matched, verdict: Verdict) -> Way:
+        return Way(found.route, found.params, self._handlers[found.route.key], verdict.headers)
 
     def answer(self, request: Incoming, way: Way) -> Awaitable[web.StreamResponse]:
         """Answer ``request``, whose way was found before."""
@@ -106,8 +110,8 @@ class Front:
 
     def _let_in(self, request: Incoming, request_id: RequestId, way: Way) -> Awaitable[web.StreamResponse]:
         log_with(request_id)
-        standing, own = way.verdict.headers + self._standing(), ("X-Request-ID", request_id)
-        exchange = Exchange(request, way.found.route, request_id, [own], way.found.params, "", standing)
+        standing, own = way.headers + self._standing(), ("X-Request-ID", request_id)
+        exchange = Exchange(request, way.route, request_id, [own], way.params, "", standing)
         return self._answer(exchange, way.handler)
 
     async def _turned_away(

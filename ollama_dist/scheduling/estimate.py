@@ -85,9 +85,9 @@ def estimate(request: InferenceRequest, holding: Holding, ahead: int, rates: Rat
     if request.intent is not GENERATE:
         return Candidate(node, first, wait_s, load_s, first, first, reason, prompt_s)
     tokens = rates.output_tokens(holding.key, request.max_tokens)
-    total, weight = first + tokens / decode, FIRST_TOKEN_WEIGHT[request.priority]
-    score = weight * first + (1 - weight) * total
-    return Candidate(node, score, wait_s, load_s, first, total, reason, prompt_s + tokens / alone)
+    rest = tokens / decode
+    score = first + (1 - FIRST_TOKEN_WEIGHT[request.priority]) * rest
+    return Candidate(node, score, wait_s, load_s, first, first + rest, reason, prompt_s + tokens / alone)
 
 
 @lru_cache(maxsize=256)

@@ -15,7 +15,15 @@ from ollama_dist.core.dialects import Dialect
 from ollama_dist.core.outcomes import NO_USAGE, Result, Usage
 from ollama_dist.core.values import value
 from ollama_dist.wire.failures import result_of_in_band_error
-from ollama_dist.wire.outline import CONTAINER, Document, Outline, document_of, is_container
+from ollama_dist.wire.outline import (
+    CONTAINER,
+    Document,
+    Outline,
+    document_of,
+    is_container,
+    object_in,
+    outline_of,
+)
 from ollama_dist.wire.tail import Line, Tail, Whole
 
 REPEATS: Final = 31
@@ -148,10 +156,10 @@ def usage_of_whole(dialect: Dialect, body: bytes) -> Usage | None:
     """
     if len(body) > _LONG_BYTES:
         body = _without_numbers(body)
-    record = document_of(body)
-    if type(record) is Document and (usual := _USUAL.get(dialect)) and (usage := usual(record.top)):
+    top = object_in(body)
+    if top is not None and (usual := _USUAL.get(dialect)) and (usage := usual(top)):
         return usage
-    end, _, usage = _judge_body(dialect, record, clean=True)
+    end, _, usage = _judge_body(dialect, outline_of(body) if top is None else Document(top), clean=True)
     return usage if end is End.COMPLETE else None
 
 
@@ -180,15 +188,17 @@ def _usual_ollama(top: Mapping[str, Any]) -> Usage | None:
 def _usual_openai(top: Mapping[str, Any]) -> Usage | None:
     """The same of one with one choice, whose end has a reason, and with a count."""
     choices, usage = top.get("choices"), top.get("usage")
-    if "error" in top or "type" in top or "response" in top or type(choices) is not list:
+    if type(choices) is not list or len(choices) != 1 or type(usage) is not dict:
         return None
-    if len(choices) != 1 or type(choices[0]) is not dict or type(usage) is not dict:
+    (choice,), written = choices, usage.get("completion_tokens")
+    if type(choice) is not dict or type(written) is not int or not _UNUSUAL.isdisjoint(top):
         return None
-    if type(choices[0].get("finish_reason")) is not str or not choices[0]["finish_reason"]:
-        return None
-    written = usage.get("completion_tokens")
-    return Usage(written) if type(written) is int else None
+    reason = choice.get("finish_reason")
+    return Usage(written) if type(reason) is str and reason else None
 
+
+_UNUSUAL: Final = frozenset({"error", "response", "type"})
+"""Fields that may tell of an error."""
 
 _USUAL: Final = {Dialect.OLLAMA: _usual_ollama, Dialect.OPENAI: _usual_openai}
 _CONTAINERS: Final = (dict, list)

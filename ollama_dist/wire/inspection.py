@@ -256,17 +256,17 @@ _MAX_DEPTH: Final = 6
 
 def _weight(value: Any, depth: int = _MAX_DEPTH) -> int:
     """Bytes of the text in ``value``: messages, content parts and plain strings; pictures count nothing."""
-    if isinstance(value, str):
+    if type(value) is str:
         return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
     total = 0
-    if isinstance(value, list) and depth:
+    if type(value) is list and depth:
         for item in value:
             is_plain = type(item) is dict and len(item) == 2 and "role" in item
             if is_plain and type(content := item.get("content")) is str and content.isascii():
                 total += len(content)  # as nearly all messages are
             else:
                 total += _weight(item, depth - 1)
-    elif isinstance(value, dict) and depth:
+    elif type(value) is dict and depth:
         for name, inner in value.items():
             if name in _TEXT_FIELDS:
                 total += _weight(inner, depth - 1)

@@ -52,11 +52,17 @@ def outline_of(data: bytes) -> "Outline":
 
 def document_of(data: bytes) -> "Outline | Document":
     """What `outline_of` gives, for a moment: it holds the whole value, and is made at a fifth of the cost."""
+    top = object_in(data)
+    return outline_of(data) if top is None else Document(top)
+
+
+def object_in(data: bytes) -> dict[str, Any] | None:
+    """The object that ``data`` is; None where it is something else."""
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
-        return outline_of(data)
-    return Document(value) if type(value) is dict else outline_of(data)
+        return None
+    return value if type(value) is dict else None
 
 
 class _Facts(ABC):
