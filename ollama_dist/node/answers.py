@@ -83,8 +83,7 @@ class Answer:
     in any case.
     """
 
-    _copy: list[bytes] | None = None
-    _room = 0
+    __slots__ = ("_copy", "_rest", "_room", "first", "headers", "is_whole", "result", "status", "usage")
 
     def __init__(
         self, head: Head, first: bytes, *, rest: "_Rest | None" = None, usage: Usage = NO_USAGE
@@ -100,6 +99,8 @@ class Answer:
         """What the engine said of tokens and times; known once the answer is over."""
         self._rest = rest
         self.is_whole = rest is None
+        self._copy: list[bytes] | None = None
+        self._room = 0
 
     @property
     def is_over(self) -> bool:

@@ -29,30 +29,31 @@ def let_go(held: Held) -> None:
 class Served:
     """A request whose answer has begun: where it comes from and what led there.
 
-    No dataclass: one is made for each request, and most of it stays as it is here. A ``with`` block lasts as
-    long as the answer; ``end`` hears of its end.
+    A ``with`` block lasts as long as the answer; ``end`` hears of its end.
     """
 
-    first_byte_s: float | None = None
-    """How long the beginning of the answer took."""
-    mode: EffectiveMode = _UNDECIDED
-    decision: Decision | None = None
-    """The first one: later ones only go without the places already tried."""
-    record: Record | None = None
-    """What the decision log has of it."""
-    node: NodeView | None = None
-    """Where the answer comes from."""
-    answer: Answer | None = None
-    is_refusal: bool = False
-    """The answer is what a place said that could not serve the request."""
-    retries: int = 0
-    """Further tries that were charged to the budget."""
-    waited: Waited | None = None
-    """How it came to its slot, where that was here."""
-    was_left: bool = False
-    """The caller went before there was an answer."""
-    kept_s: float | None = None
-    """The answer is one that was kept for so many seconds, since nobody can give it now."""
+    __slots__ = (
+        "_end",
+        "answer",
+        "asking",
+        "attempts",
+        "began",
+        "body",
+        "decision",
+        "first_byte_s",
+        "headers",
+        "held",
+        "is_refusal",
+        "kept_s",
+        "mode",
+        "node",
+        "on_place",
+        "record",
+        "request",
+        "retries",
+        "waited",
+        "was_left",
+    )
 
     def __init__(
         self,
@@ -78,6 +79,26 @@ class Served:
         self.held: Held = []
         self.attempts: list[Attempt] = []
         """Places that gave no answer."""
+        self.first_byte_s: float | None = None
+        """How long the beginning of the answer took."""
+        self.mode = _UNDECIDED
+        self.decision: Decision | None = None
+        """The first one: later ones only go without the places already tried."""
+        self.record: Record | None = None
+        """What the decision log has of it."""
+        self.node: NodeView | None = None
+        """Where the answer comes from."""
+        self.answer: Answer | None = None
+        self.is_refusal = False
+        """The answer is what a place said that could not serve the request."""
+        self.retries = 0
+        """Further tries that were charged to the budget."""
+        self.waited: Waited | None = None
+        """How it came to its slot, where that was here."""
+        self.was_left = False
+        """The caller went before there was an answer."""
+        self.kept_s: float | None = None
+        """The answer is one that was kept for so many seconds, since nobody can give it now."""
 
     def __enter__(self) -> "Served":
         return self
