@@ -5,6 +5,7 @@ as its framing promised or merely stopped. Parsing is llhttp's (through httptool
 """
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import field
@@ -36,6 +37,9 @@ _LOOKS: Final = 8
 much of it silence is noticed late at most."""
 
 _NEVER: Final = float("inf")
+
+_QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
+"""Linux has it: see tcp(7)."""
 
 Header = tuple[str, str]
 
@@ -406,6 +410,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._wake()
                 return
             self._tell()
+            self._delay_acks()
         if not (body := self._body):
             return  # only a part of a frame
         data = b"".join(body)  # of one piece that is the piece itself
@@ -458,6 +463,18 @@ class Connection(asyncio.BufferedProtocol):
             self._hear(b"".join(self._untold))
         self._untold.clear()
         self._tell_at = self._poured + TELL_BYTES
+
+    def _delay_acks(self) -> None:
+        """Acknowledge every second piece and not each as it is read, where the system can be told so.
+
+        An acknowledgement costs more than all else that is done here for a piece, and engines do not wait for
+        it: like all of Go's servers, Ollama has Nagle's algorithm off. It is said again and again, because
+        Linux forgets it after 40 ms in which one was due and nothing came.
+        """
+        assert self._transport is not None
+        handle = self._transport.get_extra_info("socket")
+        if handle is not None and _QUICKACK is not None:
+            handle.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 0)
 
     def eof_received(self) -> bool:
         return False

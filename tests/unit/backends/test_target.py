@@ -1,5 +1,6 @@
 import asyncio
 import itertools
+import socket
 from typing import Any
 
 import pytest
@@ -400,6 +401,41 @@ async def test_what_runs_through_is_told_of_in_portions() -> None:
         assert b"".join(read) == b"".join(b"%08d" % number for number in range(2000))
         assert max(map(len, told)) <= TELL_BYTES + READ_BYTES
         assert len(told) < len(poured)
+        connection.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="said to Linux alone")
+async def test_pieces_that_run_through_are_not_each_acknowledged_at_once() -> None:
+    may_go_on = asyncio.Semaphore(0)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nx" % (3 + TELL_BYTES))
+        for count in (1, TELL_BYTES):
+            await may_go_on.acquire()
+            writer.write(b"x" * count)
+        await reader.read()
+
+    async with serving(serve) as port:
+        connection, _ = await ask(Target(NODE, "127.0.0.1", port))
+        assert await connection.read(asyncio.get_running_loop().time() + 5.0) == b"x"
+        assert connection._transport is not None
+        handle = connection._transport.get_extra_info("socket")
+        at_once: list[int] = []
+
+        def fall_silent() -> None:  # after which the kernel does this by itself
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            may_go_on.release()
+
+        def sink(_data: bytes) -> bool:
+            at_once.append(handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK))
+            fall_silent()
+            return 0 not in at_once[1:]
+
+        fall_silent()
+        await connection.pour(sink, lambda _: None, 5.0)
+        assert at_once[0] == at_once[-1] == 0
+        assert len(at_once) > 1
         connection.close()
 
 
