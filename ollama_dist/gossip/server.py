@@ -75,7 +75,12 @@ class Server:
         """Listen on the first of ``ports`` that is free (0: any) and say which. Raises `ConfigError`."""
         for port in ports:
             server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
-            server.add_generic_rpc_handlers((self._handlers(), *self._services))
+            handlers = self._handlers()
+            generic = grpc.method_handlers_generic_handler(SERVICE, handlers)
+            server.add_generic_rpc_handlers((generic, *self._services))
+            # Every few turns of the loop gRPC takes one call of each method registered so, one of all others:
+            # where turns are long, pings would wait behind news. Older ones ignore this.
+            server.add_registered_method_handlers(SERVICE, handlers)
             try:
                 bound = server.add_secure_port(
                     f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
@@ -96,13 +101,12 @@ class Server:
         if server is not None:
             await server.stop(STOP_S)
 
-    def _handlers(self) -> grpc.GenericRpcHandler:
+    def _handlers(self) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
         # Bytes in, bytes out: what cannot be read is for the codec to refuse, in one place.
-        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+        return {
             method: grpc.unary_unary_rpc_method_handler(self._handler(kind))
             for kind, method in METHODS.items()
         }
-        return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     def _handler(self, kind: Kind) -> Callable[[bytes, Any], Awaitable[bytes]]:
         async def handle(payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:

@@ -152,6 +152,7 @@ class Beliefs:
             context.config.suspicion_max_mult,
             min(context.config.confirmations, others),
             context.rng,
+            context.health,
         )
         row.standing = Standing(row.standing.generation, row.standing.incarnation, Rank.SUSPECT)
         row.since, row.reason = context.now, reason

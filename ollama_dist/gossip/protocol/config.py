@@ -75,7 +75,8 @@ class GossipConfig:
 
     gossip_open_max: int = 6
     """Nobody else is told news while so many calls with some are unanswered: answers that stay away say that
-    somebody, this member perhaps, cannot keep up. More: news spreads better where calls get lost."""
+    somebody, this member perhaps, cannot keep up; who is slow has only a part of them open. More: news
+    spreads better where calls get lost."""
 
     retransmit_mult: int = 4
     """Each piece of news is sent this many times log10 of the size by every member that learns it."""

@@ -78,7 +78,10 @@ class Context:
         self.rumours = Rumours(self.me)
         config = self.config
         self.health = LocalHealth(
-            config.local_health_max, config.probe_timeout_least, paces=config.rules.pace
+            config.local_health_max,
+            config.probe_timeout_least,
+            config.sync_timeout * config.local_health_max if config.rules.pace else 0.0,
+            paces=config.rules.pace,
         )
         self._token = 0
         self._open: set[tuple[NodeId, Kind]] = set()
@@ -101,8 +104,8 @@ class Context:
 
     @property
     def patience(self) -> float:
-        """For how long an answer is waited for: the longer, the worse we are ourselves."""
-        return self.probe_timeout * self.health.factor
+        """For how long an answer is waited for: the longer, the worse we are and the later answers come."""
+        return max(self.probe_timeout * self.health.factor, self.health.answers_within)
 
     def others(self) -> list[Row]:
         """Living members but ourselves."""

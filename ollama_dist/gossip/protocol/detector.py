@@ -4,6 +4,7 @@ Members are taken from a shuffled list, newcomers put in at random, so that ever
 (section 4.3). A probe that fails accuses; it never declares by itself, unless others have said so already.
 """
 
+import math
 from dataclasses import dataclass
 
 from ollama_dist.core.ids import NodeId
@@ -96,12 +97,12 @@ class Detector:
         context = self._context
         if any(probe.target == row.id for probe in self._probes.values()):
             return
-        factor = context.health.factor
         context.count("probes")
         self._number += 1
-        probe = Probe(row.id, context.now + context.period * factor)
+        period, within = context.period * context.health.factor, context.health.answers_within
+        timeout = min(context.patience, max(period * HELPER_SHARE, within))
+        probe = Probe(row.id, context.now + max(period, 2 * within))
         self._probes[self._number] = probe
-        timeout = min(context.probe_timeout * factor, context.period * factor * HELPER_SHARE)
         probe.open_calls += self._ping(row, context.now + timeout, Purpose.PROBE, self._number)
         context.alarms.set(("helpers", self._number), context.now + timeout)
         context.alarms.set(("probe_ends", self._number), probe.ends)
@@ -158,7 +159,8 @@ class Detector:
         if target is None:
             return
         able = [row for row in context.others() if row.id != probe.target and row.standing.rank is Rank.ALIVE]
-        for helper in context.some(able, context.config.helpers):
+        count = math.ceil(context.config.helpers / context.health.slowness)
+        for helper in context.some(able, count):
             envelope = self._exchange.envelope(Kind.PING_REQ, helper, target=target.id)
             if context.call(helper, envelope, probe.ends, Purpose.PROBE, number):
                 probe.open_calls += 1
@@ -196,8 +198,9 @@ class Detector:
         A ping that is under way already does for this one too.
         """
         self._waiting.setdefault(target.id, []).append(request)
-        deadline = self._context.now + self._context.probe_timeout * HELPER_SHARE
-        self._ping(target, deadline, Purpose.HELP)
+        context = self._context
+        time = min(max(context.probe_timeout, context.health.answers_within), context.config.sync_timeout)
+        self._ping(target, context.now + time * HELPER_SHARE, Purpose.HELP)
 
     def ask(self, row: Row) -> None:
         """Rule 3: the accused is asked directly before its time is up."""

@@ -288,7 +288,7 @@ class Exchange:
         if not len(context.rumours) and not self._spread_ticks:
             return
         if context.size > self._own.row.is_living and not context.alarms.is_set("gossip"):
-            context.alarms.set("gossip", context.now + self._gossip_pause / 4)
+            context.alarms.set("gossip", context.now + context.config.gossip_interval / 4)
 
     def gossip(self) -> None:
         """Tell a few random members."""
@@ -297,20 +297,17 @@ class Exchange:
         own, alive = self._own.row, Rank.ALIVE
         living = context.members.living()
         others = [row for row in living if row.standing[2] is alive and row is not own] or context.others()
-        room = max(0, context.config.gossip_open_max - context.open_count(Purpose.GOSSIP))
+        at_once = max(1, context.config.gossip_open_max // context.health.slowness)
+        room = max(0, at_once - context.open_count(Purpose.GOSSIP))
         for row in context.some(others, min(context.config.gossip_fanout, room)):
             if not context.is_open(row.id, Kind.GOSSIP):
                 context.call(row, self.envelope(Kind.GOSSIP, row), self._deadline, Purpose.GOSSIP)
         if others and (len(context.rumours) or self._spread_ticks):
-            context.alarms.set("gossip", context.now + self._gossip_pause)
+            context.alarms.set("gossip", context.now + context.config.gossip_interval)
 
     @property
     def _deadline(self) -> float:
         return self._context.now + self._context.config.sync_timeout * self._context.health.slowness
-
-    @property
-    def _gossip_pause(self) -> float:
-        return self._context.config.gossip_interval * self._context.health.slowness
 
     @property
     def _sync_pause(self) -> float:

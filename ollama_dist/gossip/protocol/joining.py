@@ -75,7 +75,7 @@ class Joining:
                 is_open += 1
                 candidate.is_open = True
                 envelope = self._exchange.envelope(Kind.SYNC, None)
-                deadline = context.now + context.config.sync_timeout
+                deadline = context.now + context.config.sync_timeout * context.health.slowness
                 context.call_address(candidate.address, envelope, deadline, Purpose.JOIN)
         self._wake()
 

@@ -10,6 +10,7 @@ from random import Random
 from typing import Final
 
 from ollama_dist.core.ids import NodeId
+from ollama_dist.gossip.protocol.health import LocalHealth
 
 ASK_FROM: Final = 0.5
 ASK_UNTIL: Final = 0.9
@@ -35,13 +36,15 @@ class Suspicion:
         max_mult: int,
         confirmations: int,
         rng: Random,
+        health: LocalHealth,
     ) -> None:
+        self._health = health
         self.began = now
         self._shortest = shortest
         self._longest = shortest * max_mult if confirmations >= 1 else shortest
         self._wanted = max(confirmations, 1)
         self.accusers: set[NodeId] = set()
-        self._ask_at = now + shortest * rng.uniform(ASK_FROM, ASK_UNTIL)
+        self._ask_at = now + shortest * health.stretch * rng.uniform(ASK_FROM, ASK_UNTIL)
         self._asked_at = float("-inf")
         self._over_at = float("inf")
         self._again = 0
@@ -60,12 +63,12 @@ class Suspicion:
         """This member asks the accused now; the next time comes by itself."""
         self._asked_at = now
         if now >= self._ask_at:
-            self._ask_at = now + self._shortest / 2
+            self._ask_at = now + self._shortest * self._health.stretch / 2
 
     def next_question(self, now: float, patience: float, not_before: float) -> float:
         """When this member next asks the accused: now and then, and twice so that the answers, for which it
         has ``patience`` and a part of that, are due when the time is up, ``not_before`` some time."""
-        last = patience * LAST_SHARE
+        last = max(patience * LAST_SHARE, self._health.answers_within)
         end = max(self.deadline, not_before)
         if self._asked_at < end - last - patience:
             self.patience = patience
@@ -88,7 +91,9 @@ class Suspicion:
         """When it ends: at the longest with one accuser, at the shortest with all wanted confirmations."""
         confirmed = min(max(len(self.accusers) - 1, 0), self._wanted)
         part = math.log(confirmed + 1) / math.log(self._wanted + 1)
-        usual = self.began + self._longest - (self._longest - self._shortest) * part
+        stretch = self._health.stretch
+        shortest, longest = self._shortest * stretch, self._longest * stretch
+        usual = self.began + longest - (longest - shortest) * part
         return min(usual, self._over_at) + self._extension
 
     def is_over(self, now: float) -> bool:

@@ -98,3 +98,8 @@ def test_what_a_rule_prevents_happens_without_it_whatever_the_seed(rule: str) ->
     seeds = [replace(scenario, seed=seed) for seed in (2, 3)]
     assert all(holds(play(each)) for each in seeds)
     assert not any(holds(play(each.without_rule(rule))) for each in seeds)
+
+
+def test_where_all_are_slow_nobody_is_held_dead() -> None:
+    scenario = _scenario("slow:delay=1,seconds=40,count=12,at=5", nodes=12, minutes=0.9)
+    assert _kills_nobody(play(scenario))

@@ -84,18 +84,18 @@ def test_who_answered_may_be_late_once_but_not_refuse() -> None:
     assert not row.answers
 
 
-def test_who_waits_long_for_answers_tells_news_more_seldom() -> None:
-    bench = Bench(4)
+def test_who_waits_long_for_answers_tells_news_to_fewer_at_a_time() -> None:
+    bench = Bench(40)
     bench.quiet()
     take(bench, 1.0, times=9)
-    slowness = bench.core.slowness
-    assert slowness > 3
+    assert bench.core.slowness > LAN.gossip_open_max / 2
     bench.open.clear()
     news(bench)
-    began = bench.now
-    while not gossip_calls(bench):
-        bench.advance(0.01)
-    assert bench.now - began >= LAN.gossip_interval / 4 * slowness - 0.02
+    bench.advance(1.0)
+    (told,) = [call for call in bench.open.values() if call.kind is Kind.GOSSIP]
+    bench.answer(told)
+    bench.advance(LAN.gossip_interval)
+    assert len(gossip_calls(bench)) == 1, "the next one hears it as soon as this one has answered"
 
 
 # Judging
@@ -137,6 +137,19 @@ def test_alarms_that_ring_late_again_and_again_make_a_member_ill() -> None:
         for call in list(bench.open.values()):
             bench.answer(call)
     assert bench.core.local_health >= 3
+
+
+@pytest.mark.parametrize(("took", "helpers"), [(0.01, LAN.helpers), (1.0, 1)])
+def test_who_waits_long_for_answers_asks_fewer_to_help(took: float, helpers: int) -> None:
+    bench = Bench(9)
+    bench.quiet()
+    take(bench, took, times=9)
+    bench.open.clear()
+    missed = bench.others[0]
+    bench.do(bench.core.hint(bench.now, missed))
+    bench.fail(bench.calls(Kind.PING, missed)[0], Failure.UNREACHABLE)
+    asked = [call for call in bench.open.values() if call.kind is Kind.PING_REQ]
+    assert len(asked) == helpers
 
 
 @pytest.mark.parametrize(("illness", "most"), [(0, LAN.asks_open_max), (3, LAN.asks_open_max // 4)])

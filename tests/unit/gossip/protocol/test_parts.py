@@ -56,8 +56,18 @@ def test_what_is_signed_says_which_claim_it_is(generation: int, incarnation: int
 # Suspicion
 
 
-def suspicion(confirmations: int, accusers: int, *, mult: int = 6) -> Suspicion:
-    found = Suspicion(100.0, 2.0, mult, confirmations, Random(1))
+def judge(*answers: float) -> LocalHealth:
+    """One whose answers took so long, in seconds."""
+    health = LocalHealth(8, patience=0.25, longest=18.0)
+    for took in answers:
+        health.answered(took)
+    return health
+
+
+def suspicion(
+    confirmations: int, accusers: int, *, mult: int = 6, health: LocalHealth | None = None
+) -> Suspicion:
+    found = Suspicion(100.0, 2.0, mult, confirmations, Random(1), health or judge())
     for number in range(accusers):
         assert found.confirm(NodeId(f"{number:016x}"))
     return found
@@ -82,7 +92,7 @@ def test_the_same_accuser_counts_once() -> None:
 
 @given(st.integers(0, 1000))
 def test_the_accused_is_asked_in_the_second_half_of_the_shortest_time(seed: int) -> None:
-    ask_at = Suspicion(100.0, 2.0, 6, 2, Random(seed)).next_question(100.0, 0.1, 0.0)
+    ask_at = Suspicion(100.0, 2.0, 6, 2, Random(seed), judge()).next_question(100.0, 0.1, 0.0)
     assert 100 + 2 * ASK_FROM <= ask_at <= 100 + 2 * ASK_UNTIL
 
 
@@ -126,6 +136,27 @@ def test_a_question_from_before_others_came_back_proves_nothing_twice() -> None:
     found = suspicion(2, 3)
     assert [found.proves(101.0, 101.1) for _ in range(3)] == [False, False, True]
     assert suspicion(2, 3).proves(101.2, 101.1)
+
+
+def test_the_accused_has_longer_where_answers_take_long_and_only_as_long_as_they_do() -> None:
+    health = judge(*[1.5] * 50)
+    assert health.answers_within == pytest.approx(1.5, rel=0.01)
+    found = suspicion(2, 3, health=health)
+    assert found.deadline == pytest.approx(106, abs=0.1), "six quarters of a second, three of them usual"
+    for _ in range(50):
+        health.answered(0.01)
+    assert found.deadline == 102.0
+
+
+def test_answers_that_take_a_little_longer_delay_no_verdict() -> None:
+    assert suspicion(2, 3, health=judge(*[0.9] * 50)).deadline == 102.0
+
+
+def test_the_last_question_has_the_time_that_answers_take() -> None:
+    found = suspicion(2, 3, health=judge(*[0.45] * 50))
+    *_, (_, long), (_, short) = questions(found, until=102.0)
+    assert long == 0.25
+    assert short == pytest.approx(0.45, rel=0.01)
 
 
 def test_time_in_which_the_judge_did_not_run_does_not_count() -> None:
@@ -266,7 +297,7 @@ def test_writing_the_same_again_is_no_news() -> None:
 
 
 def test_health_stays_between_well_and_its_bound() -> None:
-    health = LocalHealth(3, patience=0.25)
+    health = LocalHealth(3, patience=0.25, longest=8.0)
     health.better()
     assert health.factor == 1
     health.worse(9)
@@ -276,7 +307,7 @@ def test_health_stays_between_well_and_its_bound() -> None:
 
 
 def test_alarms_that_are_late_now_and_then_are_no_illness_but_those_that_always_are() -> None:
-    health = LocalHealth(8, patience=0.25)
+    health = LocalHealth(8, patience=0.25, longest=18.0)
     for _ in range(50):
         health.rang(0.02)
     assert health.factor == health.slowness == 1
@@ -295,7 +326,7 @@ def test_alarms_that_are_late_now_and_then_are_no_illness_but_those_that_always_
 
 
 def test_answers_may_take_as_long_as_they_did_lately_and_four_deviations() -> None:
-    health = LocalHealth(8, patience=0.25)
+    health = LocalHealth(8, patience=0.25, longest=18.0)
     for _ in range(200):
         health.answered(0.004)
     assert health.answers_within == pytest.approx(0.004)
@@ -312,7 +343,7 @@ def test_answers_may_take_as_long_as_they_did_lately_and_four_deviations() -> No
 
 
 def test_one_answer_that_a_cut_held_up_is_no_illness_for_long() -> None:
-    health = LocalHealth(8, patience=0.25)
+    health = LocalHealth(8, patience=0.25, longest=18.0)
     for _ in range(20):
         health.answered(0.004)
     health.answered(30.0)
@@ -323,7 +354,7 @@ def test_one_answer_that_a_cut_held_up_is_no_illness_for_long() -> None:
 
 
 def test_with_the_rule_switched_off_lateness_is_nothing() -> None:
-    health = LocalHealth(8, patience=0.25, paces=False)
+    health = LocalHealth(8, patience=0.25, longest=18.0, paces=False)
     for _ in range(50):
         health.rang(1.0)
         health.answered(1.0)

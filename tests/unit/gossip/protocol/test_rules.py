@@ -162,7 +162,7 @@ def test_where_others_are_is_kept_at_once_and_then_once_a_period() -> None:
     for number in range(5):
         bench.say(bench.others[0], signed(virtual_id(f"newcomer {number}")))
     assert len(bench.persisted) == kept + 1
-    bench.advance(2 * LAN.period_low, answering=True)
+    bench.advance(3 * LAN.period_low, answering=True)
     assert f"{virtual_id('newcomer 4')}:1" in bench.persisted[-1].peers
     assert len(bench.persisted) <= kept + 3
 
