@@ -34,7 +34,7 @@ SETTLE_S: Final = 0.3
 class Sizes:
     """How much of everything one pass has."""
 
-    requests: int = 1000
+    requests: int = 5000
     connections: int = 32
     streams: int = 200
     chunks: int = 150
