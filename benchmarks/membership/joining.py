@@ -2,9 +2,9 @@
 
 Only membership runs: driver, TLS and gRPC as in a node, several members to a process, for a hundred whole
 nodes would measure nothing but how short of cores the machine is. The seed has a process of its own. All is
-on loopback. A hundred members make 9,900 connections by and by, some 7 ms of a core each. Where there are
-few cores, ``--at-once`` starts them in groups, each as soon as those before see each other, and ``--times 5``
-gives them five times as long for everything.
+on loopback. A hundred members make 9,900 connections by and by, some 4 to 7 ms of a core each. Where there
+are few cores, ``--at-once`` starts them in groups, each as soon as those before see each other, and
+``--times 5`` gives them five times as long for everything.
 """
 
 import argparse
